@@ -1,0 +1,244 @@
+"""A schedule says, for each host tick, which operations to dispatch, in which order.
+
+It is plain data: nothing here imports JAX. The pipeline dispatches what a schedule lists and does no index
+arithmetic of its own; the staleness analysis and the drawings read the same list.
+
+Two conventions hold for every schedule:
+
+* batch ``n`` is fed in tick ``n``;
+* the last stage owns the loss: its ``FORWARD`` is forward, loss, backward and update in one operation, so it has no
+  ``BACKWARD``. For one batch, every other stage has one ``FORWARD`` and one ``BACKWARD``.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, get_args
+
+Order = Literal["forward_first", "backward_first"]
+Weights = Literal["stash", "replay", "latest"]
+
+
+class ScheduleError(ValueError):
+    """A schedule that cannot be built or cannot be executed."""
+
+
+class Kind(enum.Enum):
+    """What an operation does with its batch."""
+
+    FORWARD = "F"
+    BACKWARD = "B"
+
+
+FORWARD, BACKWARD = Kind.FORWARD, Kind.BACKWARD
+
+
+class Op(NamedTuple):
+    """One asynchronous dispatch: ``kind`` of ``batch`` on the device of ``stage``."""
+
+    kind: Kind
+    stage: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.kind.name} of batch {self.batch} at stage {self.stage}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule(abc.ABC):
+    """The operations of every tick, as a function of the tick alone (so a run can resume at any tick).
+
+    Attributes:
+      name: how results name the method.
+      num_stages: K, the number of stages.
+      weights: which weights a backward pass uses. ``stash``: those of the batch's own forward. ``replay``: the
+        forward is redone from the stored input with today's weights. ``latest``: stored activations, today's weights.
+    """
+
+    name: str
+    num_stages: int
+    weights: Weights = "stash"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_stages, int) or self.num_stages < 1:
+            raise ScheduleError(f"num_stages is {self.num_stages!r}; write an integer of at least 1")
+        if self.weights not in get_args(Weights):
+            raise ScheduleError(f"weights is {self.weights!r}; write one of {', '.join(get_args(Weights))}")
+
+    @abc.abstractmethod
+    def ops(self, tick: int) -> tuple[Op, ...]:
+        """The operations of ``tick``, in dispatch order, in a run that never stops feeding batches."""
+
+    @property
+    @abc.abstractmethod
+    def drain(self) -> int:
+        """Ticks from the feeding of a batch to its last operation, at most."""
+
+    @property
+    def loss_stage(self) -> int:
+        """The stage whose ``FORWARD`` contains loss, backward and update: the last one."""
+        return self.num_stages - 1
+
+    def window(self, tick: int, first: int, stop: int) -> tuple[Op, ...]:
+        """The operations of ``tick`` for the batches ``first <= n < stop``.
+
+        A run that fed ``stop`` batches is flushed by going on with the ticks and leaving out the batches that never
+        came; one that starts again at tick ``first`` leaves out those that were flushed before.
+        """
+        return tuple(op for op in self.ops(tick) if first <= op.batch < stop)
+
+    def run(self, num_batches: int, first: int = 0) -> Iterator[tuple[int, tuple[Op, ...]]]:
+        """``(tick, ops)`` for a run over ``num_batches`` batches from batch ``first``, flush included."""
+        stop = first + num_batches
+        for tick in range(first, stop + self.drain if num_batches else first):
+            yield tick, self.window(tick, first, min(tick + 1, stop))
+
+    def with_weights(self, weights: Weights | None) -> Schedule:
+        """The same schedule with another weights policy (``None``: unchanged)."""
+        return self if weights is None else dataclasses.replace(self, weights=weights)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DelaySchedule(Schedule):
+    """Delays on the edges: ``p[k]`` ticks for activations k -> k+1, ``q[k]`` ticks for gradients k+1 -> k.
+
+    With them, in ticks,
+
+        forward of batch n at stage k    n + sum(p[:k])
+        backward of batch n at stage k   n + sum(p[:k]) + m[k],   m[k] = sum(p[k:]) + sum(q[k:])
+
+    which is DSP's queue arithmetic q[k] = m[k] - p[k] - m[k+1] (DSP, appendix A, which numbers q one higher).
+
+    Attributes:
+      p: activation delays, K - 1 integers >= 0.
+      q: gradient delays, K - 1 integers >= 0.
+      order: within a tick, all forwards before all backwards, or the other way round.
+    """
+
+    p: tuple[int, ...]
+    q: tuple[int, ...]
+    order: Order = "forward_first"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        edges = self.num_stages - 1
+        for name, what in (("p", "activations k -> k+1"), ("q", "gradients k+1 -> k")):
+            delays = getattr(self, name)
+            if len(delays) != edges:
+                raise ScheduleError(
+                    f"{name} = {delays} has {len(delays)} delays, but {self.num_stages} stages have {edges} edges; "
+                    f"write one delay for the {what} of each edge"
+                )
+            if any(not isinstance(delay, int) or delay < 0 for delay in delays):
+                raise ScheduleError(f"{name} = {delays} must hold integers of at least 0 (ticks)")
+        if self.order not in get_args(Order):
+            raise ScheduleError(f"order is {self.order!r}; write one of {', '.join(get_args(Order))}")
+        if self.order == "backward_first" and edges and self.q[-1] == 0:
+            raise ScheduleError(
+                f"q = {self.q} with order backward_first: stage {edges - 1} would need the gradient of a batch in the "
+                "tick in which the last stage computes it, but before it does; "
+                "write a last gradient delay of at least 1, or order='forward_first'"
+            )
+
+    @property
+    def lag(self) -> tuple[int, ...]:
+        """m: ticks between a batch's forward and its backward, for each stage; 0 for the last."""
+        return tuple(sum(self.p[k:]) + sum(self.q[k:]) for k in range(self.num_stages))
+
+    @property
+    def drain(self) -> int:
+        return self.lag[0]
+
+    def ops(self, tick: int) -> tuple[Op, ...]:
+        entered = list(itertools.accumulate(self.p, initial=0))
+        lag = self.lag
+        # Ascending forwards and descending backwards let a delay of 0 be served within the tick.
+        forwards = [Op(FORWARD, k, tick - entered[k]) for k in range(self.num_stages)]
+        backwards = [Op(BACKWARD, k, tick - entered[k] - lag[k]) for k in reversed(range(self.num_stages - 1))]
+        both = backwards + forwards if self.order == "backward_first" else forwards + backwards
+        return tuple(op for op in both if op.batch >= 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlushSchedule(Schedule):
+    """Rounds of ``chunks`` micro-batches: all forwards, then all backwards, then nothing is in flight (GPipe).
+
+    Attributes:
+      chunks: micro-batches of a round. Training equals plain large-batch training when the optimizer accumulates
+        over as many (``stagewise(..., accumulate=chunks)``).
+    """
+
+    chunks: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.chunks, int) or self.chunks < 1:
+            raise ScheduleError(f"chunks is {self.chunks!r}; write an integer of at least 1 (micro-batches of a round)")
+
+    @property
+    def drain(self) -> int:
+        return self.chunks - 1
+
+    def ops(self, tick: int) -> tuple[Op, ...]:
+        ops = [Op(FORWARD, k, tick) for k in range(self.num_stages)]
+        if (tick + 1) % self.chunks == 0:
+            for batch in range(tick + 1 - self.chunks, tick + 1):
+                ops += [Op(BACKWARD, k, batch) for k in reversed(range(self.num_stages - 1))]
+        return tuple(ops)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableSchedule(Schedule):
+    """A user's own schedule: the operations of ticks 0, 1, ..., of which the last ``period`` ticks repeat.
+
+    Attributes:
+      table: for each tick its operations. Tick ``t`` beyond the table repeats tick ``t - period`` with every batch
+        ``period`` higher.
+      period: ticks of the repeating part; at most ``len(table)``.
+    """
+
+    table: tuple[tuple[Op, ...], ...]
+    period: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "table", tuple(tuple(Op(*op) for op in ops) for ops in self.table))
+        if not 1 <= self.period <= len(self.table):
+            raise ScheduleError(
+                f"period is {self.period}, but the table has {len(self.table)} ticks; "
+                "write how many of its last ticks repeat"
+            )
+
+    @property
+    def drain(self) -> int:
+        waits = (tick - op.batch for tick, ops in enumerate(self.table) for op in ops)
+        return max(itertools.chain(waits, (0,)))
+
+    def ops(self, tick: int) -> tuple[Op, ...]:
+        rounds = max(0, -(-(tick + 1 - len(self.table)) // self.period))
+        shift = rounds * self.period
+        return tuple(op._replace(batch=op.batch + shift) for op in self.table[tick - shift])
+
+
+def draw(schedule: Schedule, num_batches: int) -> str:
+    """A table of the run over ``num_batches`` batches: one row per stage, one column per tick, ``B0 F4`` as dispatched.
+
+    The last stage's ``F`` contains its loss, backward and update.
+    """
+    columns = [["tick", *(f"stage {k}" for k in range(schedule.num_stages))]]
+    for tick, ops in schedule.run(num_batches):
+        cells = [" ".join(_label(op) for op in ops if op.stage == k) for k in range(schedule.num_stages)]
+        columns.append([str(tick), *cells])
+    return "\n".join(_justify(row, columns) for row in zip(*columns, strict=True))
+
+
+def _label(op: Op) -> str:
+    return f"{op.kind.value}{op.batch}"
+
+
+def _justify(row: Iterable[str], columns: list[list[str]]) -> str:
+    return "  ".join(cell.ljust(max(map(len, column))) for cell, column in zip(row, columns, strict=True)).rstrip()

@@ -1,0 +1,64 @@
+"""Validation executes a schedule on paper, and says what is wrong with it before a device would."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from jaxdecouple.schedules.schedule import BACKWARD, FORWARD, Kind, Op, Schedule, ScheduleError
+
+
+def validate(schedule: Schedule, num_batches: int | None = None) -> None:
+    """Checks that a run over ``num_batches`` batches, flush included, can be executed.
+
+    Args:
+      schedule: the schedule.
+      num_batches: how many batches to follow; by default enough to fill, repeat and flush.
+
+    Raises:
+      ScheduleError: an operation whose input does not exist yet, one done twice, one at a stage that does not exist,
+        batches that cross an edge out of order, a batch that is never finished. The message names tick, stage, batch.
+    """
+    num_batches = 2 * (schedule.drain + 1) + 8 if num_batches is None else num_batches
+    done: dict[tuple[Kind, int], dict[int, int]] = defaultdict(dict)  # (kind, stage) -> {batch: tick}
+    for tick, ops in schedule.run(num_batches):
+        for op in ops:
+            try:
+                _check_op(schedule, op, tick, done)
+            except ScheduleError as error:
+                raise ScheduleError(f"schedule {schedule.name!r}, tick {tick}: {op}: {error}") from None
+            done[op.kind, op.stage][op.batch] = tick
+    _check_finished(schedule, num_batches, done)
+
+
+def _check_op(schedule: Schedule, op: Op, tick: int, done: dict[tuple[Kind, int], dict[int, int]]) -> None:
+    kind, stage, batch = op
+    if not 0 <= stage < schedule.num_stages:
+        raise ScheduleError(f"there are {schedule.num_stages} stages; write a stage of 0..{schedule.num_stages - 1}")
+    if kind is BACKWARD and stage == schedule.loss_stage:
+        raise ScheduleError("the last stage's FORWARD includes its backward; leave this operation out")
+    if batch in done[kind, stage]:
+        raise ScheduleError(f"was already done in tick {done[kind, stage][batch]}; write it once")
+    latest = max(done[kind, stage], default=-1)
+    if batch < latest:
+        raise ScheduleError(f"comes after batch {latest}: batches must cross an edge in order")
+    if kind is FORWARD and stage == 0 and batch > tick:
+        raise ScheduleError(f"batch {batch} is only fed in tick {batch}")
+    if kind is FORWARD and stage > 0 and batch not in done[FORWARD, stage - 1]:
+        raise ScheduleError(f"its input does not exist yet: stage {stage - 1} has not forwarded batch {batch}")
+    if kind is BACKWARD:
+        if batch not in done[FORWARD, stage]:
+            raise ScheduleError("it has not been forwarded at this stage yet")
+        above = Op(FORWARD if stage + 1 == schedule.loss_stage else BACKWARD, stage + 1, batch)
+        if batch not in done[above.kind, above.stage]:
+            raise ScheduleError(f"its gradient does not exist yet: it comes from the {above}, which has not happened")
+
+
+def _check_finished(schedule: Schedule, num_batches: int, done: dict[tuple[Kind, int], dict[int, int]]) -> None:
+    for stage in range(schedule.num_stages):
+        for kind in (FORWARD,) if stage == schedule.loss_stage else (FORWARD, BACKWARD):
+            missing = sorted(set(range(num_batches)) - set(done[kind, stage]))
+            if missing:
+                raise ScheduleError(
+                    f"schedule {schedule.name!r}: the {Op(kind, stage, missing[0])} never happens within "
+                    f"{schedule.drain} ticks of its feeding; add it, or give the schedule a longer drain"
+                )
