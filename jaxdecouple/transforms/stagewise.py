@@ -1,0 +1,37 @@
+"""A stagewise optimizer gives each stage its own transform: shrinking in front, accumulation around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optax
+
+from jaxdecouple.transforms.accumulation import accumulate_gradients
+from jaxdecouple.transforms.shrinking import shrink_gradients
+
+StageOptimizer = Callable[[int, int], optax.GradientTransformation]
+
+
+def stagewise(
+    optimizer: optax.GradientTransformation | StageOptimizer, *, beta: float = 1.0, accumulate: int = 1
+) -> StageOptimizer:
+    """The function ``(stage, num_stages) -> transform`` that a pipeline takes.
+
+    Args:
+      optimizer: one optax transform for all stages, or itself a function of ``(stage, num_stages)``.
+      beta: FDG's shrinking factor in (0, 1]: stage k's gradient is scaled by beta^(K-1-k) before ``optimizer``.
+      accumulate: M: an update uses the mean of M consecutive batches' gradients (ADL, eq. 16).
+
+    Raises:
+      ValueError: beta outside (0, 1], or M < 1.
+    """
+    shrink_gradients(beta), accumulate_gradients(optax.identity(), accumulate)  # refuse bad values now, not at init
+
+    def for_stage(stage: int, num_stages: int) -> optax.GradientTransformation:
+        inner = optimizer(stage, num_stages) if callable(optimizer) else optimizer
+        distance = num_stages - 1 - stage
+        if beta != 1 and distance:
+            inner = optax.chain(shrink_gradients(beta, distance), inner)
+        return accumulate_gradients(inner, accumulate)
+
+    return for_stage
