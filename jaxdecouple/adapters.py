@@ -1,0 +1,153 @@
+"""An adapter makes a layer, a pair of pure functions, from a Flax module or a plain function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdecouple.stage import Layer, PyTree
+
+# How a linen module may spell its training switch, and the value that means training.
+_TRAIN_ARGUMENTS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+
+
+def as_layer(item: Any) -> Layer:
+    """The layer for a Flax module (linen or nnx), a layer, or a plain function of one argument.
+
+    Raises:
+      TypeError: none of these.
+    """
+    if isinstance(item, Layer):
+        return item
+    if isinstance(item, nn.Module):
+        return from_linen(item)
+    if isinstance(item, nnx.Module):
+        return from_nnx(item)
+    if callable(item) and not isinstance(item, type):
+        return from_function(item)
+    raise TypeError(
+        f"{item!r} is no layer; write a Flax module object (linen or nnx), a function of one argument, "
+        "or Layer(init, apply)"
+    )
+
+
+def from_function(function: Callable[[PyTree], PyTree], name: str | None = None) -> Layer:
+    """A layer without parameters, such as ``jax.nn.relu``."""
+
+    def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
+        return function(x), model_state
+
+    return Layer(lambda key, x: ({}, {}), apply, name or getattr(function, "__name__", "function"))
+
+
+def from_linen(module: nn.Module) -> Layer:
+    """A layer from a linen module.
+
+    The module is called with its input and, if its ``__call__`` has one of the arguments ``train``, ``training``,
+    ``is_training``, ``deterministic`` or ``use_running_average``, with that switch set accordingly. The ``params``
+    collection is trained; every other collection is model state, updated in training. Every random stream the module
+    asks for (``dropout``, ...) is derived from the layer's key.
+    """
+
+    def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
+        init_linen = _init_linen if _hashable(module) else _init_linen.__wrapped__
+        variables = dict(init_linen(module, jax.tree.structure(x), tuple(_signature(x)), key))
+        return variables.pop("params", {}), variables
+
+    def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
+        variables = {"params": params, **model_state}
+        y, updated = module.apply(
+            variables, x, rngs=_streams(key), mutable=list(model_state) if train else [], **_switch(module, train)
+        )
+        return y, {**model_state, **updated}
+
+    return Layer(init, apply, module.name or type(module).__name__)
+
+
+def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
+    """A layer from an nnx module, or from a function ``rngs -> module``.
+
+    A module object keeps the parameters it was built with, whatever key a pipeline is initialised from; a function
+    is called with ``nnx.Rngs`` made from the layer's key, so that the key decides. ``nnx.Param`` is trained; other
+    variables are model state. The module's random streams are re-seeded from the layer's key for every batch.
+    Training is switched with ``module.train()`` and ``module.eval()``.
+    """
+    build = module if not isinstance(module, nnx.Module) else lambda rngs: nnx.clone(module)
+    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    abstract.eval()
+    graphs = {False: nnx.split(abstract)[0]}
+    abstract.train()
+    graphs[True], _, streams, _ = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+
+    def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
+        built = build(nnx.Rngs(key))
+        _, params, _, model_state = nnx.split(built, nnx.Param, nnx.RngState, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
+
+    def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
+        state = nnx.merge_state(_seed(streams, key), _fill(abstract, nnx.Param, params))
+        built = nnx.merge(graphs[train], state, _fill(abstract, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)), model_state))
+        y = built(x)
+        updated = nnx.split(built, nnx.Param, nnx.RngState, ...)[3]
+        return y, nnx.to_pure_dict(updated)
+
+    return Layer(init, apply, type(abstract).__name__)
+
+
+def _signature(x: PyTree) -> list[tuple[tuple[int, ...], Any]]:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(x)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Array) -> PyTree:
+    # Compiled for each layer alone, not for a stage: the same layer gets bit-identical parameters wherever the
+    # network is cut, and identical layers are compiled once.
+    x = jax.tree.unflatten(structure, [jnp.zeros(shape, dtype) for shape, dtype in signature])
+    return module.init({"params": key, **_streams(key)}, x, **_switch(module, train=True))
+
+
+def _hashable(module: nn.Module) -> bool:
+    # nn.Sequential([...]) holds a list, for one.
+    try:
+        return hash(module) is not None
+    except TypeError:
+        return False
+
+
+def _streams(key: jax.Array) -> dict[str, jax.Array]:
+    return {name: jax.random.fold_in(key, index) for index, name in enumerate(("dropout", "noise", "default"))}
+
+
+def _switch(module: nn.Module, train: bool) -> dict[str, bool]:
+    arguments = inspect.signature(type(module).__call__).parameters
+    return {name: train == means_train for name, means_train in _TRAIN_ARGUMENTS.items() if name in arguments}
+
+
+def _seed(streams: nnx.State, key: jax.Array) -> nnx.State:
+    """Fresh random streams: every key folded from ``key`` by its position, every counter at zero."""
+    leaves, structure = jax.tree.flatten(streams)
+    fresh = [
+        jax.random.fold_in(key, index) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros(leaf.shape, leaf.dtype)
+        for index, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, fresh)
+
+
+def _fill(abstract: nnx.Module, kinds: Any, values: PyTree) -> nnx.State:
+    """The module's variables of some kinds, holding ``values``."""
+    state = nnx.state(abstract, kinds)
+    nnx.replace_by_pure_dict(state, values)
+    return state

@@ -1,0 +1,309 @@
+"""A pipeline trains a network cut into stages by dispatching what a schedule lists, and waiting for nothing.
+
+Every operation is one asynchronous dispatch on its stage's device. A tick is an order of dispatch, not a lock-step: each
+device works through its own queue and waits only for data. The host waits in two places, both named below: in
+`Pipeline._bound_run_ahead`, so that it never gets more than a few ticks ahead of the devices, and in `evaluate`, for its
+result.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxdecouple.losses import is_labels, softmax_cross_entropy
+from jaxdecouple.placement import Placement
+from jaxdecouple.program import InnerProgram, Loss, LossProgram
+from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, validate
+from jaxdecouple.stage import PyTree, as_stages, describe, shape_of
+from jaxdecouple.state import InFlight, Metrics, State
+from jaxdecouple.transforms import StageOptimizer
+
+
+class Evaluation(NamedTuple):
+    """Means over all examples; ``accuracy`` is ``None`` where targets are not labels."""
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+
+class Pipeline:
+    """Decoupled training of ``stages`` under ``schedule``.
+
+    Attributes:
+      stages, schedule, placement: as given.
+      weights: the policy in force: which weights a backward pass uses.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Any],
+        schedule: Schedule,
+        *,
+        optimizer: optax.GradientTransformation | StageOptimizer,
+        loss: Loss = softmax_cross_entropy,
+        devices: Sequence[jax.Device] | None = None,
+        weights: Weights | None = None,
+        run_ahead: int = 2,
+        donate: bool = True,
+    ):
+        """Checks everything that can be checked before training.
+
+        Args:
+          stages: K stages, in order: from `partition`, or Flax modules, or `Stage` objects.
+          schedule: for K stages.
+          optimizer: an optax transform used by every stage, or a function ``(stage, num_stages) -> transform``
+            (`stagewise` makes one).
+          loss: ``(logits, targets) -> mean loss``, a scalar.
+          devices: one per stage, repetitions allowed; by default the first K of ``jax.devices()``.
+          weights: overrides the schedule's policy: ``stash``, ``replay`` or ``latest``.
+          run_ahead: how many ticks the host may dispatch beyond the last finished one; each costs the memory of a
+            batch in flight.
+          donate: whether `step` may reuse the memory of the state it is given, which must then not be used again.
+
+        Raises:
+          ValueError: stages, schedule and devices do not fit, or the schedule cannot be executed.
+        """
+        self.stages = as_stages(stages)
+        self.schedule = schedule.with_weights(weights)
+        self.weights = self.schedule.weights
+        num_stages = len(self.stages)
+        if num_stages != schedule.num_stages:
+            raise ValueError(
+                f"got {num_stages} stages, but the schedule {schedule.name!r} is for {schedule.num_stages}; "
+                "cut the network into as many stages as the schedule has"
+            )
+        if run_ahead < 1:
+            raise ValueError(f"run_ahead is {run_ahead}; write how many ticks the host may be ahead, at least 1")
+        validate(self.schedule)
+        self.placement = Placement(num_stages, devices)
+        self._last = num_stages - 1
+        transforms = [_transform(optimizer, k, num_stages) for k in range(num_stages)]
+        self._inner = [
+            InnerProgram(stage, transform, self.weights, donate)
+            for stage, transform in zip(self.stages[:-1], transforms[:-1], strict=True)
+        ]
+        self._loss = LossProgram(self.stages[-1], transforms[-1], loss, donate)
+        self._run_ahead = run_ahead
+        self._unfinished: collections.deque[jax.Array] = collections.deque()
+        self._expected: _Expected | None = None
+
+    @property
+    def programs(self) -> list[InnerProgram | LossProgram]:
+        """The compiled functions of each stage."""
+        return [*self._inner, self._loss]
+
+    def init(self, key: jax.Array, x: PyTree) -> State:
+        """A new run's state. The same key gives the same network for every way to cut it.
+
+        Args:
+          key: a ``jax.random.key``.
+          x: inputs, [B, ...], of which only shapes and dtypes matter.
+        """
+        x = shape_of(x)
+        stages, shapes = [], x
+        for k, program in enumerate(self.programs):
+            stage = program.init(self.placement.put(key, k), shapes)
+            stages.append(self.placement.own(stage, k))
+            shapes = program.output_shape(stages[-1], shapes)
+        self._expected = _Expected(x, shapes)
+        return State(stages=tuple(stages), in_flight=tuple(InFlight() for _ in stages))
+
+    def step(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[State, Metrics]:
+        """One tick: feeds a batch and dispatches the tick's operations. Returns at once.
+
+        Args:
+          state: as left by `init`, `step` or `flush`; its arrays may be reused (see ``donate``).
+          batch: ``(inputs, targets)``, each [B, ...]. B may change, at the price of one more compilation.
+
+        Returns:
+          The new state, and the metrics of the batch that reached the loss in this tick.
+
+        Raises:
+          ValueError: the batch has another shape or dtype than the run, or a label outside the classes.
+        """
+        inputs, targets = self._check(state, batch)
+        tick = state.tick
+        work = _Workspace(state)
+        work.activations[0][tick] = self.placement.put(inputs, 0)
+        work.targets[self._last][tick] = self.placement.put(targets, self._last)
+        metrics = self._dispatch(work, tick, self.schedule.window(tick, state.first, tick + 1))
+        self._bound_run_ahead(metrics)
+        return work.freeze(tick=tick + 1, first=state.first), metrics
+
+    def flush(self, state: State, on_tick: Callable[[State, Metrics], None] | None = None) -> State:
+        """Finishes what is in flight, feeding nothing; training may go on afterwards.
+
+        Gradients of an incomplete accumulation group stay in the optimizer's state.
+
+        Args:
+          state: any state.
+          on_tick: called after each tick of the flush with the state so far, to read only, and the tick's metrics.
+        """
+        work = _Workspace(state)
+        for tick in range(state.tick, state.tick + self.schedule.drain if state.first < state.tick else state.tick):
+            metrics = self._dispatch(work, tick, self.schedule.window(tick, state.first, state.tick))
+            self._bound_run_ahead(metrics)
+            if on_tick is not None:
+                on_tick(work.freeze(tick=state.tick, first=state.first), metrics)
+        return work.freeze(tick=state.tick, first=state.tick)
+
+    def predict(self, state: State, x: PyTree) -> PyTree:
+        """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
+        x = self.placement.put(x, 0)
+        for k, program in enumerate(self.programs):
+            if k:
+                x = self.placement.send(x, k - 1, k)
+            owned = state.stages[k]
+            x = program.predict(owned.params, owned.model_state, owned.key, x)
+        return x
+
+    def evaluate(self, state: State, batches: Iterable[tuple[PyTree, PyTree]]) -> Evaluation:
+        """Mean loss and accuracy over ``batches`` with today's weights; nothing in flight is touched.
+
+        Raises:
+          ValueError: there are no batches.
+        """
+        sizes, scores = [], []
+        for inputs, targets in batches:
+            logits = self.predict(state, inputs)
+            sizes.append(jax.tree.leaves(targets)[0].shape[0])
+            scores.append(self._loss.score(logits, self.placement.put(targets, self._last)))
+            if len(scores) > self._run_ahead:
+                jax.block_until_ready(scores[-1 - self._run_ahead])
+        if not sizes:
+            raise ValueError("evaluate got no batches; write an iterable of (inputs, targets)")
+        losses, accuracies = zip(*jax.device_get(scores), strict=True)
+        return Evaluation(
+            loss=float(np.average(losses, weights=sizes)),
+            accuracy=None if accuracies[0] is None else float(np.average(accuracies, weights=sizes)),
+            examples=sum(sizes),
+        )
+
+    def _dispatch(self, work: _Workspace, tick: int, ops: Iterable[Op]) -> Metrics:
+        metrics = Metrics()
+        for op in ops:
+            try:
+                if op.kind is not FORWARD:
+                    self._backward(work, op.stage, op.batch)
+                elif op.stage == self._last:
+                    metrics = self._train(work, op.batch)
+                else:
+                    self._forward(work, op.stage, op.batch)
+            except Exception as error:
+                error.add_note(f"while dispatching the {op}, tick {tick}")
+                raise
+        return metrics
+
+    def _forward(self, work: _Workspace, k: int, n: int) -> None:
+        x = work.activations[k].pop(n)
+        y, work.stages[k], work.residuals[k][n] = self._inner[k].forward(work.stages[k], x, n)
+        work.activations[k + 1][n] = self.placement.send(y, k, k + 1)
+
+    def _train(self, work: _Workspace, n: int) -> Metrics:
+        k = self._last
+        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
+        gradient, work.stages[k], loss, accuracy = self._loss.train(work.stages[k], x, targets, n)
+        self._send_down(work, gradient, k, n)
+        return Metrics(n, loss, accuracy)
+
+    def _backward(self, work: _Workspace, k: int, n: int) -> None:
+        residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
+        gradient, work.stages[k] = self._inner[k].backward(work.stages[k], residual, gradient, n)
+        self._send_down(work, gradient, k, n)
+
+    def _send_down(self, work: _Workspace, gradient: PyTree, k: int, n: int) -> None:
+        if k > 0:
+            work.gradients[k - 1][n] = self.placement.send(gradient, k, k - 1)
+
+    def _bound_run_ahead(self, metrics: Metrics) -> None:
+        """Waits until the loss of ``run_ahead`` ticks ago exists, so that dispatched work, and its memory, is bounded.
+
+        A stage's queue is in order and a loss depends on the forward of its batch at every stage; so when it exists,
+        every stage has finished all that was dispatched before that forward.
+        """
+        if metrics.loss is not None:
+            self._unfinished.append(metrics.loss)
+        while len(self._unfinished) > self._run_ahead:
+            jax.block_until_ready(self._unfinished.popleft())
+
+    def _check(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(f"a batch is a pair (inputs, targets); got {type(batch).__name__}: write step(state, (x, y))")
+        inputs, targets = batch
+        if self._expected is None:  # a restored state: `init` was not called
+            logits = x = shape_of(inputs)
+            for stage, program in zip(state.stages, self.programs, strict=True):
+                logits = program.output_shape(stage, logits)
+            self._expected = _Expected(x, logits)
+        self._expected.check(inputs, targets, state.tick)
+        return inputs, targets
+
+
+@dataclasses.dataclass(frozen=True)
+class _Expected:
+    """Shapes of the inputs and logits of a run, to hold every batch against."""
+
+    inputs: PyTree
+    logits: PyTree
+
+    def check(self, inputs: PyTree, targets: PyTree, n: int) -> None:
+        if _per_example(shape_of(inputs)) != _per_example(self.inputs):
+            raise ValueError(
+                f"batch {n} has inputs {describe(shape_of(inputs))}, but this run was initialised with "
+                f"{describe(self.inputs)}; only the first axis, the number of examples, may change"
+            )
+        sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves((inputs, targets))}
+        if len(sizes) != 1 or sizes == {0}:
+            raise ValueError(
+                f"batch {n} has inputs {describe(inputs)} and targets {describe(targets)}; "
+                "all must have the same number of examples, at least 1, as their first axis"
+            )
+        # Only labels still on the host are looked at: reading a device array would wait for it.
+        if isinstance(targets, np.ndarray) and hasattr(self.logits, "shape"):
+            logits = jax.ShapeDtypeStruct((len(targets), *self.logits.shape[1:]), self.logits.dtype)
+            classes = logits.shape[-1]
+            if is_labels(logits, targets) and not 0 <= targets.min() <= targets.max() < classes:
+                raise ValueError(
+                    f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} "
+                    f"outputs; write labels of 0..{classes - 1}"
+                )
+
+
+class _Workspace:
+    """A state's containers, thawed for the length of a tick. Arrays are never copied."""
+
+    def __init__(self, state: State):
+        self.stages = list(state.stages)
+        self.activations = [dict(flight.activations) for flight in state.in_flight]
+        self.targets = [dict(flight.targets) for flight in state.in_flight]
+        self.residuals = [dict(flight.residuals) for flight in state.in_flight]
+        self.gradients = [dict(flight.gradients) for flight in state.in_flight]
+
+    def freeze(self, tick: int, first: int) -> State:
+        queues = zip(self.activations, self.targets, self.residuals, self.gradients, strict=True)
+        return State(tuple(self.stages), tuple(InFlight(*map(dict, queue)) for queue in queues), tick, first)
+
+
+def _per_example(tree: PyTree) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+
+
+def _transform(
+    optimizer: optax.GradientTransformation | StageOptimizer, stage: int, num_stages: int
+) -> optax.GradientTransformation:
+    transform = optimizer(stage, num_stages) if callable(optimizer) else optimizer
+    if not isinstance(transform, optax.GradientTransformation):
+        raise ValueError(
+            f"the optimizer of stage {stage} is a {type(transform).__name__}; write an optax transform such as "
+            "optax.sgd(0.1), or a function (stage, num_stages) -> transform"
+        )
+    return transform

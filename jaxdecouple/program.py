@@ -1,0 +1,186 @@
+"""A program is the set of compiled functions of one stage; each call is one asynchronous dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from jaxdecouple.losses import accuracy
+from jaxdecouple.residuals import Linearization, Residual, linearize, pull_back, replay
+from jaxdecouple.schedules import Weights, ends_group
+from jaxdecouple.stage import PyTree, Stage, shape_of
+from jaxdecouple.state import StageState
+from jaxdecouple.transforms import Accumulation
+
+Loss = Callable[[PyTree, PyTree], jax.Array]
+
+
+class Program:
+    """What every stage can do: own a state, predict, and take a gradient step.
+
+    Attributes:
+      stage: the layers.
+      optimizer: the stage's optax transform.
+    """
+
+    def __init__(self, stage: Stage, optimizer: optax.GradientTransformation):
+        self.stage = stage
+        self.optimizer = optax.with_extra_args_support(optimizer)
+        self.predict = jax.jit(self._predict)
+
+    def init(self, key: jax.Array, x: PyTree) -> StageState:
+        """The stage's initial state for inputs shaped like ``x``, where ``key`` is."""
+        params, model_state = self.stage.init(key, x)
+        return StageState(params, model_state, self.optimizer.init(params), key)
+
+    def output_shape(self, state: StageState, x: PyTree) -> PyTree:
+        """Shapes and dtypes of the output for inputs shaped like ``x``."""
+        return jax.eval_shape(self._apply(state.model_state, state.key, 0), state.params, x)[0]
+
+    def _predict(self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree) -> PyTree:
+        return self.stage.apply(params, model_state, x, key=key, batch=0, train=False)[0]
+
+    def _apply(self, model_state: PyTree, key: jax.Array, batch: Any) -> Callable[[PyTree, PyTree], tuple[Any, Any]]:
+        return lambda params, x: self.stage.apply(params, model_state, x, key=key, batch=batch, train=True)
+
+    def _ends_group(self, batch: int) -> bool:
+        every = self.optimizer.every if isinstance(self.optimizer, Accumulation) else 1
+        return ends_group(batch, every)
+
+    def _accumulate(self, grads: PyTree, opt_state: Any) -> Any:
+        return self.optimizer.add(grads, opt_state)
+
+    def _update(self, grads: PyTree, opt_state: Any, params: PyTree) -> tuple[PyTree, Any]:
+        finish = self.optimizer.finish if isinstance(self.optimizer, Accumulation) else self.optimizer.update
+        updates, opt_state = finish(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+
+class InnerProgram(Program):
+    """A stage below the loss: a forward, and later, when the gradient has come, a backward with its update.
+
+    Parameters are donated to their successors unless a stash may refer to them; optimizer states always are.
+    """
+
+    def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, weights: Weights, donate: bool):
+        super().__init__(stage, optimizer)
+        self.weights = weights
+        self._linearizations: dict[Any, Linearization] = {}
+        self._forward = jax.jit(self._forward_pass)
+        self._backward_accumulate = jax.jit(self._backward_then_add, donate_argnums=(1,) if donate else ())
+        update_donates = (1,) if weights == "stash" else (0, 1)
+        self._backward_update = jax.jit(self._backward_then_update, donate_argnums=update_donates if donate else ())
+
+    def forward(self, state: StageState, x: PyTree, batch: int) -> tuple[PyTree, StageState, Residual]:
+        """Output, new state and residual of a batch."""
+        y, model_state, values = self._forward(state.params, state.model_state, state.key, x, batch)
+        residual = Residual(
+            values=values,
+            params=state.params if self.weights == "stash" else None,
+            inputs=x if self.weights == "replay" else None,
+            signature=_signature(x),
+        )
+        return y, state.replace(model_state=model_state), residual
+
+    def backward(
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int
+    ) -> tuple[PyTree, StageState]:
+        """Gradient with respect to the stage's input (``None`` at stage 0), and the state after the update."""
+        rest = (state.model_state, state.key, residual, gradient, batch)
+        if self._ends_group(batch):
+            sent, params, opt_state = self._backward_update(state.params, state.opt_state, *rest)
+            return sent, state.replace(params=params, opt_state=opt_state)
+        sent, opt_state = self._backward_accumulate(state.params, state.opt_state, *rest)
+        return sent, state.replace(opt_state=opt_state)
+
+    def _forward_pass(
+        self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, batch: jax.Array
+    ) -> tuple[PyTree, PyTree, tuple[jax.Array, ...]]:
+        function = self._apply(model_state, key, batch)
+        if self.weights == "replay":
+            return *function(params, x), ()
+        y, new_state, values, self._linearizations[_signature(x)] = linearize(function, params, x)
+        return y, new_state, values
+
+    def _backward_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[PyTree, Any]:
+        grads, sent = self._gradients(params, *rest)
+        return sent, self._accumulate(grads, opt_state)
+
+    def _backward_then_update(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[PyTree, PyTree, Any]:
+        grads, sent = self._gradients(params, *rest)
+        return sent, *self._update(grads, opt_state, params)
+
+    def _gradients(
+        self, params: PyTree, model_state: PyTree, key: jax.Array, residual: Residual, gradient: PyTree, batch: Any
+    ) -> tuple[PyTree, PyTree]:
+        if self.weights == "replay":
+            # The batch statistics a replay gathers are dropped: each batch counts once, in its forward.
+            grads, sent = replay(self._apply(model_state, key, batch), params, residual.inputs, gradient)
+        else:
+            used = residual.params if self.weights == "stash" else params
+            linearization = self._linearization(residual.signature, params, model_state, key)
+            grads, sent = pull_back(linearization, used, residual.values, gradient)
+        return grads, sent if self.stage.first else None
+
+    def _linearization(self, signature: Any, params: PyTree, model_state: PyTree, key: jax.Array) -> Linearization:
+        if signature not in self._linearizations:  # a restored run may start with a backward
+            structure, leaves = signature
+            x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+            jax.eval_shape(self._forward_pass, params, model_state, key, x, 0)
+        return self._linearizations[signature]
+
+
+class LossProgram(Program):
+    """The last stage: forward, loss, backward and update in one dispatch. Nothing of it is ever in flight."""
+
+    def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, loss: Loss, donate: bool):
+        super().__init__(stage, optimizer)
+        self.loss = loss
+        self.score = jax.jit(self._score)
+        self._train_accumulate = jax.jit(self._train_then_add, donate_argnums=(1,) if donate else ())
+        self._train_update = jax.jit(self._train_then_update, donate_argnums=(0, 1) if donate else ())
+
+    def train(
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int
+    ) -> tuple[PyTree, StageState, jax.Array, jax.Array | None]:
+        """Gradient with respect to the stage's input (``None`` at stage 0), new state, loss and accuracy."""
+        rest = (state.model_state, state.key, x, targets, batch)
+        if self._ends_group(batch):
+            sent, model_state, scores, params, opt_state = self._train_update(state.params, state.opt_state, *rest)
+        else:
+            sent, model_state, scores, opt_state = self._train_accumulate(state.params, state.opt_state, *rest)
+            params = state.params
+        return sent, state.replace(params=params, model_state=model_state, opt_state=opt_state), *scores
+
+    def _train_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
+        grads, *results = self._gradients(params, *rest)
+        return *results, self._accumulate(grads, opt_state)
+
+    def _train_then_update(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
+        grads, *results = self._gradients(params, *rest)
+        return *results, *self._update(grads, opt_state, params)
+
+    def _gradients(
+        self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, targets: PyTree, batch: jax.Array
+    ) -> tuple[PyTree, PyTree, PyTree, tuple[jax.Array, jax.Array | None]]:
+        def function(params: PyTree, x: PyTree) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
+            logits, new_state = self._apply(model_state, key, batch)(params, x)
+            return self.loss(logits, targets), (logits, new_state)
+
+        loss, vjp, (logits, new_state) = jax.vjp(function, params, x, has_aux=True)
+        if loss.shape != ():
+            raise ValueError(f"the loss has shape {list(loss.shape)}; write one that returns the batch's mean, a scalar")
+        grads, sent = vjp(jax.numpy.ones_like(loss))
+        sent = jax.tree.map(lambda leaf: None if leaf.dtype == jax.dtypes.float0 else leaf, sent)
+        return grads, sent if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
+
+    def _score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
+        return self.loss(logits, targets), accuracy(logits, targets)
+
+
+def _signature(x: PyTree) -> Any:
+    leaves, structure = jax.tree.flatten(shape_of(x))
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)

@@ -1,0 +1,160 @@
+"""A stage is a run of consecutive layers that lives on one device; a layer is a pair of pure functions.
+
+    init(key, x)                                       -> params, model_state
+    apply(params, model_state, x, key=..., train=...)  -> y, model_state
+
+``params`` is what the optimizer changes, ``model_state`` everything else a layer carries from batch to batch (batch
+statistics). Keys belong to layers: layer ``i`` of the network is initialised from ``fold_in(key, i)`` and draws its
+randomness for batch ``n`` from ``fold_in(fold_in(key, i), n)``, so that the same seed gives the same network and the
+same dropout masks wherever the network is cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A pair of pure functions, the unit at which a network can be cut.
+
+    Attributes:
+      init: ``(key, x) -> (params, model_state)``; ``x`` holds shapes and dtypes, not values.
+      apply: ``(params, model_state, x, key=, train=) -> (y, model_state)``.
+      name: for messages and for the keys of parameter trees.
+    """
+
+    init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
+    apply: Callable[..., tuple[PyTree, PyTree]]
+    name: str = "layer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Consecutive layers of a network, themselves a pair of pure functions of the same form.
+
+    Parameters and model state are dicts from ``"<index>_<name>"`` to those of the layer; layers without are left out.
+
+    Attributes:
+      layers: the layers, in order.
+      first: index of the first of them in the whole network.
+    """
+
+    layers: tuple[Layer, ...]
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("a stage needs at least one layer; use fewer stages or other boundaries")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each layer in the stage's parameter tree."""
+        return tuple(f"{index:03d}_{layer.name}" for index, layer in enumerate(self.layers, self.first))
+
+    def init(self, key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
+        """Parameters and model state for inputs shaped like ``x`` (arrays or ``jax.ShapeDtypeStruct``).
+
+        Raises:
+          ValueError: a layer cannot take what the layer before it puts out.
+        """
+        params, model_state = {}, {}
+        for index, (name, layer) in enumerate(zip(self.keys, self.layers, strict=True), self.first):
+            with _blame(layer, index, x):
+                layer_params, layer_state = layer.init(jax.random.fold_in(key, index), x)
+                x = output_shape(layer, layer_params, layer_state, x)
+            if jax.tree.leaves(layer_params):
+                params[name] = layer_params
+            if jax.tree.leaves(layer_state):
+                model_state[name] = layer_state
+        return params, model_state
+
+    def apply(
+        self, params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, batch: jax.Array | int, train: bool
+    ) -> tuple[PyTree, PyTree]:
+        """Outputs and new model state.
+
+        Args:
+          params, model_state: as from `init`.
+          x: inputs, [B, ...] or a tree of such.
+          key: the run's key, the same for every stage.
+          batch: index of the batch, for the layers' randomness.
+          train: whether batch statistics are gathered and dropout is on.
+        """
+        new_state = {}
+        for index, (name, layer) in enumerate(zip(self.keys, self.layers, strict=True), self.first):
+            layer_key = jax.random.fold_in(jax.random.fold_in(key, index), batch)
+            x, layer_state = layer.apply(
+                params.get(name, {}), model_state.get(name, {}), x, key=layer_key, train=train
+            )
+            if name in model_state:
+                new_state[name] = layer_state
+        return x, new_state
+
+
+def output_shape(layer: Layer, params: PyTree, model_state: PyTree, x: PyTree) -> PyTree:
+    """Shapes and dtypes of a layer's training output for inputs shaped like ``x``."""
+    return jax.eval_shape(
+        lambda params, state, x, key: layer.apply(params, state, x, key=key, train=True)[0],
+        params,
+        model_state,
+        x,
+        jax.eval_shape(lambda: jax.random.key(0)),
+    )
+
+
+def shape_of(tree: PyTree) -> PyTree:
+    """``tree`` with every array replaced by its ``jax.ShapeDtypeStruct``."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jax.numpy.shape(a), jax.dtypes.canonicalize_dtype(_dtype(a))), tree)
+
+
+def describe(tree: PyTree) -> str:
+    """Shapes and dtypes of a tree, for messages: ``float32[128, 32, 32, 3]``."""
+    return ", ".join(f"{_dtype(leaf)}{list(jax.numpy.shape(leaf))}" for leaf in jax.tree.leaves(tree)) or "nothing"
+
+
+def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
+    """Stages from stages, layers or Flax modules, in order; what is not a stage yet becomes one of a single layer.
+
+    Raises:
+      ValueError: stages whose layer indices do not follow one another.
+    """
+    from jaxdecouple.adapters import as_layer
+
+    result: list[Stage] = []
+    for item in stages:
+        first = result[-1].first + len(result[-1].layers) if result else 0
+        stage = item if isinstance(item, Stage) else Stage((as_layer(item),), first)
+        if stage.first != first:
+            raise ValueError(
+                f"stage {len(result)} starts at layer {stage.first}, but the stages before it hold layers 0 to "
+                f"{first - 1}; write Stage(layers, first={first}) or cut the network with jaxdecouple.partition"
+            )
+        result.append(stage)
+    return tuple(result)
+
+
+def _dtype(leaf: Any) -> Any:
+    return jax.numpy.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype
+
+
+class _blame:
+    """Turns an error inside a layer into one that names the layer and what it was given."""
+
+    def __init__(self, layer: Layer, index: int, x: PyTree):
+        self.where = f"layer {index} ({layer.name}) cannot take {describe(x)}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception):
+            raise ValueError(
+                f"{self.where}, the output of the layer before it (or the network's input): {error}"
+            ) from error
