@@ -139,11 +139,12 @@ def _switch(module: nn.Module, train: bool) -> dict[str, bool]:
 def _seed(streams: nnx.State, key: jax.Array) -> nnx.State:
     """Fresh random streams: every key folded from ``key`` by its position, every counter at zero."""
     leaves, structure = jax.tree.flatten(streams)
-    fresh = [
-        jax.random.fold_in(key, index) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros(leaf.shape, leaf.dtype)
-        for index, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(structure, fresh)
+
+    def fresh(index: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.fold_in(key, index) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.unflatten(structure, [fresh(index, leaf) for index, leaf in enumerate(leaves)])
 
 
 def _fill(abstract: nnx.Module, kinds: Any, values: PyTree) -> nnx.State:

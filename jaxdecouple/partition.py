@@ -41,7 +41,7 @@ def partition(
     elif num_stages is None:
         raise ValueError("partition needs num_stages, or boundaries")
     elif not 1 <= num_stages <= len(layers):
-        raise ValueError(f"num_stages is {num_stages}, but the network has {len(layers)} layers; write 1..{len(layers)}")
+        raise ValueError(f"num_stages is {num_stages}; the network has {len(layers)} layers: write 1..{len(layers)}")
     if sample is not None and costs is None:
         costs = flops(layers, sample)
     if boundaries is None:

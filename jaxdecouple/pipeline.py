@@ -1,9 +1,9 @@
 """A pipeline trains a network cut into stages by dispatching what a schedule lists, and waiting for nothing.
 
-Every operation is one asynchronous dispatch on its stage's device. A tick is an order of dispatch, not a lock-step: each
-device works through its own queue and waits only for data. The host waits in two places, both named below: in
-`Pipeline._bound_run_ahead`, so that it never gets more than a few ticks ahead of the devices, and in `evaluate`, for its
-result.
+Every operation is one asynchronous dispatch on its stage's device. A tick is an order of dispatch, not a lock-step:
+each device works through its own queue and waits only for data. The host waits in two places: in
+`Pipeline._bound_run_ahead`, so that it never gets more than a few ticks ahead of the devices, and in
+`Pipeline.evaluate`, for its result.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class Pipeline:
 
     def _check(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(f"a batch is a pair (inputs, targets); got {type(batch).__name__}: write step(state, (x, y))")
+            raise ValueError(f"a batch is a pair, but got {type(batch).__name__}; write step(state, (inputs, targets))")
         inputs, targets = batch
         if self._expected is None:  # a restored state: `init` was not called
             logits = x = shape_of(inputs)

@@ -33,7 +33,7 @@ class Placement:
             if num_stages > len(available):
                 raise ValueError(
                     f"{num_stages} stages need {num_stages} devices, but JAX sees {len(available)} "
-                    f"({available[0].platform}); use fewer stages, share a device with devices=[device] * {num_stages}, "
+                    f"({available[0].platform}); use fewer stages, share one with devices=[device] * {num_stages}, "
                     f"or make CPU devices with jax.config.update('jax_num_cpu_devices', {num_stages}) before the "
                     "first JAX call"
                 )

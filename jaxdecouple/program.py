@@ -9,7 +9,7 @@ import jax
 import optax
 
 from jaxdecouple.losses import accuracy
-from jaxdecouple.residuals import Linearization, Residual, linearize, pull_back, replay
+from jaxdecouple.residuals import Linearization, Residual, linearize, pull_back, replay, travelling
 from jaxdecouple.schedules import Weights, ends_group
 from jaxdecouple.stage import PyTree, Stage, shape_of
 from jaxdecouple.state import StageState
@@ -172,10 +172,9 @@ class LossProgram(Program):
 
         loss, vjp, (logits, new_state) = jax.vjp(function, params, x, has_aux=True)
         if loss.shape != ():
-            raise ValueError(f"the loss has shape {list(loss.shape)}; write one that returns the batch's mean, a scalar")
+            raise ValueError(f"the loss has shape {list(loss.shape)}; write one that returns a scalar, the batch's mean")
         grads, sent = vjp(jax.numpy.ones_like(loss))
-        sent = jax.tree.map(lambda leaf: None if leaf.dtype == jax.dtypes.float0 else leaf, sent)
-        return grads, sent if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
+        return grads, travelling(sent) if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
 
     def _score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
         return self.loss(logits, targets), accuracy(logits, targets)

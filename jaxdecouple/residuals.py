@@ -79,7 +79,7 @@ def pull_back(
     vjp = jax.tree.unflatten(linearization.structure, values)
     vjp.args_res = [params, vjp.args_res[1]]
     grads, input_gradient = vjp(_complete(gradient, linearization.outputs))
-    return grads, _travelling(input_gradient)
+    return grads, travelling(input_gradient)
 
 
 def replay(
@@ -88,10 +88,10 @@ def replay(
     """Like `pull_back`, with the forward redone."""
     y, vjp, _ = jax.vjp(function, params, x, has_aux=True)
     grads, input_gradient = vjp(_complete(gradient, y))
-    return grads, _travelling(input_gradient)
+    return grads, travelling(input_gradient)
 
 
-def _travelling(gradient: PyTree) -> PyTree:
+def travelling(gradient: PyTree) -> PyTree:
     """The gradient as it is sent: integer activations (masks, token ids) have none."""
     return jax.tree.map(lambda leaf: None if leaf.dtype == jax.dtypes.float0 else leaf, gradient)
 

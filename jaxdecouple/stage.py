@@ -11,11 +11,13 @@ same dropout masks wherever the network is cut.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 PyTree = Any
 
@@ -66,7 +68,7 @@ class Stage:
         """
         params, model_state = {}, {}
         for index, (name, layer) in enumerate(zip(self.keys, self.layers, strict=True), self.first):
-            with _blame(layer, index, x):
+            with _blaming(layer, index, x):
                 layer_params, layer_state = layer.init(jax.random.fold_in(key, index), x)
                 x = output_shape(layer, layer_params, layer_state, x)
             if jax.tree.leaves(layer_params):
@@ -111,12 +113,16 @@ def output_shape(layer: Layer, params: PyTree, model_state: PyTree, x: PyTree) -
 
 def shape_of(tree: PyTree) -> PyTree:
     """``tree`` with every array replaced by its ``jax.ShapeDtypeStruct``."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jax.numpy.shape(a), jax.dtypes.canonicalize_dtype(_dtype(a))), tree)
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.canonicalize_dtype(_dtype(leaf)))
+
+    return jax.tree.map(shape, tree)
 
 
 def describe(tree: PyTree) -> str:
     """Shapes and dtypes of a tree, for messages: ``float32[128, 32, 32, 3]``."""
-    return ", ".join(f"{_dtype(leaf)}{list(jax.numpy.shape(leaf))}" for leaf in jax.tree.leaves(tree)) or "nothing"
+    return ", ".join(f"{_dtype(leaf)}{list(np.shape(leaf))}" for leaf in jax.tree.leaves(tree)) or "nothing"
 
 
 def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
@@ -141,20 +147,15 @@ def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
 
 
 def _dtype(leaf: Any) -> Any:
-    return jax.numpy.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype
+    return leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
 
 
-class _blame:
-    """Turns an error inside a layer into one that names the layer and what it was given."""
-
-    def __init__(self, layer: Layer, index: int, x: PyTree):
-        self.where = f"layer {index} ({layer.name}) cannot take {describe(x)}"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            raise ValueError(
-                f"{self.where}, the output of the layer before it (or the network's input): {error}"
-            ) from error
+@contextlib.contextmanager
+def _blaming(layer: Layer, index: int, x: PyTree) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"layer {index} ({layer.name}) cannot take {describe(x)}, the output of the layer before it "
+            f"(or the network's input): {error}"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxdecouple.schedules.schedule import DelaySchedule, FlushSchedule, Order, Schedule, ScheduleError, Weights
+from jaxdecouple.schedules.schedule import DelaySchedule, FlushSchedule, Order, ScheduleError, Weights
 
 
 def delays(
