@@ -1,0 +1,111 @@
+"""A data set: labelled images of one common size, in a training and a test part, in memory."""
+
+import dataclasses
+
+import numpy as np
+
+_MOST_CLASSES = 2**20  # beyond this a label is taken for an identifier, not a class number
+
+
+class DataError(ValueError):
+    """Data, or a request for data, that cannot be used; the message says what to give instead."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels as NumPy arrays, checked once when the record is made.
+
+    Shapes: N images of the part, H rows, W columns, C channels (the same H, W, C in both parts).
+
+    Attributes:
+        name: what results on these data are reported under.
+        x_train: [N, H, W, C], uint8 in 0..255, or any floating-point type, kept as given. Images
+            without a channel axis, [N, H, W], get C = 1.
+        y_train: [N] int32 class numbers, 0 <= y < num_classes. Any integer type is accepted.
+        x_test, y_test: the same for the test part, which must not be empty either.
+        class_names: one name per class. Left out, the classes are 0..max(y_train), named by digits.
+
+    Raises:
+        DataError: an array has another type or shape than stated, a label is outside the classes,
+            a part is empty, the parts' images differ, or a float image holds NaN or infinity.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            images = _check_images(f"{self.name}: x_{part}", getattr(self, f"x_{part}"))
+            labels = getattr(self, f"y_{part}")
+            object.__setattr__(self, f"x_{part}", images)
+            labels = _check_labels(f"{self.name}: y_{part}", labels, len(images))
+            object.__setattr__(self, f"y_{part}", labels)
+        self._check_same_images()
+        names = self.class_names or map(str, range(int(self.y_train.max()) + 1))
+        object.__setattr__(self, "class_names", tuple(names))
+        for part in ("train", "test"):
+            self._check_classes(f"{self.name}: y_{part}", getattr(self, f"y_{part}"))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image."""
+        return self.x_train.shape[1:]
+
+    def _check_same_images(self) -> None:
+        train, test = self.x_train, self.x_test
+        if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+            raise DataError(
+                f"{self.name}: training and test images differ: {train.dtype}"
+                f"{list(train.shape[1:])} against {test.dtype}{list(test.shape[1:])}; "
+                "give both one size and one type"
+            )
+
+    def _check_classes(self, what: str, labels: np.ndarray) -> None:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise DataError(
+                f"{what} has labels from {low} to {high}, but there are {self.num_classes} "
+                f"classes, 0 to {self.num_classes - 1}; number the classes from 0, and give "
+                "class_names when the training labels do not reach the last class"
+            )
+
+
+def _check_images(what: str, images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise DataError(
+            f"{what} has type {images.dtype}; images are uint8 (0 to 255) or floating point: "
+            "convert them, with .astype(np.uint8) if the values fit"
+        )
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(
+            f"{what} has shape {list(images.shape)}; expected [N, H, W, C], or [N, H, W] for grey "
+            "images, and no axis of length 0"
+        )
+    if images.dtype != np.uint8 and not np.isfinite(images).all():
+        raise DataError(f"{what} holds NaN or infinite values; remove or replace them")
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _check_labels(what: str, labels: np.ndarray, num_images: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{what} has type {labels.dtype}; labels are integer class numbers, counted from 0"
+        )
+    if labels.shape != (num_images,):
+        raise DataError(
+            f"{what} has shape {list(labels.shape)}; expected one label per image, [{num_images}]"
+        )
+    if labels.max() >= _MOST_CLASSES:
+        raise DataError(f"{what} has labels up to {labels.max()}; number the classes from 0")
+    return labels.astype(np.int32)
