@@ -40,6 +40,7 @@ class Pipeline:
     Attributes:
       stages, schedule, placement: as given.
       weights: the policy in force: which weights a backward pass uses.
+      run_ahead: how many ticks the host may be ahead of the devices.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Pipeline:
             for stage, transform in zip(self.stages[:-1], transforms[:-1], strict=True)
         ]
         self._loss = LossProgram(self.stages[-1], transforms[-1], loss, donate)
-        self._run_ahead = run_ahead
+        self.run_ahead = run_ahead
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: _Expected | None = None
 
@@ -176,8 +177,8 @@ class Pipeline:
             logits = self.predict(state, inputs)
             sizes.append(jax.tree.leaves(targets)[0].shape[0])
             scores.append(self._loss.score(logits, self.placement.put(targets, self._last)))
-            if len(scores) > self._run_ahead:
-                jax.block_until_ready(scores[-1 - self._run_ahead])
+            if len(scores) > self.run_ahead:
+                jax.block_until_ready(scores[-1 - self.run_ahead])
         if not sizes:
             raise ValueError("evaluate got no batches; write an iterable of (inputs, targets)")
         losses, accuracies = zip(*jax.device_get(scores), strict=True)
@@ -231,7 +232,7 @@ class Pipeline:
         """
         if metrics.loss is not None:
             self._unfinished.append(metrics.loss)
-        while len(self._unfinished) > self._run_ahead:
+        while len(self._unfinished) > self.run_ahead:
             jax.block_until_ready(self._unfinished.popleft())
 
     def _check(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:

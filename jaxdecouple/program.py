@@ -9,7 +9,7 @@ import jax
 import optax
 
 from jaxdecouple.losses import accuracy
-from jaxdecouple.residuals import Linearization, Residual, linearize, pull_back, replay, travelling
+from jaxdecouple.residuals import Linearization, Residual, forward, linearization_of, pull_back, replay, travelling
 from jaxdecouple.schedules import Weights, ends_group
 from jaxdecouple.stage import PyTree, Stage, shape_of
 from jaxdecouple.state import StageState
@@ -38,13 +38,15 @@ class Program:
 
     def output_shape(self, state: StageState, x: PyTree) -> PyTree:
         """Shapes and dtypes of the output for inputs shaped like ``x``."""
-        return jax.eval_shape(self._apply(state.model_state, state.key, 0), state.params, x)[0]
+        return jax.eval_shape(self._apply, state.params, x, state.model_state, state.key, 0)[0]
 
     def _predict(self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree) -> PyTree:
         return self.stage.apply(params, model_state, x, key=key, batch=0, train=False)[0]
 
-    def _apply(self, model_state: PyTree, key: jax.Array, batch: Any) -> Callable[[PyTree, PyTree], tuple[Any, Any]]:
-        return lambda params, x: self.stage.apply(params, model_state, x, key=key, batch=batch, train=True)
+    def _apply(
+        self, params: PyTree, x: PyTree, model_state: PyTree, key: jax.Array, batch: jax.Array | int
+    ) -> tuple[PyTree, PyTree]:
+        return self.stage.apply(params, model_state, x, key=key, batch=batch, train=True)
 
     def _ends_group(self, batch: int) -> bool:
         every = self.optimizer.every if isinstance(self.optimizer, Accumulation) else 1
@@ -99,11 +101,10 @@ class InnerProgram(Program):
     def _forward_pass(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, batch: jax.Array
     ) -> tuple[PyTree, PyTree, tuple[jax.Array, ...]]:
-        function = self._apply(model_state, key, batch)
         if self.weights == "replay":
-            return *function(params, x), ()
-        y, new_state, values, self._linearizations[_signature(x)] = linearize(function, params, x)
-        return y, new_state, values
+            return *self._apply(params, x, model_state, key, batch), ()
+        linearization = self._linearization(params, x, model_state, key, batch)
+        return forward(linearization, self._apply, params, x, model_state, key, batch)
 
     def _backward_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[PyTree, Any]:
         grads, sent = self._gradients(params, *rest)
@@ -118,18 +119,19 @@ class InnerProgram(Program):
     ) -> tuple[PyTree, PyTree]:
         if self.weights == "replay":
             # The batch statistics a replay gathers are dropped: each batch counts once, in its forward.
-            grads, sent = replay(self._apply(model_state, key, batch), params, residual.inputs, gradient)
+            grads, sent = replay(gradient, self._apply, params, residual.inputs, model_state, key, batch)
         else:
-            used = residual.params if self.weights == "stash" else params
-            linearization = self._linearization(residual.signature, params, model_state, key)
-            grads, sent = pull_back(linearization, used, residual.values, gradient)
+            structure, leaves = residual.signature
+            x = jax.tree.unflatten(structure, [jax.numpy.zeros(shape, dtype) for shape, dtype in leaves])
+            arguments = (residual.params if self.weights == "stash" else params, x, model_state, key, batch)
+            linearization = self._linearization(*arguments)
+            grads, sent = pull_back(linearization, residual.values, gradient, self._apply, *arguments)
         return grads, sent if self.stage.first else None
 
-    def _linearization(self, signature: Any, params: PyTree, model_state: PyTree, key: jax.Array) -> Linearization:
-        if signature not in self._linearizations:  # a restored run may start with a backward
-            structure, leaves = signature
-            x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
-            jax.eval_shape(self._forward_pass, params, model_state, key, x, 0)
+    def _linearization(self, params: PyTree, x: PyTree, *rest: Any) -> Linearization:
+        signature = _signature(x)
+        if signature not in self._linearizations:
+            self._linearizations[signature] = linearization_of(self._apply, params, x, *rest)
         return self._linearizations[signature]
 
 
@@ -167,12 +169,12 @@ class LossProgram(Program):
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, targets: PyTree, batch: jax.Array
     ) -> tuple[PyTree, PyTree, PyTree, tuple[jax.Array, jax.Array | None]]:
         def function(params: PyTree, x: PyTree) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
-            logits, new_state = self._apply(model_state, key, batch)(params, x)
+            logits, new_state = self._apply(params, x, model_state, key, batch)
             return self.loss(logits, targets), (logits, new_state)
 
         loss, vjp, (logits, new_state) = jax.vjp(function, params, x, has_aux=True)
         if loss.shape != ():
-            raise ValueError(f"the loss has shape {list(loss.shape)}; write one that returns a scalar, the batch's mean")
+            raise ValueError(f"the loss has shape {list(loss.shape)}; write one that returns a scalar, the mean")
         grads, sent = vjp(jax.numpy.ones_like(loss))
         return grads, travelling(sent) if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
 

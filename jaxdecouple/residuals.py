@@ -7,9 +7,11 @@ Which weights the backward uses decides what that is:
 * ``replay``  the stage's input alone; the forward is redone.
 
 The result of ``jax.vjp`` keeps the arguments it needs verbatim, the weights, apart from what the function computed. So
-the weights can be taken out after the forward and the chosen ones put back before the backward: ``stash`` then costs
-no copy and ``latest`` no memory. One remark on ``latest``: what a forward computes from weights, such as the product of
-a normalisation's scale and inverse deviation, is an activation here, and stays as old as the batch.
+the weights can be taken out after the forward and the chosen ones put back before the backward. What the forward
+computes from weights alone (a cast to half precision, a normalised kernel) is not stored either, but computed again
+from the chosen weights: ``stash`` costs no copy and ``latest`` no memory. What it computes from weights and activations
+together, such as a batch normalisation's scale over deviation, is an activation, and under ``latest`` as old as the
+batch.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.extend.core import Literal
 
 from jaxdecouple.stage import PyTree
 
@@ -44,38 +47,77 @@ class Residual(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Linearization:
-    """How to read the values of a residual: the same for all batches of one shape.
+    """How to store and read the values of a residual: the same for all batches of one shape.
 
     Attributes:
       structure: of the ``jax.vjp`` result whose leaves they are, without weights.
       outputs: shapes and dtypes of the function's output.
+      stored: for each of those leaves, whether it depends on anything but weights.
     """
 
     structure: Any
     outputs: PyTree
+    stored: tuple[bool, ...]
+
+
+Function = Callable[..., tuple[PyTree, PyTree]]
+
+
+def linearization_of(function: Function, params: PyTree, x: PyTree, *rest: PyTree) -> Linearization:
+    """How to store residuals of ``function(params, x, *rest) -> (y, aux)`` for inputs of these shapes."""
+    found: list[tuple[Any, PyTree]] = []
+
+    def values(params: PyTree, x: PyTree, rest: PyTree) -> list[jax.Array]:
+        y, _, values, structure = linearize(function, params, x, *rest)
+        found.append((structure, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), y)))
+        return values
+
+    jaxpr = jax.make_jaxpr(values)(params, x, rest).jaxpr
+    others = set(jaxpr.invars[len(jax.tree.leaves(params)) :])  # and what is computed from them:
+    for equation in jaxpr.eqns:
+        if any(not isinstance(variable, Literal) and variable in others for variable in equation.invars):
+            others.update(equation.outvars)
+    stored = tuple(not isinstance(variable, Literal) and variable in others for variable in jaxpr.outvars)
+    structure, outputs = found[0]
+    return Linearization(structure, outputs, stored)
 
 
 def linearize(
-    function: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], params: PyTree, x: PyTree
-) -> tuple[PyTree, PyTree, tuple[jax.Array, ...], Linearization]:
-    """``function(params, x) -> (y, aux)`` and what its backward needs besides weights.
-
-    Returns:
-      ``y``, ``aux``, the residual's values, and how to read them.
-    """
-    y, vjp, aux = jax.vjp(function, params, x, has_aux=True)
+    function: Function, params: PyTree, x: PyTree, *rest: PyTree
+) -> tuple[PyTree, PyTree, list[jax.Array], Any]:
+    """``y`` and ``aux`` of ``function``, what the backward needs besides weights, and its structure."""
+    y, vjp, aux = jax.vjp(lambda params, x: function(params, x, *rest), params, x, has_aux=True)
     # JAX 0.10 to 0.12: `args_res` holds, per argument, what the backward reads of it verbatim. From 0.11 on
     # jax.vjp(..., saveable_args=) documents the same; assigning works in all of them.
     vjp.args_res = [None, vjp.args_res[1]]
-    values, structure = jax.tree.flatten(vjp)
-    outputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), y)
-    return y, aux, tuple(values), Linearization(structure, outputs)
+    return y, aux, *jax.tree.flatten(vjp)
+
+
+def forward(
+    linearization: Linearization, function: Function, params: PyTree, x: PyTree, *rest: PyTree
+) -> tuple[PyTree, PyTree, tuple[jax.Array, ...]]:
+    """``y`` and ``aux`` of ``function``, and the values to store for the backward."""
+    y, aux, values, _ = linearize(function, params, x, *rest)
+    return y, aux, tuple(value for value, stored in zip(values, linearization.stored, strict=True) if stored)
 
 
 def pull_back(
-    linearization: Linearization, params: PyTree, values: tuple[jax.Array, ...], gradient: PyTree
+    linearization: Linearization,
+    values: tuple[jax.Array, ...],
+    gradient: PyTree,
+    function: Function,
+    params: PyTree,
+    x: PyTree,
+    *rest: PyTree,
 ) -> tuple[PyTree, PyTree]:
-    """Gradients with respect to the weights and to the input, the backward reading the weights ``params``."""
+    """Gradients with respect to the weights and to the input, the backward reading the weights ``params``.
+
+    Of ``x`` and ``rest`` only shapes matter: of the forward that is traced here, the compiler keeps what depends on
+    weights alone.
+    """
+    stored = iter(values)
+    again = linearize(function, params, x, *rest)[2]
+    values = [next(stored) if is_stored else now for is_stored, now in zip(linearization.stored, again, strict=True)]
     vjp = jax.tree.unflatten(linearization.structure, values)
     vjp.args_res = [params, vjp.args_res[1]]
     grads, input_gradient = vjp(_complete(gradient, linearization.outputs))
@@ -83,10 +125,10 @@ def pull_back(
 
 
 def replay(
-    function: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], params: PyTree, x: PyTree, gradient: PyTree
+    gradient: PyTree, function: Function, params: PyTree, x: PyTree, *rest: PyTree
 ) -> tuple[PyTree, PyTree]:
     """Like `pull_back`, with the forward redone."""
-    y, vjp, _ = jax.vjp(function, params, x, has_aux=True)
+    y, vjp, _ = jax.vjp(lambda params, x: function(params, x, *rest), params, x, has_aux=True)
     grads, input_gradient = vjp(_complete(gradient, y))
     return grads, travelling(input_gradient)
 
