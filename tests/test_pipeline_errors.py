@@ -1,0 +1,91 @@
+"""Bad input gets one error that says what was given, what was expected, and what to write."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxdecouple as jd
+from jaxdecouple import schedules
+
+X = np.zeros((4, 5), np.float32)
+Y = np.zeros(4, np.int32)
+
+
+def pipeline(num_stages=2, schedule=None, **arguments):
+    layers = jd.models.mlp(3, hidden=(6, 6, 6))
+    arguments = {"optimizer": optax.sgd(0.1), **arguments}
+    return jd.Pipeline(jd.partition(layers, num_stages), schedule or schedules.fdg(num_stages), **arguments)
+
+
+def started(**arguments):
+    p = pipeline(**arguments)
+    return p, p.init(jax.random.key(0), X)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: pipeline(2, schedules.fdg(3)), "2 stages, but the schedule 'fdg' is for 3"),
+        (lambda: jd.Pipeline([nn.Dense(1)] * 5, schedules.fdg(5), optimizer=None), "5 devices, but JAX sees 4"),
+        (lambda: pipeline(devices=jax.devices()[:1]), "1 devices for 2 stages"),
+        (lambda: pipeline(optimizer=0.1), "optimizer of stage 0 is a float"),
+        (lambda: pipeline(optimizer=lambda stage, stages: None), "optimizer of stage 0 is a NoneType"),
+        (lambda: pipeline(weights="stashed"), "'stashed'; write one of stash, replay, latest"),
+        (lambda: pipeline(run_ahead=0), "run_ahead is 0"),
+        (lambda: jd.stagewise(optax.sgd(0.1), beta=0.0), r"beta is 0.0; write a shrinking factor in \(0, 1\]"),
+        (lambda: jd.stagewise(optax.sgd(0.1), beta=1.5), "beta is 1.5"),
+        (lambda: jd.stagewise(optax.sgd(0.1), accumulate=0), "accumulate is 0"),
+        (lambda: pipeline(2, schedules.TableSchedule(name="mine", num_stages=2, table=(((schedules.FORWARD, 1, 0),),))),
+         "its input does not exist yet: stage 0 has not forwarded batch 0"),
+    ],
+)  # fmt: skip
+def test_refused_before_training(build, says):
+    with pytest.raises(ValueError, match=says):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ((X[:, :3], Y), r"float32\[4, 3\], but this run was initialised with float32\[4, 5\]"),
+        ((X.astype(np.int32), Y), r"int32\[4, 5\], but this run was initialised with float32\[4, 5\]"),
+        ((X, Y[:3]), "the same number of examples"),
+        ((X[:0], Y[:0]), "at least 1"),
+        ((X, Y + 3), "labels from 3 to 3, but the network has 3 outputs; write labels of 0..2"),
+        ((X, Y - 1), "labels from -1 to -1"),
+        (X, "write step"),
+    ],
+)
+def test_a_batch_that_does_not_fit(batch, says):
+    p, state = started()
+    state, _ = p.step(state, (X, Y))
+    with pytest.raises(ValueError, match=says):
+        p.step(state, batch)
+    p.step(state, (X, Y))  # the run goes on
+
+
+def test_a_layer_that_cannot_take_the_output_before_it_is_named():
+    layers = [nn.Dense(4), lambda x: x.reshape(-1, 3), nn.Dense(2)]
+    with pytest.raises(ValueError, match=re.escape("layer 1 (<lambda>) cannot take float32[4, 4]")):
+        jd.partition(layers, 2, sample=X)
+    p = jd.Pipeline(jd.partition(layers, 2), schedules.fdg(2), optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match=re.escape("layer 1 (<lambda>) cannot take float32[4, 4]")):
+        p.init(jax.random.key(0), X)
+
+
+def test_a_loss_that_is_not_a_scalar():
+    p, state = started(loss=lambda logits, targets: jnp.zeros(4), schedule=schedules.backprop(2))
+    with pytest.raises(ValueError, match=r"the loss has shape \[4\]; write one that returns a scalar") as caught:
+        p.step(state, (X, Y))
+    assert "while dispatching the FORWARD of batch 0 at stage 1, tick 0" in caught.value.__notes__
+
+
+def test_evaluate_without_batches():
+    p, state = started()
+    with pytest.raises(ValueError, match="evaluate got no batches"):
+        p.evaluate(state, [])
