@@ -1,0 +1,1 @@
+"""Experiments: flag-driven programs over importable functions."""

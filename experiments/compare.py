@@ -1,0 +1,187 @@
+"""Compares all methods on real images: test error over three seeds, speed, and what each does when.
+
+    python -m experiments.compare
+
+By default: the 1797 handwritten digits that come with scikit-learn (1437 to train on, 360 to test), ResNet-8, K = 2
+stages on two devices. GPipe and ADL split the batch of the others into M = 4 micro-batches, as in ADL's experiments
+(section 6), so that every method's update uses as many images. Speeds are measured after training, in turn.
+
+The directory gets results.json, table.md, curves.png and schedules.png.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from experiments import devices, plots, report, throughput
+from experiments.config import Config
+from experiments.report import Row
+from experiments.training import NonFiniteLoss, Run, Trainer
+from experiments.workdir import Workdir
+from jaxdecouple import data, schedules
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("model", "resnet8", "as for experiments.train")
+flags.DEFINE_string("dataset", "digits", "as for experiments.train")
+flags.DEFINE_string("data_dir", "", "as for experiments.train")
+flags.DEFINE_integer("num_stages", 2, "K, stages, one device each")
+flags.DEFINE_integer("epochs", 16, "passes over the training set")
+flags.DEFINE_integer("batch_size", 128, "examples of an update; a multiple of 4")
+flags.DEFINE_float("learning_rate", 0.1, "peak learning rate of SGD with momentum 0.9, the same for all methods")
+flags.DEFINE_integer("seeds", 3, "runs per method, seeds 0, 1, ...")
+flags.DEFINE_integer("repeats", 5, "how often each method's speed is measured, in turn")
+flags.DEFINE_list("methods", [], "labels of the rows to run, such as 'fdg beta=0.5'; empty: all")
+flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
+flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
+
+MICRO_BATCHES = 4
+METHODS: dict[str, dict] = {
+    "backprop": {"method": "backprop"},
+    "gpipe M=4": {"method": "gpipe", "accumulate": MICRO_BATCHES},
+    "ddg": {"method": "ddg"},
+    "features_replay": {"method": "features_replay"},
+    "fdg beta=1": {"method": "fdg"},
+    "fdg beta=0.5": {"method": "fdg", "beta": 0.5},
+    "adl M=4": {"method": "adl", "accumulate": MICRO_BATCHES},
+    "dsp": {"method": "dsp"},
+    "pipedream": {"method": "pipedream"},
+}
+BASELINE = "backprop"
+
+
+def configs(base: Config, labels: list[str] | None = None) -> dict[str, Config]:
+    """The config of each row; back-propagation, which speeds are compared with, is always among them.
+
+    Raises:
+      ValueError: an unknown label, or a batch that cannot be split.
+    """
+    for label in labels or ():
+        if label not in METHODS:
+            raise ValueError(f"methods names {label!r}; write some of: {', '.join(METHODS)}")
+    if base.batch_size % MICRO_BATCHES:
+        raise ValueError(f"batch_size is {base.batch_size}; write a multiple of {MICRO_BATCHES}, the micro-batches")
+    chosen = {label: settings for label, settings in METHODS.items() if not labels or label in {BASELINE, *labels}}
+    return {
+        label: dataclasses.replace(base, **settings, batch_size=base.batch_size // settings.get("accumulate", 1))
+        for label, settings in chosen.items()
+    }
+
+
+def compare(
+    base: Config, output: Workdir, trainers: Mapping[str, Trainer], *, seeds: int = 3, repeats: int = 5
+) -> list[Row]:
+    """Trains every trainer from every seed, measures their speed, and writes the results.
+
+    Raises:
+      NonFiniteLoss: a run diverged.
+    """
+    runs: dict[str, list[Run]] = {label: [] for label in trainers}
+    total = sum(base.epochs * trainer.batches_per_epoch for trainer in trainers.values()) * seeds
+    with tqdm(total=total, unit="batch", disable=None) as bar:
+        for label, trainer in trainers.items():
+            bar.set_description(label)
+            start = time.perf_counter()
+            for seed in range(seeds):
+                runs[label].append(trainer.run(seed, on_tick=lambda loss: bar.update()))
+            errors = [run.test_error for run in runs[label]]
+            mean, spread = report.mean_and_spread(errors)
+            tqdm.write(
+                f"{label:16s} test error {100 * mean:5.2f} ± {100 * spread:.2f} % over {seeds} seeds, "
+                f"{time.perf_counter() - start:5.1f} s, compilation included",
+                file=sys.stdout,
+            )
+    print(f"measuring speed: {repeats} rounds over all methods, in turn")
+    rates = throughput.measure(trainers, {label: runs[label][-1].state for label in trainers}, repeats=repeats)
+    rows = [_row(label, trainer, runs[label], rates) for label, trainer in trainers.items()]
+    _write(base, output, trainers, runs, rates, rows)
+    return rows
+
+
+def _row(label: str, trainer: Trainer, runs: list[Run], rates: dict[str, list[float]]) -> Row:
+    return Row(
+        label=label,
+        schedule=trainer.pipeline.schedule,
+        accumulate=trainer.config.steps_per_update,
+        test_errors=[run.test_error for run in runs],
+        images_per_second=throughput.summarise(rates[label]).median,
+        speedup=throughput.ratio(rates[label], rates[BASELINE]),
+    )
+
+
+def _write(
+    base: Config,
+    output: Workdir,
+    trainers: Mapping[str, Trainer],
+    runs: Mapping[str, list[Run]],
+    rates: dict[str, list[float]],
+    rows: list[Row],
+) -> None:
+    results = {
+        row.label: {
+            "config": dataclasses.asdict(trainers[row.label].config),
+            "schedule": row.schedule.name,
+            "weights": row.schedule.weights,
+            "staleness": schedules.staleness(row.schedule, row.accumulate),
+            "layers_per_stage": [len(stage.layers) for stage in trainers[row.label].pipeline.stages],
+            "test_errors": list(row.test_errors),
+            "images_per_second": rates[row.label],
+            "speed_against_backprop": row.speedup,
+            "runs": [[dataclasses.asdict(record) for record in run.records] for run in runs[row.label]],
+        }
+        for row in rows
+    }
+    output.write_json("results.json", {"machine": devices.describe(), "methods": results})
+    (output.path / "table.md").write_text(report.as_markdown(rows) + "\n")
+    title = f"{base.model} on {base.dataset}, K = {base.num_stages}; mean of {len(rows[0].test_errors)} seeds and range"
+    records = {label: [run.records for run in runs[label]] for label in trainers}
+    plots.curves(records, output.path / "curves.png", title)
+    pictures = {row.schedule.name: row.schedule for row in rows}
+    plots.schedules(pictures, output.path / "schedules.png")
+
+
+def _base() -> Config:
+    given = ("model", "dataset", "data_dir", "num_stages", "epochs", "batch_size", "learning_rate")
+    # Dropping the last, smaller batch spares each method a second compilation.
+    return Config(**{name: FLAGS[name].value for name in given}, drop_last=True)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    start = time.perf_counter()
+    try:
+        base, workdir = _base(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/compare"))
+        if FLAGS.seeds < 1 or FLAGS.repeats < 1:
+            raise ValueError(f"seeds is {FLAGS.seeds} and repeats {FLAGS.repeats}; write at least 1 for both")
+        Workdir.check(workdir, overwrite=FLAGS.overwrite)
+        devices.request(base.num_stages)
+        devices.compile_once()
+        dataset = data.load(base.dataset, data_dir=base.data_dir or None)
+        places = devices.of_stages(base.num_stages, share=True)
+        trainers = {label: Trainer(config, dataset, places) for label, config in configs(base, FLAGS.methods).items()}
+        print(
+            f"{base.model} on {dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images, "
+            f"K = {base.num_stages} stages on {', '.join(map(str, places))}, {base.epochs} epochs, {FLAGS.seeds} seeds"
+        )
+        output = Workdir(workdir, dataclasses.asdict(base), overwrite=FLAGS.overwrite)
+        rows = compare(base, output, trainers, seeds=FLAGS.seeds, repeats=FLAGS.repeats)
+    except (ValueError, NonFiniteLoss) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; nothing was measured")
+    print(f"\n{report.as_text(rows)}\n")
+    print(f"{time.perf_counter() - start:.0f} s; pictures, table and numbers are in {output.path}")
+
+
+if __name__ == "__main__":
+    app.run(main)

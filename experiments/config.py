@@ -1,0 +1,150 @@
+"""A config is everything that determines the result of a run; each field is a command-line flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import flax.linen as nn
+import optax
+
+import jaxdecouple as jd
+from experiments.methods import METHODS, choose
+from jaxdecouple.schedules import Schedule
+from jaxdecouple.transforms import StageOptimizer
+
+MODELS = ("mlp", "resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+DECAYS = ("step", "cosine", "constant")
+
+
+def _flag(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one training run. The help texts say units and sources."""
+
+    method: str = _flag("fdg", f"training method: {', '.join(METHODS)}")
+    num_stages: int = _flag(2, "K, stages the network is cut into, one device each")
+    model: str = _flag("resnet20", "mlp, or resnet<6n+2> (He et al. 2016, CIFAR form): resnet8, resnet20, ...")
+    dataset: str = _flag("digits", "digits, npz:PATH, folder:PATH, or a tensorflow-datasets name such as cifar10")
+    data_dir: str = _flag("", "where tensorflow-datasets keeps its files; empty: its own default")
+    epochs: int = _flag(10, "passes over the training set")
+    batch_size: int = _flag(128, "examples fed per tick; for gpipe, and for ADL's results, that is a micro-batch")
+    accumulate: int = _flag(0, "M, batches averaged per update (ADL eq. 16); 0: 4 for adl and gpipe, else 1")
+    beta: float = _flag(1.0, "gradient shrinking factor in (0, 1] (FDG eq. 15); 1: none")
+    weights: str = _flag("", "weights of a backward pass: stash, replay or latest; empty: the method's own")
+    order: str = _flag("", "within a tick: forward_first or backward_first (fdg, adl, dsp); empty: the method's own")
+    p: tuple[int, ...] = _flag((), "dsp: activation queues p_0,...,p_{K-1}, in ticks (DSP 3.3); empty: 1,...,1,0")
+    m: tuple[int, ...] = _flag((), "dsp: layer-wise staleness m_0,...,m_{K-1}, in ticks; empty: 2(K-1),...,2,0")
+    boundaries: tuple[int, ...] = _flag((), "layer indices at which a new stage starts; empty: equal operation counts")
+    optimizer: str = _flag("sgd", f"one of {', '.join(OPTIMIZERS)}")
+    learning_rate: float = _flag(0.1, "peak learning rate")
+    momentum: float = _flag(0.9, "sgd: momentum; adam, adamw: beta1")
+    nesterov: bool = _flag(False, "Nesterov momentum (DDG, FR experiments: true)")
+    weight_decay: float = _flag(5e-4, "of all parameters; added to the gradient, for adamw to the update")
+    decay: str = _flag("step", f"learning-rate schedule after the warm-up: {', '.join(DECAYS)}")
+    decay_epochs: tuple[int, ...] = _flag((), "step: epochs after which the rate drops; empty: at 1/2 and 3/4")
+    decay_factor: float = _flag(0.1, "step: what the rate is multiplied with at a drop")
+    warmup_epochs: float = _flag(0.0, "epochs of linear warm-up from 1 % of the learning rate (ADL: 3)")
+    augment: bool = _flag(True, "random crops, and flips where the images allow it")
+    drop_last: bool = _flag(False, "leave out an epoch's last, smaller batch")
+    eval_batch_size: int = _flag(500, "examples per test batch")
+    seed: int = _flag(0, "of the initial network, the order of the data, augmentation and dropout")
+
+    def check(self) -> None:
+        """Refuses what cannot be trained.
+
+        Raises:
+          ValueError: says what was given, what was expected, and what to write.
+        """
+        method = METHODS[choose("method", self.method, METHODS)]
+        _model_depth(self.model)
+        choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("decay", self.decay, DECAYS)
+        for name in ("weights", "order", "p", "m"):
+            if getattr(self, name) and name not in method.takes:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but method {self.method} has no such setting")
+        for name, least in {"num_stages": 1, "epochs": 1, "batch_size": 1, "eval_batch_size": 1, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; write at least {least}")
+        if self.accumulate < 0:
+            raise ValueError(f"accumulate is {self.accumulate}; write M >= 1, or 0 for the method's own")
+        for name in ("learning_rate", "decay_factor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; write a number above 0")
+        for name in ("momentum", "weight_decay", "warmup_epochs"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise ValueError(f"decay_epochs is {self.decay_epochs}; write increasing epochs, such as 150,225,275")
+        if self.p or self.m:
+            if len(self.p) != self.num_stages or len(self.m) != self.num_stages:
+                raise ValueError(
+                    f"p is {self.p} and m is {self.m}; with num_stages={self.num_stages}, write both, with "
+                    f"{self.num_stages} numbers each"
+                )
+        self.schedule(), self.stage_optimizer(1.0)  # these refuse the rest
+
+    @property
+    def steps_per_update(self) -> int:
+        """M: the given one, or the method's own."""
+        return self.accumulate or METHODS[self.method].accumulate
+
+    def schedule(self) -> Schedule:
+        """The method's schedule."""
+        method = METHODS[self.method]
+        settings = {name: getattr(self, name) for name in method.takes if getattr(self, name)}
+        return method.build(self.num_stages, self.steps_per_update, **settings)
+
+    def layers(self, num_classes: int) -> list[nn.Module]:
+        """The model, as a sequence of modules."""
+        depth = _model_depth(self.model)
+        return jd.models.mlp(num_classes) if depth is None else jd.models.resnet(depth, num_classes)
+
+    def learning_rates(self, batches_per_epoch: float) -> optax.Schedule:
+        """The learning rate as a function of the update index."""
+        updates_per_epoch = batches_per_epoch / self.steps_per_update
+
+        def updates(epochs: float) -> int:
+            return round(epochs * updates_per_epoch)
+
+        warmup, total = updates(self.warmup_epochs), max(1, updates(self.epochs))
+        if self.decay == "cosine":
+            after = optax.cosine_decay_schedule(self.learning_rate, max(1, total - warmup))
+        elif self.decay == "constant":
+            after = optax.constant_schedule(self.learning_rate)
+        else:
+            drops = self.decay_epochs or (self.epochs / 2, 3 * self.epochs / 4)
+            factors = {updates(epoch) - warmup: self.decay_factor for epoch in drops}
+            after = optax.piecewise_constant_schedule(self.learning_rate, factors)
+        if not warmup:
+            return after
+        rise = optax.linear_schedule(0.01 * self.learning_rate, self.learning_rate, warmup)
+        return optax.join_schedules([rise, after], [warmup])
+
+    def stage_optimizer(self, batches_per_epoch: float) -> StageOptimizer:
+        """The optimizer of each stage, shrinking and accumulation included."""
+        rate, decay = self.learning_rates(batches_per_epoch), optax.add_decayed_weights(self.weight_decay)
+        if self.optimizer == "sgd":
+            inner = optax.chain(decay, optax.sgd(rate, momentum=self.momentum or None, nesterov=self.nesterov))
+        elif self.optimizer == "adam":
+            inner = optax.chain(decay, optax.adam(rate, b1=self.momentum, nesterov=self.nesterov))
+        else:
+            inner = optax.adamw(rate, b1=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+        return jd.stagewise(inner, beta=self.beta, accumulate=self.steps_per_update)
+
+
+def _model_depth(model: str) -> int | None:
+    """Of a ResNet; ``None`` for the MLP."""
+    if model == "mlp":
+        return None
+    match = re.fullmatch(r"resnet(\d+)", model)
+    if not match:
+        choose("model", model, MODELS)
+    depth = int(match[1])
+    jd.models.resnet(depth)  # refuses a depth that is not 6n + 2
+    return depth

@@ -1,0 +1,109 @@
+"""Trains one model by one method and writes what happened into a directory.
+
+    python -m experiments.train --method=adl --num_stages=4 --model=resnet56 --dataset=cifar10 --accumulate=4
+
+The directory gets config.json, metrics.jsonl (a line per epoch), summary.json, curves.png, schedule.png and the final
+checkpoint. Nothing is written before the data are loaded and the settings have been found trainable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from experiments import checkpoints, devices, plots
+from experiments import flags as config_flags
+from experiments.config import Config
+from experiments.training import EpochRecord, NonFiniteLoss, Run, Trainer
+from experiments.workdir import Workdir
+from jaxdecouple import data, schedules
+from jaxdecouple.state import State
+
+FLAGS = flags.FLAGS
+
+config_flags.define(Config())
+flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
+flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
+flags.DEFINE_bool("share_devices", False, "put several stages on one device where there are fewer devices than stages")
+
+
+def train(config: Config, workdir: pathlib.Path, *, overwrite: bool = False, share_devices: bool = False) -> Run:
+    """Trains and writes the files that the module's docstring names.
+
+    Raises:
+      ValueError: the settings, the data or the workdir cannot be used; nothing was written.
+      NonFiniteLoss: the loss became NaN or infinite.
+    """
+    config.check()
+    Workdir.check(workdir, overwrite=overwrite)
+    devices.request(config.num_stages)
+    dataset = data.load(config.dataset, data_dir=config.data_dir or None)
+    trainer = Trainer(config, dataset, devices.of_stages(config.num_stages, share_devices))
+    output = Workdir(workdir, dataclasses.asdict(config), overwrite=overwrite)
+    start = time.perf_counter()
+    with tqdm(total=config.epochs * trainer.batches_per_epoch, unit="batch", disable=None) as bar:
+
+        def on_tick(loss: float) -> None:
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+        def on_epoch(record: EpochRecord, state: State) -> None:
+            output.append_metrics(dataclasses.asdict(record))
+            tqdm.write(_line(record, config.epochs), file=sys.stdout)
+
+        run = trainer.run(config.seed, on_tick=on_tick, on_epoch=on_epoch)
+    output.write_json("summary.json", _summary(config, trainer, run, time.perf_counter() - start))
+    title = f"{trainer.pipeline.schedule.name}, K = {config.num_stages}, {config.model} on {dataset.name}"
+    plots.curves({config.method: [run.records]}, output.path / "curves.png", title)
+    plots.schedules({trainer.pipeline.schedule.name: trainer.pipeline.schedule}, output.path / "schedule.png")
+    checkpoints.save(output.path / "checkpoints" / "final", run.state)
+    return run
+
+
+def _summary(config: Config, trainer: Trainer, run: Run, seconds: float) -> dict:
+    pipeline = trainer.pipeline
+    return {
+        "method": pipeline.schedule.name,
+        "weights": pipeline.weights,
+        "staleness": schedules.staleness(pipeline.schedule, config.steps_per_update),
+        "layers_per_stage": [len(stage.layers) for stage in pipeline.stages],
+        "test_error": run.test_error,
+        "test_loss": run.final.loss,
+        "images_per_second": run.images_per_second,
+        "seconds": seconds,
+        **devices.describe(),
+    }
+
+
+def _line(record: EpochRecord, epochs: int) -> str:
+    return (
+        f"epoch {record.epoch:3d}/{epochs}  train loss {record.train_loss:.4f}  test loss {record.test_loss:.4f}  "
+        f"test error {100 * record.test_error:.2f} %  {record.images_per_second:.0f} images/s"
+    )
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        config = config_flags.read()
+        config.check()
+        name = f"{config.dataset.replace('/', '_').replace(':', '_')}-{config.model}-{config.method}"
+        workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else Workdir.unused(f"runs/{name}-K{config.num_stages}")
+        run = train(config, workdir, overwrite=FLAGS.overwrite, share_devices=FLAGS.share_devices)
+    except (ValueError, NonFiniteLoss) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; metrics.jsonl holds the epochs that were finished")
+    print(f"test error {100 * run.test_error:.2f} % after the flush; everything is in {workdir}")
+
+
+if __name__ == "__main__":
+    app.run(main)

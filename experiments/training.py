@@ -1,0 +1,205 @@
+"""Training: one run of one config, and the record of what happened."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdecouple as jd
+from experiments.config import Config
+from jaxdecouple.data import Dataset, Preprocess, epoch_batches, num_batches
+from jaxdecouple.pipeline import Evaluation
+from jaxdecouple.state import Metrics, State
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did.
+
+    Attributes:
+      epoch: 1 for the first.
+      ticks: batches fed so far.
+      train_loss: mean over the batches that reached the loss in this epoch.
+      test_loss, test_error: after it, with the weights of that moment; the error is a fraction.
+      seconds: of training alone; in the first epoch compilation is part of it.
+      images_per_second: of training.
+    """
+
+    epoch: int
+    ticks: int
+    train_loss: float
+    test_loss: float
+    test_error: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its records, and its state with nothing in flight."""
+
+    records: list[EpochRecord]
+    final: Evaluation
+    state: State
+
+    @property
+    def test_error(self) -> float:
+        """Fraction of test images misclassified by the final weights."""
+        return 1 - (self.final.accuracy or 0.0)
+
+    @property
+    def images_per_second(self) -> float:
+        """Median over the epochs; the first, which compiles, counts only when alone."""
+        return float(np.median([record.images_per_second for record in self.records[1:] or self.records]))
+
+
+class Trainer:
+    """A config's pipeline on a data set; `run` trains it from a seed. Compiled functions serve all seeds.
+
+    Attributes:
+      config: the settings.
+      dataset: the data.
+      pipeline: the compiled pipeline.
+      preprocess: from stored images to inputs.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, devices: Sequence[jax.Device]):
+        """Builds the pipeline and checks that it can train; nothing is computed or written.
+
+        Raises:
+          ValueError: the config, or its combination with the data or the devices, cannot be trained.
+        """
+        config.check()
+        self.config, self.dataset = config, dataset
+        self.batches_per_epoch = num_batches(len(dataset.y_train), config.batch_size, config.drop_last)
+        self.preprocess = Preprocess.for_dataset(dataset, augment=config.augment)
+        self._sample = self._inputs(dataset.x_train[:1])
+        size = min(config.batch_size, len(dataset.y_train))
+        sample = jax.ShapeDtypeStruct((size, *self._sample.shape[1:]), self._sample.dtype)
+        stages = jd.partition(
+            config.layers(dataset.num_classes),
+            config.num_stages,
+            sample=sample,
+            boundaries=config.boundaries or None,
+        )
+        optimizer = config.stage_optimizer(self.batches_per_epoch)
+        self.pipeline = jd.Pipeline(stages, config.schedule(), optimizer=optimizer, devices=devices)
+
+    def init(self, seed: int) -> State:
+        """The initial state of a run with this seed."""
+        return self.pipeline.init(jax.random.key(seed), self._sample)
+
+    def epoch(self, epoch: int, seed: int) -> Iterator[tuple[jax.Array, np.ndarray]]:
+        """The training batches of epoch 0, 1, ..., augmented on the first stage's device."""
+        data, first = self.dataset, epoch * self.batches_per_epoch
+        key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from the layers' keys
+        batches = epoch_batches(
+            data.x_train, data.y_train, self.config.batch_size, seed=seed, epoch=epoch, drop_last=self.config.drop_last
+        )
+        for n, (images, labels) in enumerate(batches, first):
+            images = self.pipeline.placement.put(images, 0)
+            yield self.preprocess.train(jax.random.fold_in(key, n), images), labels
+
+    def evaluate(self, state: State) -> Evaluation:
+        """On the test set."""
+        x, y, size = self.dataset.x_test, self.dataset.y_test, self.config.eval_batch_size
+        batches = epoch_batches(x, y, min(size, len(y)), seed=0, epoch=0, shuffle=False)
+        return self.pipeline.evaluate(state, ((self._inputs(images), labels) for images, labels in batches))
+
+    def run(
+        self,
+        seed: int,
+        *,
+        on_tick: Callable[[float], Any] = lambda loss: None,
+        on_epoch: Callable[[EpochRecord, State], Any] = lambda record, state: None,
+    ) -> Run:
+        """Trains for the config's epochs, then flushes and tests.
+
+        Args:
+          seed: of this run, in place of the config's.
+          on_tick: called once per batch with the newest loss known (NaN before the first).
+          on_epoch: called after each epoch's test.
+
+        Raises:
+          NonFiniteLoss: a loss is NaN or infinite; the message names stage, tick and batch.
+        """
+        state, records, reader = self.init(seed), [], _LossReader(self.pipeline)
+        for epoch in range(self.config.epochs):
+            start, seen = time.perf_counter(), 0
+            for images, labels in self.epoch(epoch, seed):
+                tick = state.tick
+                state, metrics = self.pipeline.step(state, (images, labels))
+                reader.add(tick, metrics, state)
+                seen += len(labels)
+                on_tick(reader.latest)
+            train_loss = reader.finish(state)
+            jax.block_until_ready(state)
+            seconds = time.perf_counter() - start
+            test = self.evaluate(state)
+            records.append(
+                EpochRecord(
+                    epoch + 1, state.tick, train_loss, test.loss, 1 - (test.accuracy or 0.0), seconds, seen / seconds
+                )
+            )
+            on_epoch(records[-1], state)
+        state = self.pipeline.flush(state)
+        return Run(records, self.evaluate(state), state)
+
+    def _inputs(self, images: np.ndarray) -> jax.Array:
+        return self.preprocess.eval(images)
+
+
+class _LossReader:
+    """Reads losses a few ticks after they were dispatched, when reading waits for nothing."""
+
+    def __init__(self, pipeline: jd.Pipeline):
+        self._pipeline = pipeline
+        self._waiting: collections.deque[tuple[int, Metrics]] = collections.deque()
+        self._losses: list[float] = []
+        self.latest = math.nan
+
+    def add(self, tick: int, metrics: Metrics, state: State) -> None:
+        if metrics.loss is not None:
+            self._waiting.append((tick, metrics))
+        while len(self._waiting) > self._pipeline.run_ahead:
+            self._read(state)
+
+    def finish(self, state: State) -> float:
+        """The mean of the losses since the last call."""
+        while self._waiting:
+            self._read(state)
+        losses, self._losses = self._losses, []
+        return float(np.mean(losses)) if losses else math.nan
+
+    def _read(self, state: State) -> None:
+        tick, metrics = self._waiting.popleft()
+        self.latest = float(metrics.loss)
+        self._losses.append(self.latest)
+        if not math.isfinite(self.latest):
+            raise NonFiniteLoss(_explain(tick, metrics.batch, self.latest, state))
+
+
+def _explain(tick: int, batch: int, loss: float, state: State) -> str:
+    last = len(state.stages) - 1
+
+    def finite(tree: Any) -> bool:
+        return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+
+    broken = [k for k, stage in enumerate(state.stages) if not finite((stage.params, stage.model_state))]
+    where = f"weights not finite at stages {', '.join(map(str, broken))}" if broken else "all weights finite"
+    return (
+        f"the loss of batch {batch}, computed by stage {last} in tick {tick}, is {loss} ({where}); "
+        "write a lower --learning_rate, --warmup_epochs, or a method with less staleness"
+    )

@@ -1,0 +1,72 @@
+"""A workdir holds the files of one run, and never those of two."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+
+class Workdir:
+    """Writes a run's files: ``config.json``, ``metrics.jsonl``, ``summary.json`` and pictures.
+
+    Attributes:
+      path: the directory.
+    """
+
+    def __init__(self, path: str | pathlib.Path, config: dict[str, Any], *, overwrite: bool = False):
+        """Claims ``path`` for the run with this config.
+
+        Raises:
+          ValueError: it holds something already, or cannot be written.
+        """
+        self.path = pathlib.Path(path).expanduser()
+        self.check(self.path, overwrite=overwrite)
+        try:
+            if overwrite:
+                shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_json("config.json", config)
+        except OSError as error:
+            raise ValueError(f"workdir {self.path} cannot be written ({error}); write another --workdir") from error
+
+    @staticmethod
+    def check(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
+        """Refuses a path that is in use, without touching it.
+
+        Raises:
+          ValueError: it is not a directory, or holds files, and is not a run that may be overwritten.
+        """
+        path = pathlib.Path(path).expanduser()
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"workdir {path} is a file; write a directory that is new or empty")
+        if not path.is_dir() or not any(path.iterdir()):
+            return
+        if not (path / "config.json").is_file():
+            raise ValueError(f"workdir {path} holds files that are no run; write a directory that is new or empty")
+        if not overwrite:
+            raise ValueError(
+                f"workdir {path} holds another run; write a new --workdir, or --overwrite to replace that run"
+            )
+
+    @staticmethod
+    def unused(path: str | pathlib.Path) -> pathlib.Path:
+        """``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
+        path = pathlib.Path(path).expanduser()
+        candidate, number = path, 1
+        while candidate.exists():
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
+        return candidate
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a file as a whole or not at all."""
+        partial = self.path / f"{name}.partial"
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+        partial.replace(self.path / name)
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Adds a line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps(record) + "\n")
