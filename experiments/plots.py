@@ -19,7 +19,7 @@ _FORWARD_COLOUR, _BACKWARD_COLOUR, _LOSS_COLOUR = "#4c8bc4", "#e0883a", "#5aa469
 
 
 def curves(runs: Mapping[str, Sequence[Sequence[EpochRecord]]], path: pathlib.Path, title: str) -> None:
-    """Training loss and test error over epochs; mean of the seeds, with a band from the lowest to the highest.
+    """Training loss and test error over epochs: the mean of the seeds, with their range as a band for up to 3 labels.
 
     Args:
       runs: label -> one list of records per seed.
@@ -34,9 +34,9 @@ def curves(runs: Mapping[str, Sequence[Sequence[EpochRecord]]], path: pathlib.Pa
         losses = np.array([[record.train_loss for record in records] for records in seeds])
         errors = 100 * np.array([[record.test_error for record in records] for records in seeds])
         for panel, values in zip(panels, (losses, errors), strict=True):
-            style = {"color": colours(index % 10), "linestyle": "-" if index < 10 else "--"}
+            style = {"color": colours(index % 10), "linestyle": ("-", "--", ":", "-.")[index % 4]}
             panel.plot(epochs, values.mean(axis=0), label=label, linewidth=1.4, marker=".", **style)
-            if len(seeds) > 1:
+            if len(seeds) > 1 and len(runs) <= 3:
                 panel.fill_between(epochs, values.min(axis=0), values.max(axis=0), alpha=0.12, color=style["color"])
     panels[0].set(xlabel="epoch", ylabel="training loss (nats, mean over the epoch)", yscale="log")
     panels[1].set(xlabel="epoch", ylabel="test error (%)", yscale="log")

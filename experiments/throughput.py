@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import pathlib
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Mapping
 
 import jax
 
 from experiments.training import Trainer
 from jaxdecouple.state import State
-
-
-class Throughput(NamedTuple):
-    """Images per second: median, lowest and highest of the repeats."""
-
-    median: float
-    low: float
-    high: float
 
 
 def measure(
@@ -28,7 +22,7 @@ def measure(
     *,
     repeats: int = 5,
     seconds: float = 0.5,
-    on_repeat: Callable[[str], Any] = lambda label: None,
+    on_one_core: Collection[str] = (),
 ) -> dict[str, list[float]]:
     """Images per second of each trainer in each repeat, in the steady state and without compilation.
 
@@ -40,21 +34,42 @@ def measure(
       states: label -> a state of it, which is used up.
       repeats: rounds.
       seconds: about how long one measurement takes.
-      on_repeat: called before each measurement with the label.
+      on_one_core: labels measured with the whole process confined to one processor core, where the system can do that.
     """
     loops = {label: _Loop(trainer, states[label]) for label, trainer in trainers.items()}
     ticks = {label: max(8, round(seconds / loop.seconds_per_tick())) for label, loop in loops.items()}
     rates: dict[str, list[float]] = {label: [] for label in trainers}
     for _ in range(repeats):
         for label, loop in loops.items():
-            on_repeat(label)
-            rates[label].append(loop.images_per_second(ticks[label]))
+            with _one_core() if label in on_one_core else contextlib.nullcontext():
+                rates[label].append(loop.images_per_second(ticks[label]))
     return rates
 
 
-def summarise(rates: list[float]) -> Throughput:
-    """Median and range of a list of repeats."""
-    return Throughput(statistics.median(rates), min(rates), max(rates))
+def can_confine() -> bool:
+    """Whether this system can confine the process to one core, and the devices are its cores."""
+    return (
+        hasattr(os, "sched_setaffinity")
+        and pathlib.Path("/proc/self/task").is_dir()
+        and (jax.devices()[0].platform == "cpu")
+    )
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """Confines every thread of this process to one core: XLA's as well, which spread over all of them otherwise."""
+    cores = os.sched_getaffinity(0)
+    _confine({min(cores)})
+    try:
+        yield
+    finally:
+        _confine(cores)
+
+
+def _confine(cores: set[int]) -> None:
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # threads may end meanwhile
+            os.sched_setaffinity(int(thread), cores)
 
 
 def ratio(rates: list[float], baseline: list[float]) -> float:

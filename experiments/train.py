@@ -26,11 +26,6 @@ from jaxdecouple.state import State
 
 FLAGS = flags.FLAGS
 
-config_flags.define(Config())
-flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
-flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
-flags.DEFINE_bool("share_devices", False, "put several stages on one device where there are fewer devices than stages")
-
 
 def train(config: Config, workdir: pathlib.Path, *, overwrite: bool = False, share_devices: bool = False) -> Run:
     """Trains and writes the files that the module's docstring names.
@@ -41,7 +36,6 @@ def train(config: Config, workdir: pathlib.Path, *, overwrite: bool = False, sha
     """
     config.check()
     Workdir.check(workdir, overwrite=overwrite)
-    devices.request(config.num_stages)
     dataset = data.load(config.dataset, data_dir=config.data_dir or None)
     trainer = Trainer(config, dataset, devices.of_stages(config.num_stages, share_devices))
     output = Workdir(workdir, dataclasses.asdict(config), overwrite=overwrite)
@@ -87,6 +81,16 @@ def _line(record: EpochRecord, epochs: int) -> str:
     )
 
 
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    config_flags.define(Config())
+    flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
+    flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
+    flags.DEFINE_bool(
+        "share_devices", False, "put several stages on one device where devices are fewer than stages"
+    )
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
@@ -97,6 +101,7 @@ def main(argv: list[str]) -> None:
         config.check()
         name = f"{config.dataset.replace('/', '_').replace(':', '_')}-{config.model}-{config.method}"
         workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else Workdir.unused(f"runs/{name}-K{config.num_stages}")
+        devices.request(config.num_stages)
         run = train(config, workdir, overwrite=FLAGS.overwrite, share_devices=FLAGS.share_devices)
     except (ValueError, NonFiniteLoss) as error:
         sys.exit(f"error: {error}")
@@ -106,4 +111,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

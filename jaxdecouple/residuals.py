@@ -124,9 +124,7 @@ def pull_back(
     return grads, travelling(input_gradient)
 
 
-def replay(
-    gradient: PyTree, function: Function, params: PyTree, x: PyTree, *rest: PyTree
-) -> tuple[PyTree, PyTree]:
+def replay(gradient: PyTree, function: Function, params: PyTree, x: PyTree, *rest: PyTree) -> tuple[PyTree, PyTree]:
     """Like `pull_back`, with the forward redone."""
     y, vjp, _ = jax.vjp(lambda params, x: function(params, x, *rest), params, x, has_aux=True)
     grads, input_gradient = vjp(_complete(gradient, y))
@@ -142,8 +140,8 @@ def _complete(gradient: PyTree, outputs: PyTree) -> PyTree:
     """The cotangent that ``jax.vjp`` expects, from a gradient as it was sent."""
     received = iter(jax.tree.leaves(gradient))
     return jax.tree.map(
-        lambda leaf: next(received)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-        else np.zeros(leaf.shape, jax.dtypes.float0),
+        lambda leaf: (
+            next(received) if jnp.issubdtype(leaf.dtype, jnp.inexact) else np.zeros(leaf.shape, jax.dtypes.float0)
+        ),
         outputs,
     )

@@ -92,9 +92,7 @@ class Stage:
         new_state = {}
         for index, (name, layer) in enumerate(zip(self.keys, self.layers, strict=True), self.first):
             layer_key = jax.random.fold_in(jax.random.fold_in(key, index), batch)
-            x, layer_state = layer.apply(
-                params.get(name, {}), model_state.get(name, {}), x, key=layer_key, train=train
-            )
+            x, layer_state = layer.apply(params.get(name, {}), model_state.get(name, {}), x, key=layer_key, train=train)
             if name in model_state:
                 new_state[name] = layer_state
         return x, new_state

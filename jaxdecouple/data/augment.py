@@ -44,16 +44,13 @@ class Preprocess:
             raise DataError(f"pad is {self.pad}; give 0 or more pixels")
         if not self.std or len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise DataError(
-                f"mean is {self.mean} and std {self.std}; give one number per channel in both, "
-                "and every std above 0"
+                f"mean is {self.mean} and std {self.std}; give one number per channel in both, and every std above 0"
             )
         if not jnp.issubdtype(self.dtype, jnp.floating):
             raise DataError(f"dtype is {self.dtype}; give a floating-point type")
 
     @classmethod
-    def for_dataset(
-        cls, dataset: Dataset, *, augment: bool, dtype: DTypeLike = jnp.float32
-    ) -> "Preprocess":
+    def for_dataset(cls, dataset: Dataset, *, augment: bool, dtype: DTypeLike = jnp.float32) -> "Preprocess":
         """Preprocessing with the training images' channel means and deviations.
 
         With augment=True, colour images are padded by an eighth of their height (4 for 32x32) and

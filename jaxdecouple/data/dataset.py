@@ -99,13 +99,9 @@ def _check_images(what: str, images: np.ndarray) -> np.ndarray:
 def _check_labels(what: str, labels: np.ndarray, num_images: int) -> np.ndarray:
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"{what} has type {labels.dtype}; labels are integer class numbers, counted from 0"
-        )
+        raise DataError(f"{what} has type {labels.dtype}; labels are integer class numbers, counted from 0")
     if labels.shape != (num_images,):
-        raise DataError(
-            f"{what} has shape {list(labels.shape)}; expected one label per image, [{num_images}]"
-        )
+        raise DataError(f"{what} has shape {list(labels.shape)}; expected one label per image, [{num_images}]")
     if labels.max() >= _MOST_CLASSES:
         raise DataError(f"{what} has labels up to {labels.max()}; number the classes from 0")
     return labels.astype(np.int32)

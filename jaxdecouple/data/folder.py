@@ -58,8 +58,7 @@ def _class_files(part: pathlib.Path) -> dict[str, list[pathlib.Path]]:
         found[directory.name] = sorted(p for p in files if not p.name.startswith("."))
         if not found[directory.name]:
             raise DataError(
-                f"folder: {directory} holds no {', '.join(_SUFFIXES)} files; add images or remove "
-                "the directory"
+                f"folder: {directory} holds no {', '.join(_SUFFIXES)} files; add images or remove the directory"
             )
     return found
 
@@ -110,9 +109,7 @@ def _decode(path: pathlib.Path) -> np.ndarray:
             grey = image.mode in ("1", "L")
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        raise DataError(
-            f"folder: {path} cannot be decoded ({error}); replace the file or remove it"
-        ) from error
+        raise DataError(f"folder: {path} cannot be decoded ({error}); replace the file or remove it") from error
     return pixels[..., None] if grey else pixels
 
 

@@ -29,8 +29,7 @@ def load_npz(path: pathlib.Path) -> Dataset:
             missing = [name for name in _ARRAYS if name not in archive]
             if missing:
                 raise DataError(
-                    f"npz: {path} lacks {', '.join(missing)}; it holds "
-                    f"{', '.join(archive) or 'nothing'}; {_WRITE}"
+                    f"npz: {path} lacks {', '.join(missing)}; it holds {', '.join(archive) or 'nothing'}; {_WRITE}"
                 )
             arrays = {name: archive[name] for name in _ARRAYS}
             names = archive["class_names"].tolist() if "class_names" in archive else []

@@ -75,9 +75,7 @@ class Head(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype)(x.mean(axis=(1, 2)))
 
 
-def resnet(
-    depth: int, num_classes: int = 10, *, dtype: Any = None, param_dtype: Any = jnp.float32
-) -> list[nn.Module]:
+def resnet(depth: int, num_classes: int = 10, *, dtype: Any = None, param_dtype: Any = jnp.float32) -> list[nn.Module]:
     """The CIFAR ResNet of ``depth`` = 6n + 2 layers with weights, as 3n + 2 modules.
 
     Args:

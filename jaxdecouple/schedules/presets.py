@@ -101,8 +101,4 @@ def dsp(
 
 def _uniform(name: str, num_stages: int, *, p: int, q: int, order: Order, weights: Weights) -> DelaySchedule:
     edges = max(0, num_stages - 1) if isinstance(num_stages, int) else 0
-    return DelaySchedule(
-        name=name, num_stages=num_stages, p=(p,) * edges, q=(q,) * edges, order=order, weights=weights
-    )
-
-
+    return DelaySchedule(name=name, num_stages=num_stages, p=(p,) * edges, q=(q,) * edges, order=order, weights=weights)

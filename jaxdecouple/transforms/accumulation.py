@@ -74,9 +74,7 @@ class Accumulation(optax.GradientTransformationExtraArgs):
         """Updates and state after the gradient that ends its group."""
         mean = jax.tree.map(lambda total, g: ((total + g) / self.every).astype(g.dtype), state.total, grads)
         updates, inner = self._inner.update(mean, state.inner, params, **extra)
-        return updates, AccumulationState(
-            jnp.zeros_like(state.count), jax.tree.map(jnp.zeros_like, state.total), inner
-        )
+        return updates, AccumulationState(jnp.zeros_like(state.count), jax.tree.map(jnp.zeros_like, state.total), inner)
 
 
 def accumulate_gradients(
