@@ -176,7 +176,7 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", "digits", "as for experiments.train")
     flags.DEFINE_string("data_dir", "", "as for experiments.train")
     flags.DEFINE_integer("num_stages", 2, "K, stages, one device each")
-    flags.DEFINE_integer("epochs", 10, "passes over the training set")
+    flags.DEFINE_integer("epochs", 8, "passes over the training set")
     flags.DEFINE_integer("batch_size", 128, "examples of an update; a multiple of 4")
     flags.DEFINE_float("learning_rate", 0.1, "peak learning rate of SGD with momentum 0.9, the same for all methods")
     flags.DEFINE_integer("seeds", 3, "runs per method, seeds 0, 1, ...")
