@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdecouple.stage import Layer, PyTree
+from jaxdecouple.stage import Layer, PyTree, Stage
 
 # How a linen module may spell its training switch, and the value that means training.
 _TRAIN_ARGUMENTS = {
@@ -42,6 +42,25 @@ def as_layer(item: Any) -> Layer:
         f"{item!r} is no layer; write a Flax module object (linen or nnx), a function of one argument, "
         "or Layer(init, apply)"
     )
+
+
+def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
+    """Stages from stages, layers or Flax modules, in order; what is not a stage yet becomes one of a single layer.
+
+    Raises:
+      ValueError: stages whose layer indices do not follow one another.
+    """
+    result: list[Stage] = []
+    for item in stages:
+        first = result[-1].first + len(result[-1].layers) if result else 0
+        stage = item if isinstance(item, Stage) else Stage((as_layer(item),), first)
+        if stage.first != first:
+            raise ValueError(
+                f"stage {len(result)} starts at layer {stage.first}, but the stages before it hold layers 0 to "
+                f"{first - 1}; write Stage(layers, first={first}) or cut the network with jaxdecouple.partition"
+            )
+        result.append(stage)
+    return tuple(result)
 
 
 def from_function(function: Callable[[PyTree], PyTree], name: str | None = None) -> Layer:

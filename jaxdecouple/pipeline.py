@@ -17,11 +17,12 @@ import jax
 import numpy as np
 import optax
 
+from jaxdecouple.adapters import as_stages
 from jaxdecouple.losses import is_labels, softmax_cross_entropy
 from jaxdecouple.placement import Placement
 from jaxdecouple.program import InnerProgram, Loss, LossProgram
 from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, validate
-from jaxdecouple.stage import PyTree, as_stages, describe, shape_of
+from jaxdecouple.stage import PyTree, describe, shape_of
 from jaxdecouple.state import InFlight, Metrics, State
 from jaxdecouple.transforms import StageOptimizer
 

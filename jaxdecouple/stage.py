@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -121,27 +121,6 @@ def shape_of(tree: PyTree) -> PyTree:
 def describe(tree: PyTree) -> str:
     """Shapes and dtypes of a tree, for messages: ``float32[128, 32, 32, 3]``."""
     return ", ".join(f"{_dtype(leaf)}{list(np.shape(leaf))}" for leaf in jax.tree.leaves(tree)) or "nothing"
-
-
-def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
-    """Stages from stages, layers or Flax modules, in order; what is not a stage yet becomes one of a single layer.
-
-    Raises:
-      ValueError: stages whose layer indices do not follow one another.
-    """
-    from jaxdecouple.adapters import as_layer
-
-    result: list[Stage] = []
-    for item in stages:
-        first = result[-1].first + len(result[-1].layers) if result else 0
-        stage = item if isinstance(item, Stage) else Stage((as_layer(item),), first)
-        if stage.first != first:
-            raise ValueError(
-                f"stage {len(result)} starts at layer {stage.first}, but the stages before it hold layers 0 to "
-                f"{first - 1}; write Stage(layers, first={first}) or cut the network with jaxdecouple.partition"
-            )
-        result.append(stage)
-    return tuple(result)
 
 
 def _dtype(leaf: Any) -> Any:

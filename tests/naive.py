@@ -309,9 +309,7 @@ def fdg(problem: Problem, *, order: str = "backward", weights: Policy = None) ->
     return run.trajectory
 
 
-def adl(
-    problem: Problem, *, order: str = "forward", accumulate: int = 0, weights: Policy = None
-) -> Trajectory:
+def adl(problem: Problem, *, order: str = "forward", accumulate: int = 0, weights: Policy = None) -> Trajectory:
     """ADL, Algorithm 1 (eq. 14 to 21), by the batch index that each symbol carries.
 
     In iteration t = 0, 1, ... stage k = 0..K-1 forwards batch i = t - k, and backwards batch
@@ -393,6 +391,5 @@ def pipedream(problem: Problem, *, weights: Policy = None) -> Trajectory:
 
 
 METHODS: dict[str, Callable[..., Trajectory]] = {
-    method.__name__: method
-    for method in (backprop, gpipe, ddg, features_replay, fdg, adl, dsp, pipedream)
+    method.__name__: method for method in (backprop, gpipe, ddg, features_replay, fdg, adl, dsp, pipedream)
 }

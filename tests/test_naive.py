@@ -15,13 +15,9 @@ ORDERS = ("forward", "backward")
 
 def make(num_stages, *, num_batches=9, examples=6, **options):
     rng = np.random.default_rng(0)
-    layers = tuple(
-        (rng.normal(size=(i, o)) / math.sqrt(i), 0.1 * rng.normal(size=o))
-        for i, o in pairwise(SIZES)
-    )
+    layers = tuple((rng.normal(size=(i, o)) / math.sqrt(i), 0.1 * rng.normal(size=o)) for i, o in pairwise(SIZES))
     batches = [
-        (rng.normal(size=(examples, SIZES[0])), rng.integers(SIZES[-1], size=examples))
-        for _ in range(num_batches)
+        (rng.normal(size=(examples, SIZES[0])), rng.integers(SIZES[-1], size=examples)) for _ in range(num_batches)
     ]
     return Problem(layers, BOUNDARIES[num_stages], batches, **{"learning_rate": 0.3, **options})
 
@@ -134,10 +130,7 @@ def test_one_stage_is_back_propagation(name, arguments, weights):
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_gpipe_is_the_large_batch(num_stages, weights):
     problem = make(num_stages, num_batches=12, accumulate=4, momentum=0.9, weight_decay=0.01)
-    large = [
-        tuple(np.concatenate(part) for part in zip(*problem.batches[n : n + 4], strict=True))
-        for n in (0, 4, 8)
-    ]
+    large = [tuple(np.concatenate(part) for part in zip(*problem.batches[n : n + 4], strict=True)) for n in (0, 4, 8)]
     run = METHODS["gpipe"](problem, chunks=4, weights=weights)
     expected = METHODS["backprop"](replace(problem, batches=large, accumulate=1))
     for s, layers in enumerate(expected.parameters):
