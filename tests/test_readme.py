@@ -34,7 +34,8 @@ def test_the_method_table():
         "adl(K)": schedules.adl(3),
         "pipedream(K)": schedules.pipedream(3),
     }
-    rows = {cells[1].strip("` "): [c.strip() for c in cells[2:6]] for cells in map(_cells, README.splitlines()) if cells}
+    cells = [row for row in map(_cells, README.splitlines()) if row]
+    rows = {row[1].strip("` "): [cell.strip() for cell in row[2:6]] for row in cells}
     for name, schedule in built.items():
         order = schedule.order.replace("_", " ")
         weights = "-" if name == "backprop(K)" else schedule.weights
