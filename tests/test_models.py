@@ -1,0 +1,207 @@
+"""The models are those of the papers: parameter counts, shapes, padding, shortcuts, and the user's dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdecouple as jd
+from jaxdecouple import models
+from jaxdecouple.models import BasicBlock, Stem, resnet
+
+
+def shapes(layers, x):
+    """Parameters, and the output of every layer, as shapes and dtypes; nothing is computed."""
+    params, outputs = [], []
+    for index, layer in enumerate(layers):
+        stage = jd.Stage((jd.as_layer(layer),), first=index)
+
+        def both(key, x, stage=stage):
+            params, state = stage.init(key, x)
+            return params, stage.apply(params, state, x, key=key, batch=0, train=True)
+
+        layer_params, (x, _) = jax.eval_shape(both, jax.random.key(0), x)
+        params.append(layer_params)
+        outputs.append(x)
+    return params, outputs
+
+
+def images(size, dtype=np.float32):
+    return jax.ShapeDtypeStruct((2, size, size, 3), dtype)
+
+
+def count(depth):
+    """Parameters of a CIFAR ResNet, written out: convolutions, two numbers per normalised channel, the classifier."""
+    n, total, below = (depth - 2) // 6, 9 * 3 * 16 + 2 * 16, 16
+    for channels in (16, 32, 64):
+        for _ in range(n):
+            total += 9 * below * channels + 9 * channels * channels + 2 * 2 * channels
+            below = channels
+    return total + 64 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("depth", "exactly", "published"),  # He et al. (2016), Table 6, in millions
+    [(20, 269_722, 0.27), (32, 464_154, 0.46), (44, 658_586, 0.66), (56, 853_018, 0.85), (110, 1_727_962, 1.7)],
+)
+def test_parameters_of_the_papers_resnets(depth, exactly, published):
+    params, outputs = shapes(resnet(depth), images(32))
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert total == exactly == count(depth)
+    assert round(total / 1e6, 2 if published < 1 else 1) == published
+    assert outputs[-1].shape == (2, 10)
+
+
+@pytest.mark.parametrize("size", [32, 33, 40])
+def test_sizes_halve_twice(size):
+    _, outputs = shapes(resnet(14, num_classes=7), images(size))
+    half, quarter = -(-size // 2), -(-size // 4)
+    blocks = [(2, size, size, 16)] * 3 + [(2, half, half, 32)] * 2 + [(2, quarter, quarter, 64)] * 2
+    assert [y.shape for y in outputs] == [*blocks, (2, 7)]
+
+
+def test_depth_counts_layers_with_weights():
+    for depth in (8, 20, 56):
+        params, _ = shapes(resnet(depth), images(8))
+        kernels = [leaf for leaf in jax.tree.leaves(params) if len(leaf.shape) > 1]
+        assert len(kernels) == depth
+
+
+def test_named_depths():
+    for name in ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110"):
+        depth = int(name.removeprefix("resnet"))
+        layers = getattr(models, name)(num_classes=5)
+        assert layers == resnet(depth, 5)
+        assert len(layers) == (depth - 2) // 2 + 2
+
+
+@pytest.mark.parametrize(("depth", "advice"), [(2, "8 or 14"), (11, "8 or 14"), (19, "14 or 20"), (21, "20 or 26")])
+def test_refuses_other_depths(depth, advice):
+    with pytest.raises(ValueError, match=f"depth is {depth}; .* 6n . 2 layers: write {advice}"):
+        resnet(depth)
+
+
+def block_and_parameters(x, channels, stride):
+    """A block and its parameters, both convolutions copying the first channels of the pixel under their centre."""
+    block = BasicBlock(channels, stride)
+    variables = block.init(jax.random.key(0), x, train=False)
+    for name in ("Conv_0", "Conv_1"):
+        kernel = np.zeros_like(variables["params"][name]["kernel"])
+        kernel[1, 1] = np.eye(*kernel.shape[2:])
+        variables["params"][name]["kernel"] = kernel
+    return block, variables
+
+
+def test_stride_and_padding_are_pytorchs():
+    # With one pixel of padding on each side, a convolution of stride 2 is centred on the pixels 0, 2, 4, ...; padding
+    # as "SAME" would centre it on 1, 3, 5, ... and away from the shortcut's.
+    x = np.random.default_rng(0).uniform(size=(2, 6, 6, 4)).astype(np.float32)
+    block, variables = block_and_parameters(x, channels=4, stride=2)
+    y = block.apply(variables, x, train=False)
+    np.testing.assert_allclose(y, 2 * x[:, ::2, ::2], rtol=1e-4)
+
+
+def test_shortcut_subsamples_and_pads_with_zero_channels():
+    x = np.random.default_rng(0).uniform(size=(2, 5, 5, 3)).astype(np.float32)
+    block, variables = block_and_parameters(x, channels=6, stride=2)
+    variables["params"] = jax.tree.map(np.zeros_like, variables["params"])
+    y = block.apply(variables, x, train=False)
+    expected = np.zeros((2, 3, 3, 6), np.float32)
+    expected[..., 1:4] = x[:, ::2, ::2]
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_block_in_training_equals_numpy():
+    """relu(x + norm(conv(relu(norm(conv(x)))))), with statistics of the batch, and running averages of 0.9."""
+    x = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype(np.float32)
+    block, variables = block_and_parameters(x, channels=2, stride=1)
+    y, updated = block.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    def norm(z):
+        return (z - z.mean(axis=(0, 1, 2))) / np.sqrt(z.var(axis=(0, 1, 2)) + 1e-5)
+
+    inner = np.maximum(norm(x), 0)
+    np.testing.assert_allclose(y, np.maximum(x + norm(inner), 0), atol=1e-5)
+    for name, z in (("_Norm_0", x), ("_Norm_1", inner)):
+        stats = updated["batch_stats"][name]["BatchNorm_0"]
+        np.testing.assert_allclose(stats["mean"], 0.1 * z.mean(axis=(0, 1, 2)), atol=1e-6)
+        np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * z.var(axis=(0, 1, 2)), atol=1e-6)
+
+
+def test_convolutions_start_with_variance_two_over_fan_out():
+    x = jnp.zeros((1, 4, 4, 32))
+    params = BasicBlock(64).init(jax.random.key(0), x, train=True)["params"]
+    for name in ("Conv_0", "Conv_1"):
+        kernel = np.asarray(params[name]["kernel"])
+        assert "bias" not in params[name]
+        assert kernel.std() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.03)
+
+
+def test_head_is_the_mean_over_space_and_a_dense_layer():
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
+    head = models.Head(num_classes=3)
+    variables = head.init(jax.random.key(0), x)
+    dense = variables["params"]["Dense_0"]
+    np.testing.assert_allclose(head.apply(variables, x), x.mean(axis=(1, 2)) @ dense["kernel"], atol=1e-6)
+    assert not dense["bias"].any()
+
+
+def test_stem_ends_in_a_relu():
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    y, _ = Stem().init_with_output(jax.random.key(0), x, train=True)
+    assert y.shape == (2, 8, 8, 16) and y.min() == 0
+
+
+BUILD = {
+    "resnet": lambda **dtypes: resnet(8, **dtypes),
+    "mlp": lambda **dtypes: models.mlp(10, hidden=(4, 4), **dtypes),
+}
+
+
+@pytest.mark.parametrize("model", BUILD)
+def test_single_precision_by_default(model):
+    params, outputs = shapes(BUILD[model](), images(8))
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, outputs))} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("model", BUILD)
+def test_double_precision(model, x64):
+    params, outputs = shapes(BUILD[model](param_dtype=jnp.float64), images(8, np.float64))
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, outputs))} == {np.dtype(np.float64)}
+
+
+@pytest.mark.parametrize("model", BUILD)
+def test_half_precision(model):
+    params, outputs = shapes(BUILD[model](dtype=jnp.bfloat16), images(8))
+    assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {np.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    params, outputs = shapes(BUILD[model](param_dtype=jnp.bfloat16), images(8, jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, outputs))} == {np.dtype(jnp.bfloat16)}
+
+
+def test_everything_is_computed_in_the_given_dtype():
+    for module in (Stem(dtype=jnp.bfloat16), BasicBlock(3, dtype=jnp.bfloat16)):
+
+        def run(key, x, module=module):
+            variables = module.init(key, x, train=True)
+            return module.apply(variables, x, train=False, capture_intermediates=True)[1]["intermediates"]
+
+        computed = jax.tree.leaves(jax.eval_shape(run, jax.random.key(0), images(8, jnp.bfloat16)))
+        assert len(computed) >= 4 and {leaf.dtype for leaf in computed} == {np.dtype(jnp.bfloat16)}
+
+
+def test_mlp_equals_numpy():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 2, 2, 1)).astype(np.float32)
+    layers = models.mlp(4, hidden=(5, 6), activation=jnp.tanh)
+    assert [layer.features for layer in layers] == [5, 6, 4]
+    y = expected = x
+    for layer in layers:
+        variables = layer.init(jax.random.key(1), y)
+        dense = variables["params"]["Dense_0"]
+        dense["bias"] = rng.normal(size=dense["bias"].shape).astype(np.float32)
+        y = layer.apply(variables, y)
+        expected = expected.reshape(3, -1) @ np.asarray(dense["kernel"]) + dense["bias"]
+        expected = np.tanh(expected) if layer is not layers[-1] else expected
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    assert len(models.mlp(2, hidden=())) == 1
