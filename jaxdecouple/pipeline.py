@@ -21,7 +21,7 @@ from jaxdecouple.adapters import as_stages
 from jaxdecouple.losses import is_labels, softmax_cross_entropy
 from jaxdecouple.placement import Placement
 from jaxdecouple.program import InnerProgram, Loss, LossProgram
-from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, validate
+from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, join, validate
 from jaxdecouple.stage import PyTree, describe, shape_of
 from jaxdecouple.state import InFlight, Metrics, State
 from jaxdecouple.transforms import StageOptimizer
@@ -191,9 +191,11 @@ class Pipeline:
 
     def _dispatch(self, work: _Workspace, tick: int, ops: Iterable[Op]) -> Metrics:
         metrics = Metrics()
-        for op in ops:
+        for op, *then in join(ops):
             try:
-                if op.kind is not FORWARD:
+                if then:
+                    self._backward_forward(work, op.stage, op.batch, then[0].batch)
+                elif op.kind is not FORWARD:
                     self._backward(work, op.stage, op.batch)
                 elif op.stage == self._last:
                     metrics = self._train(work, op.batch)
@@ -220,6 +222,14 @@ class Pipeline:
         residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
         gradient, work.stages[k] = self._inner[k].backward(work.stages[k], residual, gradient, n)
         self._send_down(work, gradient, k, n)
+
+    def _backward_forward(self, work: _Workspace, k: int, n: int, next_n: int) -> None:
+        residual, gradient, x = work.residuals[k].pop(n), work.gradients[k].pop(n), work.activations[k].pop(next_n)
+        gradient, y, work.stages[k], work.residuals[k][next_n] = self._inner[k].backward_forward(
+            work.stages[k], residual, gradient, n, x, next_n
+        )
+        self._send_down(work, gradient, k, n)
+        work.activations[k + 1][next_n] = self.placement.send(y, k, k + 1)
 
     def _send_down(self, work: _Workspace, gradient: PyTree, k: int, n: int) -> None:
         if k > 0:

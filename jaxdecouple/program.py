@@ -64,55 +64,95 @@ class Program:
 class InnerProgram(Program):
     """A stage below the loss: a forward, and later, when the gradient has come, a backward with its update.
 
-    Parameters are donated to their successors unless a stash may refer to them; optimizer states always are.
+    Parameters are donated to their successors unless a stash may refer to them; optimizer states always are; and where
+    a backward and a forward are one dispatch, the activations of the old batch to those of the new.
     """
 
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, weights: Weights, donate: bool):
         super().__init__(stage, optimizer)
         self.weights = weights
         self._linearizations: dict[Any, Linearization] = {}
+        updating = ("opt_state",) if weights == "stash" else ("params", "opt_state")
         self._forward = jax.jit(self._forward_pass)
-        self._backward_accumulate = jax.jit(self._backward_then_add, donate_argnums=(1,) if donate else ())
-        update_donates = (1,) if weights == "stash" else (0, 1)
-        self._backward_update = jax.jit(self._backward_then_update, donate_argnums=update_donates if donate else ())
+        self._backward_accumulate = _jit(self._backward_then_add, ("opt_state",), donate)
+        self._backward_update = _jit(self._backward_then_update, updating, donate)
+        self._accumulate_forward = _jit(self._backward_then_add, ("opt_state", "values"), donate)
+        self._update_forward = _jit(self._backward_then_update, (*updating, "values"), donate)
 
     def forward(self, state: StageState, x: PyTree, batch: int) -> tuple[PyTree, StageState, Residual]:
         """Output, new state and residual of a batch."""
-        y, model_state, values = self._forward(state.params, state.model_state, state.key, x, batch)
-        residual = Residual(
-            values=values,
-            params=state.params if self.weights == "stash" else None,
-            inputs=x if self.weights == "replay" else None,
-            signature=_signature(x),
-        )
-        return y, state.replace(model_state=model_state), residual
+        forwarded = self._forward(state.params, state.model_state, state.key, x, batch)
+        return self._store(state, x, forwarded)
 
     def backward(
         self, state: StageState, residual: Residual, gradient: PyTree, batch: int
     ) -> tuple[PyTree, StageState]:
         """Gradient with respect to the stage's input (``None`` at stage 0), and the state after the update."""
-        rest = (state.model_state, state.key, residual, gradient, batch)
-        if self._ends_group(batch):
-            sent, params, opt_state = self._backward_update(state.params, state.opt_state, *rest)
-            return sent, state.replace(params=params, opt_state=opt_state)
-        sent, opt_state = self._backward_accumulate(state.params, state.opt_state, *rest)
-        return sent, state.replace(opt_state=opt_state)
+        function = self._backward_update if self._ends_group(batch) else self._backward_accumulate
+        sent, state, _ = self._call(function, state, residual, gradient, batch, ())
+        return sent, state
+
+    def backward_forward(
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int, x: PyTree, next_batch: int
+    ) -> tuple[PyTree, PyTree, StageState, Residual]:
+        """`backward` of one batch, then `forward` of another, in one dispatch if both have the same shape."""
+        if residual.signature != _signature(x):  # not worth a compilation for every pair of shapes
+            sent, state = self.backward(state, residual, gradient, batch)
+            return sent, *self.forward(state, x, next_batch)
+        function = self._update_forward if self._ends_group(batch) else self._accumulate_forward
+        sent, state, forwarded = self._call(function, state, residual, gradient, batch, (x, next_batch))
+        return sent, *self._store(state, x, forwarded)
+
+    def _call(
+        self, function: Callable, state: StageState, residual: Residual, gradient: PyTree, batch: int, then: tuple
+    ) -> tuple[PyTree, StageState, tuple]:
+        sent, changed, forwarded = function(
+            state.params,
+            state.opt_state,
+            residual.values,
+            state.model_state,
+            state.key,
+            residual.replace(values=()),
+            gradient,
+            batch,
+            *then,
+        )
+        return sent, state.replace(**changed), forwarded
+
+    def _store(self, state: StageState, x: PyTree, forwarded: tuple) -> tuple[PyTree, StageState, Residual]:
+        y, model_state, values, inputs = forwarded
+        residual = Residual(
+            values=values,
+            inputs=x if self.weights == "replay" else inputs,
+            params=state.params if self.weights == "stash" else None,
+            signature=_signature(x),
+        )
+        return y, state.replace(model_state=model_state), residual
 
     def _forward_pass(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, batch: jax.Array
-    ) -> tuple[PyTree, PyTree, tuple[jax.Array, ...]]:
+    ) -> tuple[PyTree, PyTree, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         if self.weights == "replay":
-            return *self._apply(params, x, model_state, key, batch), ()
+            return *self._apply(params, x, model_state, key, batch), (), ()
         linearization = self._linearization(params, x, model_state, key, batch)
         return forward(linearization, self._apply, params, x, model_state, key, batch)
 
-    def _backward_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[PyTree, Any]:
-        grads, sent = self._gradients(params, *rest)
-        return sent, self._accumulate(grads, opt_state)
+    def _backward_then_add(
+        self, params: PyTree, opt_state: Any, values: tuple, model_state: PyTree, key: jax.Array, *rest: Any
+    ) -> tuple[PyTree, dict[str, PyTree], tuple]:
+        residual, gradient, batch, *then = rest
+        grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
+        forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
+        return sent, {"opt_state": self._accumulate(grads, opt_state)}, forwarded
 
-    def _backward_then_update(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[PyTree, PyTree, Any]:
-        grads, sent = self._gradients(params, *rest)
-        return sent, *self._update(grads, opt_state, params)
+    def _backward_then_update(
+        self, params: PyTree, opt_state: Any, values: tuple, model_state: PyTree, key: jax.Array, *rest: Any
+    ) -> tuple[PyTree, dict[str, PyTree], tuple]:
+        residual, gradient, batch, *then = rest
+        grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
+        params, opt_state = self._update(grads, opt_state, params)
+        forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
+        return sent, {"params": params, "opt_state": opt_state}, forwarded
 
     def _gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, residual: Residual, gradient: PyTree, batch: Any
@@ -125,7 +165,7 @@ class InnerProgram(Program):
             x = jax.tree.unflatten(structure, [jax.numpy.zeros(shape, dtype) for shape, dtype in leaves])
             arguments = (residual.params if self.weights == "stash" else params, x, model_state, key, batch)
             linearization = self._linearization(*arguments)
-            grads, sent = pull_back(linearization, residual.values, gradient, self._apply, *arguments)
+            grads, sent = pull_back(linearization, residual, gradient, self._apply, *arguments)
         return grads, sent if self.stage.first else None
 
     def _linearization(self, params: PyTree, x: PyTree, *rest: Any) -> Linearization:
@@ -180,6 +220,10 @@ class LossProgram(Program):
 
     def _score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
         return self.loss(logits, targets), accuracy(logits, targets)
+
+
+def _jit(function: Callable, donated: tuple[str, ...], donate: bool) -> Callable:
+    return jax.jit(function, donate_argnames=donated if donate else ())
 
 
 def _signature(x: PyTree) -> Any:

@@ -17,6 +17,7 @@ batch.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -33,16 +34,25 @@ class Residual(struct.PyTreeNode):
     """What is stored of one forward pass.
 
     Attributes:
-      values: the activations that the backward needs; empty for ``replay``.
+      values: the activations that the backward needs, made by the forward and held by nobody else; empty for
+        ``replay``.
+      inputs: what the backward needs of the forward's own inputs, by reference; for ``replay``, the stage's input.
       params: the weights of the forward, by reference, for ``stash``; else ``None``.
-      inputs: the stage's input for ``replay``; else ``None``.
       signature: shapes and dtypes of the stage's input, which tell linearizations apart.
     """
 
     values: tuple[jax.Array, ...] = ()
+    inputs: PyTree = ()
     params: PyTree | None = None
-    inputs: PyTree | None = None
     signature: Any = struct.field(pytree_node=False, default=None)
+
+
+class Origin(enum.Enum):
+    """Where a value that a backward needs comes from: decides whether it is stored, and who holds it."""
+
+    WEIGHTS = enum.auto()  # from weights alone: not stored
+    INPUT = enum.auto()  # an input of the forward, as it is
+    COMPUTED = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +62,12 @@ class Linearization:
     Attributes:
       structure: of the ``jax.vjp`` result whose leaves they are, without weights.
       outputs: shapes and dtypes of the function's output.
-      stored: for each of those leaves, whether it depends on anything but weights.
+      origins: for each of those leaves, where it comes from.
     """
 
     structure: Any
     outputs: PyTree
-    stored: tuple[bool, ...]
+    origins: tuple[Origin, ...]
 
 
 Function = Callable[..., tuple[PyTree, PyTree]]
@@ -73,13 +83,14 @@ def linearization_of(function: Function, params: PyTree, x: PyTree, *rest: PyTre
         return values
 
     jaxpr = jax.make_jaxpr(values)(params, x, rest).jaxpr
-    others = set(jaxpr.invars[len(jax.tree.leaves(params)) :])  # and what is computed from them:
+    inputs = jaxpr.invars[len(jax.tree.leaves(params)) :]
+    origins = dict.fromkeys(inputs, Origin.INPUT)
     for equation in jaxpr.eqns:
-        if any(not isinstance(variable, Literal) and variable in others for variable in equation.invars):
-            others.update(equation.outvars)
-    stored = tuple(not isinstance(variable, Literal) and variable in others for variable in jaxpr.outvars)
+        if any(not isinstance(variable, Literal) and variable in origins for variable in equation.invars):
+            origins.update(dict.fromkeys(equation.outvars, Origin.COMPUTED))
     structure, outputs = found[0]
-    return Linearization(structure, outputs, stored)
+    of_values = (None if isinstance(variable, Literal) else origins.get(variable) for variable in jaxpr.outvars)
+    return Linearization(structure, outputs, tuple(origin or Origin.WEIGHTS for origin in of_values))
 
 
 def linearize(
@@ -95,15 +106,19 @@ def linearize(
 
 def forward(
     linearization: Linearization, function: Function, params: PyTree, x: PyTree, *rest: PyTree
-) -> tuple[PyTree, PyTree, tuple[jax.Array, ...]]:
-    """``y`` and ``aux`` of ``function``, and the values to store for the backward."""
-    y, aux, values, _ = linearize(function, params, x, *rest)
-    return y, aux, tuple(value for value, stored in zip(values, linearization.stored, strict=True) if stored)
+) -> tuple[PyTree, PyTree, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """``y`` and ``aux`` of ``function``, and the residual's ``values`` and ``inputs``."""
+    y, aux, needed, _ = linearize(function, params, x, *rest)
+
+    def those(wanted: Origin) -> tuple[jax.Array, ...]:
+        return tuple(value for value, origin in zip(needed, linearization.origins, strict=True) if origin is wanted)
+
+    return y, aux, those(Origin.COMPUTED), those(Origin.INPUT)
 
 
 def pull_back(
     linearization: Linearization,
-    values: tuple[jax.Array, ...],
+    residual: Residual,
     gradient: PyTree,
     function: Function,
     params: PyTree,
@@ -115,9 +130,9 @@ def pull_back(
     Of ``x`` and ``rest`` only shapes matter: of the forward that is traced here, the compiler keeps what depends on
     weights alone.
     """
-    stored = iter(values)
     again = linearize(function, params, x, *rest)[2]
-    values = [next(stored) if is_stored else now for is_stored, now in zip(linearization.stored, again, strict=True)]
+    stored = {Origin.INPUT: iter(residual.inputs), Origin.COMPUTED: iter(residual.values), Origin.WEIGHTS: iter(())}
+    values = [next(stored[origin], now) for origin, now in zip(linearization.origins, again, strict=True)]
     vjp = jax.tree.unflatten(linearization.structure, values)
     vjp.args_res = [params, vjp.args_res[1]]
     grads, input_gradient = vjp(_complete(gradient, linearization.outputs))

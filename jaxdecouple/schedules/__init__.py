@@ -1,5 +1,6 @@
 """Schedules: which operation of which batch runs on which stage, tick by tick. Pure Python, without JAX."""
 
+from jaxdecouple.schedules.joining import join
 from jaxdecouple.schedules.presets import adl, backprop, ddg, delays, dsp, fdg, features_replay, gpipe, pipedream
 from jaxdecouple.schedules.schedule import (
     BACKWARD,
@@ -42,6 +43,7 @@ __all__ = [
     "features_replay",
     "gpipe",
     "gradient_ages",
+    "join",
     "pipedream",
     "staleness",
     "validate",
