@@ -84,6 +84,7 @@ def from_linen(module: nn.Module) -> Layer:
     def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
         init_linen = _init_linen if _hashable(module) else _init_linen.__wrapped__
         variables = dict(init_linen(module, jax.tree.structure(x), tuple(_signature(x)), key))
+        variables.pop("intermediates", None)  # what a module sows is no state: it would grow with every batch
         return variables.pop("params", {}), variables
 
     def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
@@ -135,7 +136,7 @@ def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Ar
     # Compiled for each layer alone, not for a stage: the same layer gets bit-identical parameters wherever the
     # network is cut, and identical layers are compiled once.
     x = jax.tree.unflatten(structure, [jnp.zeros(shape, dtype) for shape, dtype in signature])
-    return module.init({"params": key, **_streams(key)}, x, **_switch(module, train=True))
+    return module.init({**_streams(key), "params": key}, x, **_switch(module, train=True))
 
 
 def _hashable(module: nn.Module) -> bool:
@@ -147,12 +148,16 @@ def _hashable(module: nn.Module) -> bool:
 
 
 def _streams(key: jax.Array) -> dict[str, jax.Array]:
-    return {name: jax.random.fold_in(key, index) for index, name in enumerate(("dropout", "noise", "default"))}
+    # Flax takes from "params" for every stream that is not named here.
+    names = ("dropout", "noise", "default", "params")
+    return {name: jax.random.fold_in(key, index) for index, name in enumerate(names)}
 
 
 def _switch(module: nn.Module, train: bool) -> dict[str, bool]:
     arguments = inspect.signature(type(module).__call__).parameters
-    return {name: train == means_train for name, means_train in _TRAIN_ARGUMENTS.items() if name in arguments}
+    # A switch that the module was constructed with stays as it is.
+    free = [name for name in _TRAIN_ARGUMENTS if name in arguments and getattr(module, name, None) is None]
+    return {name: train == _TRAIN_ARGUMENTS[name] for name in free}
 
 
 def _seed(streams: nnx.State, key: jax.Array) -> nnx.State:
@@ -161,7 +166,10 @@ def _seed(streams: nnx.State, key: jax.Array) -> nnx.State:
 
     def fresh(index: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.fold_in(key, index) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+        if not is_key:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        folded = jax.random.fold_in(key, index)
+        return jax.random.split(folded, leaf.shape) if leaf.shape else folded
 
     return jax.tree.unflatten(structure, [fresh(index, leaf) for index, leaf in enumerate(leaves)])
 

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from jaxdecouple.adapters import as_layer
-from jaxdecouple.stage import Layer, PyTree, Stage, output_shape, shape_of
+from jaxdecouple.schedules.schedule import as_integer
+from jaxdecouple.stage import Layer, PyTree, Stage, shape_of, shapes_after
 
 
 def partition(
@@ -37,13 +38,16 @@ def partition(
     """
     layers = tuple(as_layer(layer) for layer in layers)
     if boundaries is not None:
-        boundaries = _check_boundaries(tuple(boundaries), len(layers), num_stages)
+        boundaries = _check_boundaries(tuple(map(as_integer, boundaries)), len(layers), num_stages)
     elif num_stages is None:
         raise ValueError("partition needs num_stages, or boundaries")
     elif not 1 <= num_stages <= len(layers):
         raise ValueError(f"num_stages is {num_stages}; the network has {len(layers)} layers: write 1..{len(layers)}")
-    if sample is not None and costs is None:
-        costs = flops(layers, sample)
+    if costs is not None and len(costs) != len(layers):
+        raise ValueError(f"got {len(costs)} costs, but the network has {len(layers)} layers; write one cost per layer")
+    if sample is not None:
+        counts = flops(layers, sample)
+        costs = counts if costs is None else costs
     if boundaries is None:
         boundaries = balance([1.0] * len(layers) if costs is None else costs, num_stages)
     starts = (0, *boundaries, len(layers))
@@ -58,7 +62,7 @@ def balance(costs: Sequence[float], num_stages: int) -> tuple[int, ...]:
       num_stages: K, at most ``len(costs)``; no stage is left empty.
     """
     costs = [float(cost) for cost in costs]
-    if len(costs) < num_stages or any(not cost >= 0 for cost in costs):
+    if len(costs) < num_stages or any(not 0 <= cost < float("inf") for cost in costs):
         raise ValueError(f"got {len(costs)} costs for {num_stages} stages; write one number of at least 0 per layer")
     total = [0.0]
     for cost in costs:
@@ -100,7 +104,7 @@ def flops(layers: Sequence[Layer], sample: PyTree) -> list[float]:
 
         analysis = jax.jit(forward).lower(params, model_state, x, jax.random.key(0)).cost_analysis() or {}
         counts.append(max(0.0, float(analysis.get("flops", 0.0))))
-        x = output_shape(layer, params.get(name, {}), model_state.get(name, {}), x)
+        x = shapes_after(layer, params.get(name, {}), model_state.get(name, {}), x)[0]
     return counts
 
 

@@ -66,11 +66,18 @@ class Stage:
         Raises:
           ValueError: a layer cannot take what the layer before it puts out.
         """
-        params, model_state = {}, {}
+        params, model_state, x = {}, {}, shape_of(x)
         for index, (name, layer) in enumerate(zip(self.keys, self.layers, strict=True), self.first):
             with _blaming(layer, index, x):
                 layer_params, layer_state = layer.init(jax.random.fold_in(key, index), x)
-                x = output_shape(layer, layer_params, layer_state, x)
+                x, new_state = shapes_after(layer, layer_params, layer_state, x)
+                if jax.tree.structure(new_state) != jax.tree.structure(layer_state):
+                    raise ValueError(
+                        f"its model state ({', '.join(layer_state)}) changes its structure with every batch, as values "
+                        "that a module sows do; write a layer whose model state keeps its structure"
+                    )
+                # Batch statistics may start in another dtype than they are kept in.
+                layer_state = jax.tree.map(lambda old, new: old.astype(new.dtype), layer_state, new_state)
             if jax.tree.leaves(layer_params):
                 params[name] = layer_params
             if jax.tree.leaves(layer_state):
@@ -98,10 +105,10 @@ class Stage:
         return x, new_state
 
 
-def output_shape(layer: Layer, params: PyTree, model_state: PyTree, x: PyTree) -> PyTree:
-    """Shapes and dtypes of a layer's training output for inputs shaped like ``x``."""
+def shapes_after(layer: Layer, params: PyTree, model_state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+    """Shapes and dtypes of a layer's output and new model state in training, for inputs shaped like ``x``."""
     return jax.eval_shape(
-        lambda params, state, x, key: layer.apply(params, state, x, key=key, train=True)[0],
+        lambda params, state, x, key: layer.apply(params, state, x, key=key, train=True),
         params,
         model_state,
         x,
@@ -113,7 +120,8 @@ def shape_of(tree: PyTree) -> PyTree:
     """``tree`` with every array replaced by its ``jax.ShapeDtypeStruct``."""
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.canonicalize_dtype(_dtype(leaf)))
+        dtype = jax.dtypes.canonicalize_dtype(_dtype(leaf), allow_extended_dtype=True)
+        return jax.ShapeDtypeStruct(np.shape(leaf), dtype)
 
     return jax.tree.map(shape, tree)
 
@@ -134,5 +142,5 @@ def _blaming(layer: Layer, index: int, x: PyTree) -> Iterator[None]:
     except Exception as error:
         raise ValueError(
             f"layer {index} ({layer.name}) cannot take {describe(x)}, the output of the layer before it "
-            f"(or the network's input): {error}"
+            f"(or the network's input), or fails by itself: {error}"
         ) from error

@@ -175,7 +175,6 @@ def test_refuses_and_says_what_to_write(arguments, message):
         jd.partition(identities(4), **arguments)
 
 
-@pytest.mark.xfail(reason="the number of costs is only compared with the number of stages")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -189,19 +188,16 @@ def test_refuses_another_number_of_costs_than_layers(arguments):
         jd.partition(identities(4), **arguments)
 
 
-@pytest.mark.xfail(reason="infinite costs make every cut equally bad", raises=pytest.fail.Exception)
 def test_refuses_infinite_costs():
     with pytest.raises(ValueError, match="write one"):
         balance([float("inf"), 1, 1], 2)
 
 
-@pytest.mark.xfail(reason="NumPy integers are refused as boundaries", raises=ValueError)
 def test_numpy_integers_are_integers():
     assert starts(jd.partition(identities(4), np.int64(2))) == (2,)
     assert starts(jd.partition(identities(4), boundaries=np.array([3]))) == (3,)
 
 
-@pytest.mark.xfail(reason="given costs, the sample is not looked at", raises=pytest.fail.Exception)
 def test_a_sample_is_checked_when_costs_are_given():
     layers = [nn.Dense(3), lambda x: x.reshape(7, 7)]
     with pytest.raises(ValueError, match="layer 1"):

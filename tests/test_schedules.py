@@ -280,7 +280,6 @@ def test_weights_policies():
         lambda: schedules.delays(np.array([1, 1]), np.array([1, 1])),
     ],
 )
-@pytest.mark.xfail(reason="NumPy integers are refused, with a message that asks for integers", raises=ScheduleError)
 def test_numpy_integers_are_integers(build):
     assert build().lag == (4, 2, 0)
 

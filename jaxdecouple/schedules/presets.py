@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxdecouple.schedules.schedule import DelaySchedule, FlushSchedule, Order, ScheduleError, Weights
+from jaxdecouple.schedules.schedule import DelaySchedule, FlushSchedule, Order, ScheduleError, Weights, as_integer
 
 
 def delays(
@@ -75,7 +75,7 @@ def dsp(
     Raises:
       ScheduleError: lengths differ, p_{K-1} or m_{K-1} is not 0, or a queue p_k or q_k of an edge is not positive.
     """
-    p, m = tuple(p), tuple(m)
+    p, m = tuple(map(as_integer, p)), tuple(map(as_integer, m))
     given = f"DSP({','.join(map(str, p))};{','.join(map(str, m))})"
     if not p or len(p) != len(m):
         raise ScheduleError(f"{given} has {len(p)} p and {len(m)} m; write one of each per stage, as DSP(1,1,0;4,2,0)")
@@ -100,5 +100,6 @@ def dsp(
 
 
 def _uniform(name: str, num_stages: int, *, p: int, q: int, order: Order, weights: Weights) -> DelaySchedule:
+    num_stages = as_integer(num_stages)
     edges = max(0, num_stages - 1) if isinstance(num_stages, int) else 0
     return DelaySchedule(name=name, num_stages=num_stages, p=(p,) * edges, q=(q,) * edges, order=order, weights=weights)

@@ -16,11 +16,20 @@ import abc
 import dataclasses
 import enum
 import itertools
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, get_args
 
 Order = Literal["forward_first", "backward_first"]
 Weights = Literal["stash", "replay", "latest"]
+
+
+def as_integer(value: object) -> object:
+    """An ``int`` for anything that is an integer, such as NumPy's; other values as they are."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return value
 
 
 class ScheduleError(ValueError):
@@ -64,6 +73,7 @@ class Schedule(abc.ABC):
     weights: Weights = "stash"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "num_stages", as_integer(self.num_stages))
         if not isinstance(self.num_stages, int) or self.num_stages < 1:
             raise ScheduleError(f"num_stages is {self.num_stages!r}; write an integer of at least 1")
         if self.weights not in get_args(Weights):
@@ -77,6 +87,11 @@ class Schedule(abc.ABC):
     @abc.abstractmethod
     def drain(self) -> int:
         """Ticks from the feeding of a batch to its last operation, at most."""
+
+    @property
+    def repeats(self) -> int:
+        """Ticks after which the pattern of operations, however long, has shown itself once."""
+        return self.drain + 1
 
     @property
     def loss_stage(self) -> int:
@@ -127,7 +142,8 @@ class DelaySchedule(Schedule):
         super().__post_init__()
         edges = self.num_stages - 1
         for name, what in (("p", "activations k -> k+1"), ("q", "gradients k+1 -> k")):
-            delays = getattr(self, name)
+            delays = tuple(map(as_integer, getattr(self, name)))
+            object.__setattr__(self, name, delays)
             if len(delays) != edges:
                 raise ScheduleError(
                     f"{name} = {delays} has {len(delays)} delays, but {self.num_stages} stages have {edges} edges; "
@@ -176,6 +192,7 @@ class FlushSchedule(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "chunks", as_integer(self.chunks))
         if not isinstance(self.chunks, int) or self.chunks < 1:
             raise ScheduleError(f"chunks is {self.chunks!r}; write an integer of at least 1 (micro-batches of a round)")
 
@@ -184,6 +201,8 @@ class FlushSchedule(Schedule):
         return self.chunks - 1
 
     def ops(self, tick: int) -> tuple[Op, ...]:
+        if tick < 0:
+            return ()
         ops = [Op(FORWARD, k, tick) for k in range(self.num_stages)]
         if (tick + 1) % self.chunks == 0:
             for batch in range(tick + 1 - self.chunks, tick + 1):
@@ -206,12 +225,18 @@ class TableSchedule(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.table:
+            raise ScheduleError("the table is empty; write the operations of at least one tick")
         object.__setattr__(self, "table", tuple(tuple(Op(*op) for op in ops) for ops in self.table))
         if not 1 <= self.period <= len(self.table):
             raise ScheduleError(
                 f"period is {self.period}, but the table has {len(self.table)} ticks; "
                 "write how many of its last ticks repeat"
             )
+
+    @property
+    def repeats(self) -> int:
+        return max(self.drain + 1, len(self.table))
 
     @property
     def drain(self) -> int:
@@ -221,6 +246,8 @@ class TableSchedule(Schedule):
     def ops(self, tick: int) -> tuple[Op, ...]:
         rounds = max(0, -(-(tick + 1 - len(self.table)) // self.period))
         shift = rounds * self.period
+        if tick < 0:
+            return ()
         return tuple(op._replace(batch=op.batch + shift) for op in self.table[tick - shift])
 
 

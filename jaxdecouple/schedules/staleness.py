@@ -74,8 +74,8 @@ def staleness(schedule: Schedule, accumulate: int = 1) -> tuple[tuple[int, ...],
     For delays with lag d it is max(0, ceil((d - j) / M)) forward first and max(0, ceil((d - 1 - j) / M)) backward
     first. Where groups differ from one another, as with rounds of another length than M, it is the largest.
     """
-    warmup = schedule.drain + accumulate
-    ages = gradient_ages(schedule, 2 * warmup + accumulate * (schedule.drain + 1), accumulate)
+    warmup = schedule.repeats + accumulate
+    ages = gradient_ages(schedule, 2 * warmup + accumulate * schedule.repeats, accumulate)
     levels = [[0] * accumulate for _ in range(schedule.num_stages)]
     for age in ages:
         if age.batch >= warmup:

@@ -18,10 +18,10 @@ def validate(schedule: Schedule, num_batches: int | None = None) -> None:
       ScheduleError: an operation whose input does not exist yet, one done twice, one at a stage that does not exist,
         batches that cross an edge out of order, a batch that is never finished. The message names tick, stage, batch.
     """
-    num_batches = 2 * (schedule.drain + 1) + 8 if num_batches is None else num_batches
+    num_batches = 2 * schedule.repeats + 8 if num_batches is None else num_batches
     done: dict[tuple[Kind, int], dict[int, int]] = defaultdict(dict)  # (kind, stage) -> {batch: tick}
-    for tick, ops in schedule.run(num_batches):
-        for op in ops:
+    for tick in range(num_batches + schedule.drain if num_batches else 0):
+        for op in schedule.window(tick, 0, num_batches):
             try:
                 _check_op(schedule, op, tick, done)
             except ScheduleError as error:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -49,8 +50,10 @@ class Accumulation(optax.GradientTransformationExtraArgs):
                 return like(grads), self.add(grads, state)
 
             def finish(state: AccumulationState) -> tuple[optax.Updates, AccumulationState]:
+                before = state.inner
                 updates, state = self.finish(grads, state, params, **extra)
                 # Both branches of a cond must agree on types.
+                state = state._replace(inner=jax.tree.map(lambda new, old: new.astype(old.dtype), state.inner, before))
                 return jax.tree.map(lambda u, g: u.astype(g.dtype), updates, like(grads)), state
 
             def like(grads: optax.Updates) -> optax.Updates:
@@ -94,9 +97,9 @@ def accumulate_gradients(
     Raises:
       ValueError: ``every`` is not an integer of at least 1.
     """
-    if not isinstance(every, int) or every < 1:
+    if not isinstance(every, int | np.integer) or every < 1:
         raise ValueError(f"accumulate is {every!r}; write how many gradients make an update, an integer of at least 1")
-    return optax.with_extra_args_support(inner) if every == 1 else Accumulation(inner, every, dtype)
+    return optax.with_extra_args_support(inner) if every == 1 else Accumulation(inner, int(every), dtype)
 
 
 def _sum_dtype(dtype: Any) -> Any:

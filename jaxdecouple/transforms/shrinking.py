@@ -24,4 +24,4 @@ def shrink_gradients(beta: float, distance: int = 1) -> optax.GradientTransforma
         raise ValueError(f"beta is {beta}; write a shrinking factor in (0, 1], 1 for no shrinking")
     if distance < 0:
         raise ValueError(f"distance is {distance}; write the number of stages between this one and the loss, >= 0")
-    return optax.identity() if beta == 1 or distance == 0 else optax.scale(beta**distance)
+    return optax.identity() if beta == 1 or distance == 0 else optax.scale(float(beta) ** int(distance))
