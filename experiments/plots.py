@@ -40,7 +40,8 @@ def curves(runs: Mapping[str, Sequence[Sequence[EpochRecord]]], path: pathlib.Pa
                 panel.fill_between(epochs, values.min(axis=0), values.max(axis=0), alpha=0.12, color=style["color"])
     panels[0].set(xlabel="epoch", ylabel="training loss (nats, mean over the epoch)", yscale="log")
     panels[1].set(xlabel="epoch", ylabel="test error (%)", yscale="log")
-    panels[1].yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    for set_formatter in (panels[1].yaxis.set_major_formatter, panels[1].yaxis.set_minor_formatter):
+        set_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     for panel in panels:
         panel.grid(alpha=0.3, which="both")
     figure.suptitle(title)
