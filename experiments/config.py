@@ -74,10 +74,10 @@ class Config:
         if self.accumulate < 0:
             raise ValueError(f"accumulate is {self.accumulate}; write M >= 1, or 0 for the method's own")
         for name in ("learning_rate", "decay_factor"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number above 0")
         for name in ("momentum", "weight_decay", "warmup_epochs"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
         if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
             raise ValueError(f"decay_epochs is {self.decay_epochs}; write increasing epochs, such as 150,225,275")

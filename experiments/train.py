@@ -86,9 +86,7 @@ def define_flags() -> None:
     config_flags.define(Config())
     flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
     flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
-    flags.DEFINE_bool(
-        "share_devices", False, "put several stages on one device where devices are fewer than stages"
-    )
+    flags.DEFINE_bool("share_devices", False, "put several stages on one device where devices are fewer than stages")
 
 
 def main(argv: list[str]) -> None:

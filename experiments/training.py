@@ -84,6 +84,11 @@ class Trainer:
         config.check()
         self.config, self.dataset = config, dataset
         self.batches_per_epoch = num_batches(len(dataset.y_train), config.batch_size, config.drop_last)
+        if config.steps_per_update > config.epochs * self.batches_per_epoch:
+            raise ValueError(
+                f"accumulate is {config.steps_per_update}, but the run has {config.epochs * self.batches_per_epoch} "
+                "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"
+            )
         self.preprocess = Preprocess.for_dataset(dataset, augment=config.augment)
         self._sample = self._inputs(dataset.x_train[:1])
         size = min(config.batch_size, len(dataset.y_train))

@@ -103,7 +103,7 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
     A module object keeps the parameters it was built with, whatever key a pipeline is initialised from; a function
     is called with ``nnx.Rngs`` made from the layer's key, so that the key decides. ``nnx.Param`` is trained; other
     variables are model state. The module's random streams are re-seeded from the layer's key for every batch.
-    Training is switched with ``module.train()`` and ``module.eval()``.
+    Training is switched with ``module.train()`` and ``module.eval()``, and by the arguments that `from_linen` names.
     """
     build = module if not isinstance(module, nnx.Module) else lambda rngs: nnx.clone(module)
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
@@ -120,7 +120,7 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
     def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
         state = nnx.merge_state(_seed(streams, key), _fill(abstract, nnx.Param, params))
         built = nnx.merge(graphs[train], state, _fill(abstract, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)), model_state))
-        y = built(x)
+        y = built(x, **_switch(abstract, train))
         updated = nnx.split(built, nnx.Param, nnx.RngState, ...)[3]
         return y, nnx.to_pure_dict(updated)
 
@@ -153,7 +153,7 @@ def _streams(key: jax.Array) -> dict[str, jax.Array]:
     return {name: jax.random.fold_in(key, index) for index, name in enumerate(names)}
 
 
-def _switch(module: nn.Module, train: bool) -> dict[str, bool]:
+def _switch(module: nn.Module | nnx.Module, train: bool) -> dict[str, bool]:
     arguments = inspect.signature(type(module).__call__).parameters
     # A switch that the module was constructed with stays as it is.
     free = [name for name in _TRAIN_ARGUMENTS if name in arguments and getattr(module, name, None) is None]

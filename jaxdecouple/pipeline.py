@@ -68,7 +68,8 @@ class Pipeline:
           weights: overrides the schedule's policy: ``stash``, ``replay`` or ``latest``.
           run_ahead: how many ticks the host may dispatch beyond the last finished one; each costs the memory of a
             batch in flight.
-          donate: whether `step` may reuse the memory of the state it is given, which must then not be used again.
+          donate: whether `step` may reuse the memory of the state it is given, which must then not be used again
+            (interrupting `step` in the milliseconds in which it dispatches then loses the state).
 
         Raises:
           ValueError: stages, schedule and devices do not fit, or the schedule cannot be executed.
@@ -96,6 +97,7 @@ class Pipeline:
         self.run_ahead = run_ahead
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: _Expected | None = None
+        self._accepted_targets: set[str] = set()  # shapes that the loss can take
 
     @property
     def programs(self) -> list[InnerProgram | LossProgram]:
@@ -131,14 +133,15 @@ class Pipeline:
         Raises:
           ValueError: the batch has another shape or dtype than the run, or a label outside the classes.
         """
+        _check_usable(state)
         inputs, targets = self._check(state, batch)
-        tick = state.tick
+        self._bound_run_ahead()
+        tick = int(state.tick)
         work = _Workspace(state)
         work.activations[0][tick] = self.placement.put(inputs, 0)
         work.targets[self._last][tick] = self.placement.put(targets, self._last)
-        metrics = self._dispatch(work, tick, self.schedule.window(tick, state.first, tick + 1))
-        self._bound_run_ahead(metrics)
-        return work.freeze(tick=tick + 1, first=state.first), metrics
+        metrics = self._dispatch(work, tick, self.schedule.window(tick, int(state.first), tick + 1))
+        return work.freeze(tick=tick + 1, first=int(state.first)), metrics
 
     def flush(self, state: State, on_tick: Callable[[State, Metrics], None] | None = None) -> State:
         """Finishes what is in flight, feeding nothing; training may go on afterwards.
@@ -148,14 +151,15 @@ class Pipeline:
         Args:
           state: any state.
           on_tick: called after each tick of the flush with the state so far, to read only, and the tick's metrics.
+            Should it raise, the state is lost: its arrays were reused (see ``donate``).
         """
-        work = _Workspace(state)
-        for tick in range(state.tick, state.tick + self.schedule.drain if state.first < state.tick else state.tick):
-            metrics = self._dispatch(work, tick, self.schedule.window(tick, state.first, state.tick))
-            self._bound_run_ahead(metrics)
+        _check_usable(state)
+        work, first, stop = _Workspace(state), int(state.first), int(state.tick)
+        for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
+            metrics = self._dispatch(work, tick, self.schedule.window(tick, first, stop))
             if on_tick is not None:
-                on_tick(work.freeze(tick=state.tick, first=state.first), metrics)
-        return work.freeze(tick=state.tick, first=state.tick)
+                on_tick(work.freeze(tick=stop, first=first), metrics)
+        return work.freeze(tick=stop, first=stop)
 
     def predict(self, state: State, x: PyTree) -> PyTree:
         """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
@@ -184,8 +188,8 @@ class Pipeline:
             raise ValueError("evaluate got no batches; write an iterable of (inputs, targets)")
         losses, accuracies = zip(*jax.device_get(scores), strict=True)
         return Evaluation(
-            loss=float(np.average(losses, weights=sizes)),
-            accuracy=None if accuracies[0] is None else float(np.average(accuracies, weights=sizes)),
+            loss=_mean(losses, sizes),
+            accuracy=None if accuracies[0] is None else _mean(accuracies, sizes),
             examples=sum(sizes),
         )
 
@@ -199,6 +203,7 @@ class Pipeline:
                     self._backward(work, op.stage, op.batch)
                 elif op.stage == self._last:
                     metrics = self._train(work, op.batch)
+                    self._unfinished.append(metrics.loss)
                 else:
                     self._forward(work, op.stage, op.batch)
             except Exception as error:
@@ -235,16 +240,16 @@ class Pipeline:
         if k > 0:
             work.gradients[k - 1][n] = self.placement.send(gradient, k, k - 1)
 
-    def _bound_run_ahead(self, metrics: Metrics) -> None:
-        """Waits until the loss of ``run_ahead`` ticks ago exists, so that dispatched work, and its memory, is bounded.
+    def _bound_run_ahead(self) -> None:
+        """Waits until fewer than ``run_ahead`` losses are unfinished: dispatched work, and its memory, is bounded.
 
         A stage's queue is in order and a loss depends on the forward of its batch at every stage; so when it exists,
-        every stage has finished all that was dispatched before that forward.
+        every stage has finished all that was dispatched before that forward. The wait comes before anything of a tick
+        is dispatched: whoever interrupts it (Ctrl-C) still holds a state that can be used.
         """
-        if metrics.loss is not None:
-            self._unfinished.append(metrics.loss)
-        while len(self._unfinished) > self.run_ahead:
-            jax.block_until_ready(self._unfinished.popleft())
+        while len(self._unfinished) >= self.run_ahead:
+            jax.block_until_ready(self._unfinished[0])
+            self._unfinished.popleft()
 
     def _check(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -255,7 +260,11 @@ class Pipeline:
             for stage, program in zip(state.stages, self.programs, strict=True):
                 logits = program.output_shape(stage, logits)
             self._expected = _Expected(x, logits)
-        self._expected.check(inputs, targets, state.tick)
+        self._expected.check(inputs, targets, state.tick, labels=self._loss.loss is softmax_cross_entropy)
+        signature = str(shape_of(targets))
+        if signature not in self._accepted_targets:
+            self._loss.check(self._expected.logits, shape_of(targets))
+            self._accepted_targets.add(signature)
         return inputs, targets
 
 
@@ -266,7 +275,7 @@ class _Expected:
     inputs: PyTree
     logits: PyTree
 
-    def check(self, inputs: PyTree, targets: PyTree, n: int) -> None:
+    def check(self, inputs: PyTree, targets: PyTree, n: int, labels: bool) -> None:
         if _per_example(shape_of(inputs)) != _per_example(self.inputs):
             raise ValueError(
                 f"batch {n} has inputs {describe(shape_of(inputs))}, but this run was initialised with "
@@ -279,7 +288,7 @@ class _Expected:
                 "all must have the same number of examples, at least 1, as their first axis"
             )
         # Only labels still on the host are looked at: reading a device array would wait for it.
-        if isinstance(targets, np.ndarray) and hasattr(self.logits, "shape"):
+        if labels and isinstance(targets, np.ndarray) and hasattr(self.logits, "shape"):
             logits = jax.ShapeDtypeStruct((len(targets), *self.logits.shape[1:]), self.logits.dtype)
             classes = logits.shape[-1]
             if is_labels(logits, targets) and not 0 <= targets.min() <= targets.max() < classes:
@@ -302,6 +311,19 @@ class _Workspace:
     def freeze(self, tick: int, first: int) -> State:
         queues = zip(self.activations, self.targets, self.residuals, self.gradients, strict=True)
         return State(tuple(self.stages), tuple(InFlight(*map(dict, queue)) for queue in queues), tick, first)
+
+
+def _check_usable(state: State) -> None:
+    leaves = jax.tree.leaves([(stage.params, stage.opt_state) for stage in state.stages])
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
+        raise ValueError(
+            "this state was given to step or flush before, which reused its memory; go on with the state that they "
+            "returned, or build the pipeline with donate=False to keep old states usable"
+        )
+
+
+def _mean(values: Sequence[Any], weights: Sequence[int]) -> float:
+    return float(np.average(np.asarray(values, np.float64), weights=weights))
 
 
 def _per_example(tree: PyTree) -> Any:

@@ -11,7 +11,7 @@ import optax
 from jaxdecouple.losses import accuracy
 from jaxdecouple.residuals import Linearization, Residual, forward, linearization_of, pull_back, replay, travelling
 from jaxdecouple.schedules import Weights, ends_group
-from jaxdecouple.stage import PyTree, Stage, shape_of
+from jaxdecouple.stage import PyTree, Stage, describe, shape_of
 from jaxdecouple.state import StageState
 from jaxdecouple.transforms import Accumulation
 
@@ -185,6 +185,22 @@ class LossProgram(Program):
         self._train_accumulate = jax.jit(self._train_then_add, donate_argnums=(1,) if donate else ())
         self._train_update = jax.jit(self._train_then_update, donate_argnums=(0, 1) if donate else ())
 
+    def check(self, logits: PyTree, targets: PyTree) -> None:
+        """Refuses a loss that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
+
+        Raises:
+          ValueError: so it is.
+        """
+        examples = jax.tree.leaves(targets)[0].shape[:1]
+        logits = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(examples + leaf.shape[1:], leaf.dtype), logits)
+        try:
+            loss = jax.eval_shape(self.loss, logits, targets)
+        except Exception as error:
+            given = f"outputs {describe(logits)} and targets {describe(targets)}"
+            raise ValueError(f"the loss cannot take {given}: {error}") from error
+        if getattr(loss, "shape", None) != () or not jax.numpy.issubdtype(loss.dtype, jax.numpy.floating):
+            raise ValueError(f"the loss returns {describe(loss)}; write one that returns a scalar, the batch's mean")
+
     def train(
         self, state: StageState, x: PyTree, targets: PyTree, batch: int
     ) -> tuple[PyTree, StageState, jax.Array, jax.Array | None]:
@@ -213,8 +229,6 @@ class LossProgram(Program):
             return self.loss(logits, targets), (logits, new_state)
 
         loss, vjp, (logits, new_state) = jax.vjp(function, params, x, has_aux=True)
-        if loss.shape != ():
-            raise ValueError(f"the loss has shape {list(loss.shape)}; write one that returns a scalar, the mean")
         grads, sent = vjp(jax.numpy.ones_like(loss))
         return grads, travelling(sent) if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
 

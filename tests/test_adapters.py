@@ -292,3 +292,14 @@ def test_model_state_keeps_its_dtype(x64):
 @pytest.mark.filterwarnings("error")
 def test_host_arrays_of_double_precision_are_taken():
     start(nn.Dense(2), x=np.float64(X))
+
+
+class Switched(nnx.Module):
+    def __call__(self, x, train=True):
+        return x + train
+
+
+def test_an_nnx_module_may_take_the_switch_as_an_argument():
+    layer = jd.from_nnx(Switched())
+    for train in (True, False):
+        assert layer.apply({}, {}, np.zeros(1), key=KEY, train=train)[0].tolist() == [float(train)]

@@ -83,6 +83,8 @@ def test_a_workdir_never_holds_two_runs(finished):
         ({"order": "sideways"}, "'sideways'; write one of forward_first"),
         ({"weights": "old"}, "'old'; write one of stash"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
+        ({"accumulate": 500}, "accumulate is 500, but the run has 44 batches"),
         ({"decay_epochs": (20, 10)}, "write increasing epochs"),
         ({"optimizer": "sdg"}, "did you mean 'sgd'"),
     ],

@@ -80,9 +80,43 @@ def test_a_layer_that_cannot_take_the_output_before_it_is_named():
 
 def test_a_loss_that_is_not_a_scalar():
     p, state = started(loss=lambda logits, targets: jnp.zeros(4), schedule=schedules.backprop(2))
-    with pytest.raises(ValueError, match=r"the loss has shape \[4\]; write one that returns a scalar") as caught:
+    with pytest.raises(ValueError, match=r"the loss returns float32\[4\]; write one that returns a scalar"):
         p.step(state, (X, Y))
-    assert "while dispatching the FORWARD of batch 0 at stage 1, tick 0" in caught.value.__notes__
+
+
+def test_targets_that_the_loss_cannot_take_are_refused_before_they_travel():
+    p, state = started()
+    state, _ = p.step(state, (X, Y))
+    with pytest.raises(ValueError, match=r"targets int32\[4, 1\]: .*write integer labels \[4\].*targets\[:, 0\]"):
+        p.step(state, (X, Y[:, None]))
+    p.step(state, (X, Y))
+
+
+def test_a_state_that_was_used_up():
+    p, state = started()
+    old = p.step(state, (X, Y))[0]
+    for _ in range(4):
+        state, _ = p.step(old if _ == 0 else state, (X, Y))
+    with pytest.raises(ValueError, match="this state was given to step or flush before.*donate=False"):
+        p.step(old, (X, Y))
+    with pytest.raises(ValueError, match="this state was given to step or flush before"):
+        p.flush(old)
+
+
+def test_interrupting_the_wait_leaves_the_state_usable(monkeypatch):
+    p, state = started(run_ahead=1)
+    for _ in range(4):
+        state, _ = p.step(state, (X, Y))
+
+    def interrupt(array):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "block_until_ready", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            p.step(state, (X, Y))
+    state, _ = p.step(state, (X, Y))
+    p.flush(state)
 
 
 def test_evaluate_without_batches():
