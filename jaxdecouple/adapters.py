@@ -156,7 +156,7 @@ def _streams(key: jax.Array) -> dict[str, jax.Array]:
 def _switch(module: nn.Module | nnx.Module, train: bool) -> dict[str, bool]:
     arguments = inspect.signature(type(module).__call__).parameters
     # A switch that the module was constructed with stays as it is.
-    free = [name for name in _TRAIN_ARGUMENTS if name in arguments and getattr(module, name, None) is None]
+    free = [name for name in _TRAIN_ARGUMENTS if name in arguments and not isinstance(getattr(module, name, None), bool)]
     return {name: train == _TRAIN_ARGUMENTS[name] for name in free}
 
 
