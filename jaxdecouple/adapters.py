@@ -156,8 +156,8 @@ def _streams(key: jax.Array) -> dict[str, jax.Array]:
 def _switch(module: nn.Module | nnx.Module, train: bool) -> dict[str, bool]:
     arguments = inspect.signature(type(module).__call__).parameters
     # A switch that the module was constructed with stays as it is.
-    free = [name for name in _TRAIN_ARGUMENTS if name in arguments and not isinstance(getattr(module, name, None), bool)]
-    return {name: train == _TRAIN_ARGUMENTS[name] for name in free}
+    given = {name for name in _TRAIN_ARGUMENTS if isinstance(getattr(module, name, None), bool)}
+    return {name: train == value for name, value in _TRAIN_ARGUMENTS.items() if name in arguments and name not in given}
 
 
 def _seed(streams: nnx.State, key: jax.Array) -> nnx.State:
