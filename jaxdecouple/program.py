@@ -182,8 +182,8 @@ class LossProgram(Program):
         super().__init__(stage, optimizer)
         self.loss = loss
         self.score = jax.jit(self._score)
-        self._train_accumulate = jax.jit(self._train_then_add, donate_argnums=(1,) if donate else ())
-        self._train_update = jax.jit(self._train_then_update, donate_argnums=(0, 1) if donate else ())
+        self._train_accumulate = _jit(self._train_then_add, ("opt_state",), donate)
+        self._train_update = _jit(self._train_then_update, ("params", "opt_state"), donate)
 
     def check(self, logits: PyTree, targets: PyTree) -> None:
         """Refuses a loss that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
