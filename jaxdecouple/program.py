@@ -9,7 +9,16 @@ import jax
 import optax
 
 from jaxdecouple.losses import accuracy
-from jaxdecouple.residuals import Linearization, Residual, forward, linearization_of, pull_back, replay, travelling
+from jaxdecouple.residuals import (
+    Linearization,
+    Residual,
+    apart,
+    forward,
+    linearization_of,
+    pull_back,
+    replay,
+    travelling,
+)
 from jaxdecouple.schedules import Weights, ends_group
 from jaxdecouple.stage import PyTree, Stage, describe, shape_of
 from jaxdecouple.state import StageState
@@ -229,7 +238,7 @@ class LossProgram(Program):
             return self.loss(logits, targets), (logits, new_state)
 
         loss, vjp, (logits, new_state) = jax.vjp(function, params, x, has_aux=True)
-        grads, sent = vjp(jax.numpy.ones_like(loss))
+        grads, sent = apart(vjp)(jax.numpy.ones_like(loss))
         return grads, travelling(sent) if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
 
     def _score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
