@@ -13,22 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# He et al. (2015): variance 2 / (k * k * channels out).
-_conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-class _Norm(nn.Module):
-    """Batch normalisation; running averages keep 0.9 of the old value, as PyTorch's momentum of 0.1."""
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype
-        )
-        return norm(x)
+from jaxdecouple.models.blocks import BasicBlock, as_layers, convolution, normalisation
 
 
 class Stem(nn.Module):
@@ -40,27 +25,8 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = _conv3x3(self, self.channels)(x)
-        return nn.relu(_norm(self)(x, train))
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: [B, H, W, C] -> [B, H / stride, W / stride, channels]."""
-
-    channels: int
-    stride: int = 1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = _conv3x3(self, self.channels, self.stride)(x)
-        y = nn.relu(_norm(self)(y, train))
-        y = _norm(self)(_conv3x3(self, self.channels)(y), train)
-        shortcut = x[:, :: self.stride, :: self.stride]
-        missing = self.channels - x.shape[-1]
-        shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-        return nn.relu(y + shortcut)
+        x = convolution(self, self.channels, 3)(x)
+        return nn.relu(normalisation(self)(x, train))
 
 
 class Head(nn.Module):
@@ -75,12 +41,22 @@ class Head(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype)(x.mean(axis=(1, 2)))
 
 
-def resnet(depth: int, num_classes: int = 10, *, dtype: Any = None, param_dtype: Any = jnp.float32) -> list[nn.Module]:
+def resnet(
+    depth: int,
+    num_classes: int = 10,
+    *,
+    split_blocks: bool = False,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+) -> list[nn.Module]:
     """The CIFAR ResNet of ``depth`` = 6n + 2 layers with weights, as 3n + 2 modules.
 
     Args:
       depth: 8, 14, 20, 32, 44, 56, 110, ...
       num_classes: outputs.
+      split_blocks: whether each block is two modules, one for each convolution, so that it can be cut inside too: then
+        there are ``depth`` modules. What goes between the two says `BasicBlock.parts`. It is the same network, though
+        not from the same seed: initial values depend on a module's position.
       dtype: of the computation; by default that of inputs and parameters together.
       param_dtype: of the parameters.
 
@@ -97,7 +73,7 @@ def resnet(depth: int, num_classes: int = 10, *, dtype: Any = None, param_dtype:
         for group, channels in enumerate((16, 32, 64))
         for index in range(blocks_per_group)
     ]
-    return [Stem(**dtypes), *blocks, Head(num_classes, **dtypes)]
+    return [Stem(**dtypes), *as_layers(blocks, split_blocks), Head(num_classes, **dtypes)]
 
 
 resnet8 = functools.partial(resnet, 8)
@@ -105,21 +81,3 @@ resnet20 = functools.partial(resnet, 20)
 resnet32 = functools.partial(resnet, 32)
 resnet56 = functools.partial(resnet, 56)
 resnet110 = functools.partial(resnet, 110)
-
-
-def _conv3x3(module: nn.Module, channels: int, stride: int = 1) -> nn.Conv:
-    # Padding of one pixel on each side, as PyTorch: with stride 2, "SAME" would pad one side only.
-    return nn.Conv(
-        channels,
-        (3, 3),
-        strides=stride,
-        padding=1,
-        use_bias=False,
-        kernel_init=_conv_init,
-        dtype=module.dtype,
-        param_dtype=module.param_dtype,
-    )
-
-
-def _norm(module: nn.Module) -> _Norm:
-    return _Norm(dtype=module.dtype, param_dtype=module.param_dtype)

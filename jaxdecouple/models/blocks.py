@@ -1,0 +1,157 @@
+"""A residual block is a few convolutions in a row, and a shortcut from the first one's input to the last one's output.
+
+A block is one layer, or, cut into its parts, one layer for each convolution. Between its parts travel the activations
+and, beside them, what the shortcut has yet to add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# He et al. (2015): variance 2 / (k * k * channels out).
+_conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class _Norm(nn.Module):
+    """Batch normalisation; running averages keep 0.9 of the old value, as PyTorch's momentum of 0.1."""
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm = nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype
+        )
+        return norm(x)
+
+
+class _Block(nn.Module):
+    """What the blocks share: all but the convolutions.
+
+    Of the shortcut, the first part does what makes it smaller, a stride, and the last what makes it larger, more
+    channels; so the least travels between the parts. A projection with a stride makes it smaller, for the channels
+    double where height and width halve, and is the first part's; without a stride, before the first bottleneck's four
+    times as many channels, it is the last part's. This also balances a basic block, whose first convolution has half
+    the work of the second there; in a bottleneck with a stride, the first part has more than half of all the work.
+    """
+
+    channels: int
+    stride: int = 1
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    projection: bool = False
+    part: int | None = None
+
+    @property
+    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
+        """(channels, kernel size, stride) of each convolution."""
+        raise NotImplementedError
+
+    def parts(self) -> list[nn.Module]:
+        """The block as one layer for each convolution; applied in order, they compute what the block does.
+
+        Between them goes a pair: the activations, and what the last part adds to them. With an input of [B, H, W, C],
+        the latter is [B, H / stride, W / stride, channels], already projected, if there is a projection with a stride;
+        else [B, H / stride, W / stride, C], and the last part pads or projects it.
+
+        The parameters of a part have the names that they have in the block.
+        """
+        return [self.clone(part=part) for part in range(len(self.convolutions))]
+
+    @nn.compact
+    def __call__(self, x: Any, train: bool) -> Any:
+        last = len(self.convolutions) - 1
+        if self.part is not None and self.part not in range(last + 1):
+            raise ValueError(f"part is {self.part}; a {type(self).__name__} has the parts 0..{last}")
+        if self.part and not (isinstance(x, tuple) and len(x) == 2):
+            raise ValueError(
+                f"part {self.part} of a {type(self).__name__} takes a pair (activations, shortcut), as part "
+                f"{self.part - 1} gives; keep the parts in order"
+            )
+        y, shortcut = x if self.part else (x, self._shortcut_of_first_part(x, train))
+        for part in range(last + 1) if self.part is None else (self.part,):
+            channels, size, stride = self.convolutions[part]
+            y = convolution(self, channels, size, stride, name=f"Conv_{part}")(y)
+            y = normalisation(self, name=f"_Norm_{part}")(y, train)
+            y = nn.relu(y if part < last else y + self._shortcut_of_last_part(shortcut, train))
+        return y if self.part in (None, last) else (y, shortcut)
+
+    def _shortcut_of_first_part(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.projection and self.stride > 1:
+            return self._project(x, train)
+        return x if self.projection else x[:, :: self.stride, :: self.stride]
+
+    def _shortcut_of_last_part(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.projection:
+            return x if self.stride > 1 else self._project(x, train)
+        missing = self.channels - x.shape[-1]
+        if missing < 0:
+            raise ValueError(f"channels is {self.channels}, but the input has {x.shape[-1]}; write projection=True")
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+
+    def _project(self, x: jax.Array, train: bool) -> jax.Array:
+        x = convolution(self, self.channels, 1, self.stride, name="projection")(x)
+        return normalisation(self, name="projection_norm")(x, train)
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions and a shortcut: [B, H, W, C] -> [B, H / stride, W / stride, channels].
+
+    Attributes:
+      channels: of the output.
+      stride: of the first convolution.
+      dtype: of the computation; by default that of inputs and parameters together.
+      param_dtype: of the parameters.
+      projection: whether the shortcut is a 1x1 convolution and a normalisation (He et al. 2016, option B), or has no
+        parameters: subsampled and padded with zero channels where the shapes ask for it (option A).
+      part: which convolution to be (see `parts`); ``None``: the whole block.
+    """
+
+    @property
+    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
+        return (self.channels, 3, self.stride), (self.channels, 3, 1)
+
+
+class Bottleneck(_Block):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: [B, H, W, C] -> [B, H / stride, W / stride, channels].
+
+    The first two have a quarter of the channels. The stride is that of the 3x3 convolution, as in torchvision ("v1.5");
+    He et al. (2016) have it in the first.
+
+    Attributes: as those of `BasicBlock`.
+    """
+
+    @property
+    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
+        return (self.channels // 4, 1, 1), (self.channels // 4, 3, self.stride), (self.channels, 1, 1)
+
+
+def as_layers(blocks: Iterable[BasicBlock | Bottleneck], split: bool) -> list[nn.Module]:
+    """The blocks in order; each as its parts, if they are to be split."""
+    return [layer for block in blocks for layer in (block.parts() if split else (block,))]
+
+
+def convolution(module: nn.Module, channels: int, size: int, stride: int = 1, name: str | None = None) -> nn.Conv:
+    """A convolution without bias, in the dtypes of the module that it is part of."""
+    return nn.Conv(
+        channels,
+        (size, size),
+        strides=stride,
+        padding=size // 2,  # on each side, as PyTorch: with stride 2, "SAME" would pad one side more
+        use_bias=False,
+        kernel_init=_conv_init,
+        dtype=module.dtype,
+        param_dtype=module.param_dtype,
+        name=name,
+    )
+
+
+def normalisation(module: nn.Module, name: str | None = None) -> _Norm:
+    """Batch normalisation, in the dtypes of the module that it is part of."""
+    return _Norm(dtype=module.dtype, param_dtype=module.param_dtype, name=name)

@@ -1,0 +1,97 @@
+"""The ImageNet residual networks of He et al. (2016), as sequences of layers that can be cut anywhere.
+
+A stem, four groups of blocks (all but the first start with stride 2), and a head: Table 1 of that paper, with
+projection shortcuts where a block changes the shape (option B), and bottlenecks that have their stride in the 3x3
+convolution, as torchvision's ("v1.5"). Convolutions and normalisation start as torchvision's, the classifier as Flax's.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdecouple.models.blocks import BasicBlock, Bottleneck, as_layers, convolution, normalisation
+from jaxdecouple.models.resnet import Head, Stem
+
+# Depth: kind of block, the first group's channels, blocks in each group.
+_FORMS = {
+    18: (BasicBlock, 64, (2, 2, 2, 2)),
+    34: (BasicBlock, 64, (3, 4, 6, 3)),
+    50: (Bottleneck, 256, (3, 4, 6, 3)),
+    101: (Bottleneck, 256, (3, 4, 23, 3)),
+    152: (Bottleneck, 256, (3, 8, 36, 3)),
+}
+DEPTHS = tuple(_FORMS)
+
+
+class PoolingStem(nn.Module):
+    """7x7 convolution, normalisation, ReLU, 3x3 maximum; two strides of 2: [B, H, W, C] -> [B, H / 4, W / 4, channels].
+
+    Odd sizes are rounded up, once for each stride.
+    """
+
+    channels: int = 64
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = convolution(self, self.channels, 7, stride=2)(x)
+        x = nn.relu(normalisation(self)(x, train))
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def imagenet_resnet(
+    depth: int,
+    num_classes: int = 1000,
+    *,
+    small_images: bool = False,
+    split_blocks: bool = False,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+) -> list[nn.Module]:
+    """The ImageNet ResNet of ``depth`` layers with weights: [B, H, W, C] -> [B, num_classes].
+
+    After the stem, the groups have H / 4, H / 8, H / 16 and H / 32 rows; with ``small_images``, H, H / 2, H / 4, H / 8.
+
+    Args:
+      depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+      num_classes: outputs.
+      small_images: whether the stem is a 3x3 convolution without strides, as for CIFAR's images of 32x32: the
+        ResNet-18 of FDG (11.2 M parameters in its Table III).
+      split_blocks: whether each block is one module for each convolution, two or three, so that it can be cut inside
+        too. What goes between them says `BasicBlock.parts`. It is the same network, though not from the same seed:
+        initial values depend on a module's position.
+      dtype: of the computation; by default that of inputs and parameters together.
+      param_dtype: of the parameters.
+
+    Raises:
+      ValueError: another depth.
+    """
+    if depth not in _FORMS:
+        near = min(_FORMS, key=lambda known: abs(known - depth))
+        *others, last = DEPTHS
+        known = f"{', '.join(map(str, others))} or {last}"
+        raise ValueError(f"depth is {depth}; an ImageNet ResNet has {known} layers: write {near}, the nearest")
+    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+    kind, width, sizes = _FORMS[depth]
+    blocks = []
+    for group, size in enumerate(sizes):
+        stride, channels = 2 if group else 1, width * 2**group
+        # The stem's 64 channels fit the first group of basic blocks, not that of bottlenecks.
+        projection = group > 0 or kind is Bottleneck
+        blocks.append(kind(channels, stride, projection=projection, **dtypes))
+        blocks += [kind(channels, **dtypes)] * (size - 1)
+    stem = Stem(64, **dtypes) if small_images else PoolingStem(64, **dtypes)
+    return [stem, *as_layers(blocks, split_blocks), Head(num_classes, **dtypes)]
+
+
+resnet18 = functools.partial(imagenet_resnet, 18)
+resnet34 = functools.partial(imagenet_resnet, 34)
+resnet50 = functools.partial(imagenet_resnet, 50)
+resnet101 = functools.partial(imagenet_resnet, 101)
+resnet152 = functools.partial(imagenet_resnet, 152)
