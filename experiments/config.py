@@ -36,7 +36,7 @@ class Config:
     batch_size: int = _flag(128, "examples fed per tick; for gpipe, and for ADL's results, that is a micro-batch")
     accumulate: int = _flag(0, "M, batches averaged per update (ADL eq. 16); 0: 4 for adl and gpipe, else 1")
     beta: float = _flag(1.0, "gradient shrinking factor in (0, 1] (FDG eq. 15); 1: none")
-    weights: str = _flag("", "weights of a backward pass: stash, replay or latest; empty: the method's own")
+    weights: str = _flag("", "weights of a backward pass: stash, remat, replay or latest; empty: the method's own")
     order: str = _flag("", "within a tick: forward_first or backward_first (fdg, adl, dsp); empty: the method's own")
     p: tuple[int, ...] = _flag((), "dsp: activation queues p_0,...,p_{K-1}, in ticks (DSP 3.3); empty: 1,...,1,0")
     m: tuple[int, ...] = _flag((), "dsp: layer-wise staleness m_0,...,m_{K-1}, in ticks; empty: 2(K-1),...,2,0")

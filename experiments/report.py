@@ -40,7 +40,7 @@ class Row:
             _list(self.schedule.p) if delays else "flush",
             _list(self.schedule.q) if delays else "flush",
             # Without staleness, and without a second forward, the policies are one and the same.
-            self.schedule.weights if late or self.schedule.weights == "replay" else "-",
+            self.schedule.weights if late or schedules.redoes_forward(self.schedule.weights) else "-",
             " | ".join(_levels(row) for row in levels),
             f"{100 * mean:.2f} ± {100 * spread:.2f}",
             f"{self.images_per_second:.0f}",

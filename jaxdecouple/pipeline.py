@@ -20,6 +20,7 @@ import optax
 from jaxdecouple.adapters import as_stages
 from jaxdecouple.losses import is_labels, softmax_cross_entropy
 from jaxdecouple.placement import Placement
+from jaxdecouple.planning import least_run_ahead
 from jaxdecouple.program import InnerProgram, Loss, LossProgram
 from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, join, validate
 from jaxdecouple.stage import PyTree, describe, shape_of
@@ -53,7 +54,7 @@ class Pipeline:
         loss: Loss = softmax_cross_entropy,
         devices: Sequence[jax.Device] | None = None,
         weights: Weights | None = None,
-        run_ahead: int = 2,
+        run_ahead: int | None = None,
         donate: bool = True,
     ):
         """Checks everything that can be checked before training.
@@ -65,9 +66,9 @@ class Pipeline:
             (`stagewise` makes one).
           loss: ``(logits, targets) -> mean loss``, a scalar.
           devices: one per stage, repetitions allowed; by default the first K of ``jax.devices()``.
-          weights: overrides the schedule's policy: ``stash``, ``replay`` or ``latest``.
-          run_ahead: how many ticks the host may dispatch beyond the last finished one; each costs the memory of a
-            batch in flight.
+          weights: overrides the schedule's policy: ``stash``, ``remat``, ``replay`` or ``latest``.
+          run_ahead: how many ticks the host may dispatch beyond the last finished loss; each costs the memory of a
+            batch in flight. By default the least that does not slow the schedule down (`least_run_ahead`).
           donate: whether `step` may reuse the memory of the state it is given, which must then not be used again
             (interrupting `step` in the milliseconds in which it dispatches then loses the state).
 
@@ -83,7 +84,7 @@ class Pipeline:
                 f"got {num_stages} stages, but the schedule {schedule.name!r} is for {schedule.num_stages}; "
                 "cut the network into as many stages as the schedule has"
             )
-        if run_ahead < 1:
+        if run_ahead is not None and run_ahead < 1:
             raise ValueError(f"run_ahead is {run_ahead}; write how many ticks the host may be ahead, at least 1")
         validate(self.schedule)
         self.placement = Placement(num_stages, devices)
@@ -94,7 +95,7 @@ class Pipeline:
             for stage, transform in zip(self.stages[:-1], transforms[:-1], strict=True)
         ]
         self._loss = LossProgram(self.stages[-1], transforms[-1], loss, donate)
-        self.run_ahead = run_ahead
+        self.run_ahead = least_run_ahead(self.schedule) if run_ahead is None else run_ahead
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: _Expected | None = None
         self._accepted_targets: set[str] = set()  # shapes that the loss can take

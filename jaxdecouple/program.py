@@ -12,14 +12,12 @@ from jaxdecouple.losses import accuracy
 from jaxdecouple.residuals import (
     Linearization,
     Residual,
-    apart,
     forward,
+    forward_backward,
     linearization_of,
     pull_back,
-    replay,
-    travelling,
 )
-from jaxdecouple.schedules import Weights, ends_group
+from jaxdecouple.schedules import Weights, ends_group, keeps_versions, redoes_forward
 from jaxdecouple.stage import PyTree, Stage, describe, shape_of
 from jaxdecouple.state import StageState
 from jaxdecouple.transforms import Accumulation
@@ -81,7 +79,7 @@ class InnerProgram(Program):
         super().__init__(stage, optimizer)
         self.weights = weights
         self._linearizations: dict[Any, Linearization] = {}
-        updating = ("opt_state",) if weights == "stash" else ("params", "opt_state")
+        updating = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
         self._forward = jax.jit(self._forward_pass)
         self._backward_accumulate = _jit(self._backward_then_add, ("opt_state",), donate)
         self._backward_update = _jit(self._backward_then_update, updating, donate)
@@ -130,10 +128,12 @@ class InnerProgram(Program):
 
     def _store(self, state: StageState, x: PyTree, forwarded: tuple) -> tuple[PyTree, StageState, Residual]:
         y, model_state, values, inputs = forwarded
+        # A replay takes today's model state; a rematerialised forward is to be the very same one.
+        redone = {"replay": x, "remat": (x, state.model_state)}
         residual = Residual(
             values=values,
-            inputs=x if self.weights == "replay" else inputs,
-            params=state.params if self.weights == "stash" else None,
+            inputs=redone.get(self.weights, inputs),
+            params=state.params if keeps_versions(self.weights) else None,
             signature=_signature(x),
         )
         return y, state.replace(model_state=model_state), residual
@@ -141,7 +141,7 @@ class InnerProgram(Program):
     def _forward_pass(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, batch: jax.Array
     ) -> tuple[PyTree, PyTree, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        if self.weights == "replay":
+        if redoes_forward(self.weights):
             return *self._apply(params, x, model_state, key, batch), (), ()
         linearization = self._linearization(params, x, model_state, key, batch)
         return forward(linearization, self._apply, params, x, model_state, key, batch)
@@ -166,13 +166,17 @@ class InnerProgram(Program):
     def _gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, residual: Residual, gradient: PyTree, batch: Any
     ) -> tuple[PyTree, PyTree]:
-        if self.weights == "replay":
-            # The batch statistics a replay gathers are dropped: each batch counts once, in its forward.
-            grads, sent = replay(gradient, self._apply, params, residual.inputs, model_state, key, batch)
+        if keeps_versions(self.weights):
+            params = residual.params
+        if redoes_forward(self.weights):
+            x, before = (residual.inputs, model_state) if self.weights == "replay" else residual.inputs
+            arguments = (params, x, before, key, batch)
+            # The batch statistics that it gathers again are dropped: each batch counts once, in its forward.
+            *_, grads, sent = forward_backward(self._linearization(*arguments), gradient, self._apply, *arguments)
         else:
             structure, leaves = residual.signature
             x = jax.tree.unflatten(structure, [jax.numpy.zeros(shape, dtype) for shape, dtype in leaves])
-            arguments = (residual.params if self.weights == "stash" else params, x, model_state, key, batch)
+            arguments = (params, x, model_state, key, batch)
             linearization = self._linearization(*arguments)
             grads, sent = pull_back(linearization, residual, gradient, self._apply, *arguments)
         return grads, sent if self.stage.first else None
@@ -233,13 +237,14 @@ class LossProgram(Program):
     def _gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, targets: PyTree, batch: jax.Array
     ) -> tuple[PyTree, PyTree, PyTree, tuple[jax.Array, jax.Array | None]]:
-        def function(params: PyTree, x: PyTree) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
-            logits, new_state = self._apply(params, x, model_state, key, batch)
+        def loss_of(params: PyTree, x: PyTree, *rest: PyTree) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
+            logits, new_state = self._apply(params, x, *rest)
             return self.loss(logits, targets), (logits, new_state)
 
-        loss, vjp, (logits, new_state) = jax.vjp(function, params, x, has_aux=True)
-        grads, sent = apart(vjp)(jax.numpy.ones_like(loss))
-        return grads, travelling(sent) if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
+        arguments = (params, x, model_state, key, batch)
+        linearization = linearization_of(loss_of, *arguments)
+        loss, (logits, new_state), grads, sent = forward_backward(linearization, None, loss_of, *arguments)
+        return grads, sent if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
 
     def _score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
         return self.loss(logits, targets), accuracy(logits, targets)

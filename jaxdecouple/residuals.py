@@ -3,8 +3,9 @@
 Which weights the backward uses decides what that is:
 
 * ``stash``   the activations, and a reference to the weights of the forward;
+* ``remat``   the stage's input, and a reference to those weights; the forward is redone with them;
 * ``latest``  the activations alone; the backward is given today's weights;
-* ``replay``  the stage's input alone; the forward is redone.
+* ``replay``  the stage's input alone; the forward is redone with today's weights.
 
 The result of ``jax.vjp`` keeps the arguments it needs verbatim, the weights, apart from what the function computed. So
 the weights can be taken out after the forward and the chosen ones put back before the backward. What the forward
@@ -18,15 +19,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.extend.core import Literal
 
+from jaxdecouple.jaxprs import depends, fast_in_loops
 from jaxdecouple.stage import PyTree
 
 
@@ -35,9 +36,10 @@ class Residual(struct.PyTreeNode):
 
     Attributes:
       values: the activations that the backward needs, made by the forward and held by nobody else; empty for
-        ``replay``.
-      inputs: what the backward needs of the forward's own inputs, by reference; for ``replay``, the stage's input.
-      params: the weights of the forward, by reference, for ``stash``; else ``None``.
+        ``remat`` and ``replay``.
+      inputs: what the backward needs of the forward's own inputs, by reference; for ``replay``, the stage's input, and
+        for ``remat``, that and the model state.
+      params: the weights of the forward, by reference, for ``stash`` and ``remat``; else ``None``.
       signature: shapes and dtypes of the stage's input, which tell linearizations apart.
     """
 
@@ -84,14 +86,13 @@ def linearization_of(function: Function, params: PyTree, x: PyTree, *rest: PyTre
 
     jaxpr = jax.make_jaxpr(values)(params, x, rest).jaxpr
     inputs = set(jaxpr.invars[len(jax.tree.leaves(params)) :])
-    depends = _depends(jaxpr, [variable in inputs for variable in jaxpr.invars])
 
-    def origin(variable: Any, depends: bool) -> Origin:
-        if not depends:
+    def origin(variable: Any, depends_on_input: bool) -> Origin:
+        if not depends_on_input:
             return Origin.WEIGHTS
         return Origin.INPUT if variable in inputs else Origin.COMPUTED
 
-    origins = map(origin, jaxpr.outvars, depends)
+    origins = map(origin, jaxpr.outvars, depends(jaxpr, [variable in inputs for variable in jaxpr.invars]))
     structure, outputs = found[0]
     return Linearization(structure, outputs, tuple(origins))
 
@@ -138,78 +139,48 @@ def pull_back(
     values = [next(stored[origin], now) for origin, now in zip(linearization.origins, again, strict=True)]
     vjp = jax.tree.unflatten(linearization.structure, values)
     vjp.args_res = [params, vjp.args_res[1]]
-    grads, input_gradient = vjp(_complete(gradient, linearization.outputs))
-    return grads, travelling(input_gradient)
+    return _gradients(vjp, gradient, linearization.outputs)
 
 
-def replay(gradient: PyTree, function: Function, params: PyTree, x: PyTree, *rest: PyTree) -> tuple[PyTree, PyTree]:
-    """Like `pull_back`, with the forward redone."""
-    y, vjp, _ = jax.vjp(lambda params, x: function(params, x, *rest), params, x, has_aux=True)
-    grads, input_gradient = apart(vjp)(_complete(gradient, y))
-    return grads, travelling(input_gradient)
+def forward_backward(
+    linearization: Linearization, gradient: PyTree | None, function: Function, params: PyTree, x: PyTree, *rest: PyTree
+) -> tuple[PyTree, PyTree, PyTree, PyTree]:
+    """``y`` and ``aux`` of ``function``, and the gradients with respect to the weights and to the input.
 
-
-def apart(vjp: Callable) -> Callable:
-    """The same ``jax.vjp`` result, for a backward in the same compiled function as its forward.
+    Without ``gradient``, those of ``y`` itself, a scalar.
 
     On the CPU, XLA would fuse pieces of the forward into the backward that reads them, and so compute them many times:
-    ResNet-20 takes 1.3 times as long. A barrier keeps the two as far apart as two functions. Elsewhere nothing changes.
+    ResNet-20 takes 1.3 times as long. There, a barrier keeps the two as far apart as two functions.
     """
-    leaves, structure = jax.tree.flatten(vjp)
-    leaves = jax.lax.platform_dependent(
-        *leaves, cpu=lambda *leaves: jax.lax.optimization_barrier(leaves), default=lambda *leaves: leaves
+    y, aux, needed, structure = linearize(function, params, x, *rest)
+    computed = [value for value, origin in zip(needed, linearization.origins, strict=True) if origin is Origin.COMPUTED]
+    stored = iter(
+        jax.lax.platform_dependent(*computed, cpu=_barrier, default=lambda *values: values) if computed else ()
     )
-    return jax.tree.unflatten(structure, leaves)
+    values = [
+        next(stored) if origin is Origin.COMPUTED else value
+        for value, origin in zip(needed, linearization.origins, strict=True)
+    ]
+    vjp = jax.tree.unflatten(structure, values)
+    vjp.args_res = [params, vjp.args_res[1]]
+    return y, aux, *_gradients(vjp, jnp.ones_like(y) if gradient is None else gradient, y)
+
+
+def _gradients(vjp: Callable, gradient: PyTree, outputs: PyTree) -> tuple[PyTree, PyTree]:
+    def gradients(vjp: Callable, gradient: PyTree) -> tuple[PyTree, PyTree]:
+        grads, input_gradient = vjp(_complete(gradient, outputs))
+        return grads, travelling(input_gradient)
+
+    return fast_in_loops(gradients, vjp, gradient)
+
+
+def _barrier(*values: jax.Array) -> tuple[jax.Array, ...]:
+    return jax.lax.optimization_barrier(values)
 
 
 def travelling(gradient: PyTree) -> PyTree:
     """The gradient as it is sent: integer activations (masks, token ids) have none."""
     return jax.tree.map(lambda leaf: None if leaf.dtype == jax.dtypes.float0 else leaf, gradient)
-
-
-def _depends(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
-    """For each output of ``jaxpr``, whether it depends on one of the inputs that ``given`` marks."""
-    marked = {variable for variable, mark in zip(jaxpr.invars, given, strict=True) if mark}
-
-    def marks(variables: Sequence[Any]) -> list[bool]:
-        return [not isinstance(variable, Literal) and variable in marked for variable in variables]
-
-    for equation in jaxpr.eqns:
-        through = _through(equation, marks(equation.invars))
-        marked.update(variable for variable, mark in zip(equation.outvars, through, strict=True) if mark)
-    return marks(jaxpr.outvars)
-
-
-def _through(equation: Any, given: list[bool]) -> list[bool]:
-    """`_depends` for one equation.
-
-    Loops and calls are looked into: what a loop over layers computes from weights alone is no activation.
-    """
-    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-    inner = getattr(inner, "jaxpr", inner)
-    if equation.primitive.name == "scan":
-        return _through_scan(equation, inner, given)
-    if inner is None or not any(given):
-        return [any(given)] * len(equation.outvars)
-    if (len(inner.invars), len(inner.outvars)) != (len(equation.invars), len(equation.outvars)):
-        return [True] * len(equation.outvars)  # no plain call, a kernel say
-    return _depends(inner, given)
-
-
-def _through_scan(equation: Any, inner: Any, given: list[bool]) -> list[bool]:
-    # Inputs: what stays the same, what is carried, what is sliced; outputs: what is carried, what is stacked. How many
-    # of each shows in the shapes alike in JAX 0.10 to 0.12, whose parameters differ.
-    def alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
-        return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in zip(outside, inside, strict=True))
-
-    carried = alike(equation.outvars, inner.outvars)
-    start = alike(equation.invars, inner.invars) - carried
-    while True:
-        outputs = _depends(inner, given)
-        carry = [before or after for before, after in zip(given[start:], outputs[:carried], strict=False)]
-        if carry == given[start : start + carried]:
-            return carry + outputs[carried:]
-        given = [*given[:start], *carry, *given[start + carried :]]
 
 
 def _complete(gradient: PyTree, outputs: PyTree) -> PyTree:

@@ -25,6 +25,7 @@ PRESETS = {
     "dsp": schedules.dsp((1, 1, 0), (4, 2, 0)),
     "pipedream": schedules.pipedream(3),
     "latest": schedules.fdg(3, weights="latest"),
+    "remat": schedules.fdg(3, weights="remat"),
 }
 
 
@@ -207,6 +208,25 @@ def test_a_replay_draws_the_mask_of_its_forward():
     stash, replay = (jax.tree.leaves(state.stages[0].params) for state in states)
     for a, b in zip(stash, replay, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_remat_is_a_stash_that_stores_inputs():
+    states = []
+    for weights in ("stash", "remat"):
+        # The second layer's forward depends on its model state even in training: on that of its own forward.
+        layers = [ConvNormDropout(), jd.Layer(lambda key, x: ({}, {"n": jnp.zeros(())}), _scale_by_count), *network()]
+        pipeline = make(schedules.fdg(3, weights=weights), layers)
+        states.append(train(pipeline, batches(8))[0])
+    for a, b in zip(*(jax.tree.leaves(state.stages) for state in states), strict=True):
+        np.testing.assert_allclose(_data(a), _data(b), rtol=1e-4, atol=1e-6)
+    stash, remat = (next(iter(state.in_flight[1].residuals.values())) for state in states)
+    assert len(stash.values) > 0 and remat.values == ()
+    assert jax.tree.structure(remat.params) == jax.tree.structure(stash.params)
+
+
+def _scale_by_count(params, model_state, x, *, key, train):
+    count = model_state["n"] + train
+    return x * (1 + 0.1 * count), {"n": count}
 
 
 def test_stash_refers_to_weights_and_latest_keeps_none():

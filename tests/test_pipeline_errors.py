@@ -35,7 +35,7 @@ def started(**arguments):
         (lambda: pipeline(devices=jax.devices()[:1]), "1 devices for 2 stages"),
         (lambda: pipeline(optimizer=0.1), "optimizer of stage 0 is a float"),
         (lambda: pipeline(optimizer=lambda stage, stages: None), "optimizer of stage 0 is a NoneType"),
-        (lambda: pipeline(weights="stashed"), "'stashed'; write one of stash, replay, latest"),
+        (lambda: pipeline(weights="stashed"), "'stashed'; write one of stash, remat, replay, latest"),
         (lambda: pipeline(run_ahead=0), "run_ahead is 0"),
         (lambda: jd.stagewise(optax.sgd(0.1), beta=0.0), r"beta is 0.0; write a shrinking factor in \(0, 1\]"),
         (lambda: jd.stagewise(optax.sgd(0.1), beta=1.5), "beta is 1.5"),

@@ -247,7 +247,7 @@ def test_dsp_refuses_impossible_queues(p, m, message):
         (lambda: schedules.adl(2.0), "num_stages is 2.0"),
         (lambda: schedules.gpipe(2, 0), "chunks is 0; write an integer of at least 1"),
         (lambda: schedules.gpipe(2, 1.5), "chunks is 1.5"),
-        (lambda: schedules.fdg(2, weights="old"), "weights is 'old'; write one of stash, replay, latest"),
+        (lambda: schedules.fdg(2, weights="old"), "weights is 'old'; write one of stash, remat, replay, latest"),
         (lambda: schedules.fdg(2, order="both"), "order is 'both'; write one of forward_first, backward_first"),
         (lambda: schedules.delays([1, 1], [1]), "q = .1,. has 1 delays, but 3 stages have 2 edges.*gradients"),
         (lambda: schedules.delays([1], [1, 1]), "has 2 delays, but 2 stages have 1 edges"),

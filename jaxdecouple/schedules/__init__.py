@@ -15,6 +15,8 @@ from jaxdecouple.schedules.schedule import (
     TableSchedule,
     Weights,
     draw,
+    keeps_versions,
+    redoes_forward,
 )
 from jaxdecouple.schedules.staleness import GradientAge, ends_group, gradient_ages, staleness
 from jaxdecouple.schedules.validation import validate
@@ -44,7 +46,9 @@ __all__ = [
     "gpipe",
     "gradient_ages",
     "join",
+    "keeps_versions",
     "pipedream",
+    "redoes_forward",
     "staleness",
     "validate",
 ]

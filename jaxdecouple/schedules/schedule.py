@@ -15,13 +15,24 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
+import functools
 import itertools
 import operator
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, get_args
 
 Order = Literal["forward_first", "backward_first"]
-Weights = Literal["stash", "replay", "latest"]
+Weights = Literal["stash", "remat", "replay", "latest"]
+
+
+def redoes_forward(weights: Weights) -> bool:
+    """Whether a backward begins with its forward anew, from the stored input."""
+    return weights in ("remat", "replay")
+
+
+def keeps_versions(weights: Weights) -> bool:
+    """Whether a backward uses the weights of its batch's own forward."""
+    return weights in ("stash", "remat")
 
 
 def as_integer(value: object) -> object:
@@ -64,8 +75,9 @@ class Schedule(abc.ABC):
     Attributes:
       name: how results name the method.
       num_stages: K, the number of stages.
-      weights: which weights a backward pass uses. ``stash``: those of the batch's own forward. ``replay``: the
-        forward is redone from the stored input with today's weights. ``latest``: stored activations, today's weights.
+      weights: which weights a backward pass uses. ``stash``: those of the batch's own forward, with its activations.
+        ``remat``: the same result in less memory, the forward being redone from the stored input with those weights.
+        ``replay``: the forward is redone with today's weights. ``latest``: stored activations, today's weights.
     """
 
     name: str
@@ -160,7 +172,7 @@ class DelaySchedule(Schedule):
                 "write a last gradient delay of at least 1, or order='forward_first'"
             )
 
-    @property
+    @functools.cached_property
     def lag(self) -> tuple[int, ...]:
         """m: ticks between a batch's forward and its backward, for each stage; 0 for the last."""
         return tuple(sum(self.p[k:]) + sum(self.q[k:]) for k in range(self.num_stages))
@@ -169,9 +181,12 @@ class DelaySchedule(Schedule):
     def drain(self) -> int:
         return self.lag[0]
 
+    @functools.cached_property
+    def _entered(self) -> tuple[int, ...]:
+        return tuple(itertools.accumulate(self.p, initial=0))
+
     def ops(self, tick: int) -> tuple[Op, ...]:
-        entered = list(itertools.accumulate(self.p, initial=0))
-        lag = self.lag
+        entered, lag = self._entered, self.lag
         # Ascending forwards and descending backwards let a delay of 0 be served within the tick.
         forwards = [Op(FORWARD, k, tick - entered[k]) for k in range(self.num_stages)]
         backwards = [Op(BACKWARD, k, tick - entered[k] - lag[k]) for k in reversed(range(self.num_stages - 1))]

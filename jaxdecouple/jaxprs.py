@@ -1,0 +1,123 @@
+"""A jaxpr is what JAX records of a function: here read for what depends on what, and rewritten where XLA is slow."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+
+PyTree = Any
+
+
+def depends(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
+    """For each output of ``jaxpr``, whether it depends on one of the inputs that ``given`` marks.
+
+    Loops and calls are looked into: what a loop over layers computes from their weights alone depends on no activation.
+    """
+    marked = {variable for variable, mark in zip(jaxpr.invars, given, strict=True) if mark}
+
+    def marks(variables: Sequence[Any]) -> list[bool]:
+        return [not isinstance(variable, Literal) and variable in marked for variable in variables]
+
+    for equation in jaxpr.eqns:
+        through = _depends_through(equation, marks(equation.invars))
+        marked.update(variable for variable, mark in zip(equation.outvars, through, strict=True) if mark)
+    return marks(jaxpr.outvars)
+
+
+def fast_in_loops(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """``function(*args)``, with convolutions that the CPU computes as fast in loops as outside of them.
+
+    XLA's CPU compiler has a fast algorithm for convolutions with examples first and channels last, and brings others
+    into this order, but (seen up to JAX 0.12) not those within loops: a convolution's backward, two convolutions, would
+    take fifty times as long. For other devices nothing changes.
+    """
+    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    if not _has_convolution(jaxpr, in_loop=False):
+        return function(*args)
+    return jax.tree.unflatten(jax.tree.structure(shapes), _evaluate(jaxpr, False, *jax.tree.leaves(args)))
+
+
+def _depends_through(equation: Any, given: list[bool]) -> list[bool]:
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    inner = getattr(inner, "jaxpr", inner)
+    if inner is None or not any(given):
+        return [any(given)] * len(equation.outvars)
+    if (len(inner.invars), len(inner.outvars)) != (len(equation.invars), len(equation.outvars)):
+        return [True] * len(equation.outvars)  # no plain call: a kernel, say
+    if equation.primitive.name != "scan":
+        return depends(inner, given)
+    # Inputs are kept, carried or sliced, outputs carried or stacked. The shapes tell; the parameters that do differ
+    # between JAX 0.10 and 0.12.
+    carried = _count_equal_ranks(equation.outvars, inner.outvars)
+    kept = _count_equal_ranks(equation.invars, inner.invars) - carried
+    while True:
+        outputs = depends(inner, given)
+        carry = [before or after for before, after in zip(given[kept:], outputs[:carried], strict=False)]
+        if carry == given[kept : kept + carried]:
+            return carry + outputs[carried:]
+        given = [*given[:kept], *carry, *given[kept + carried :]]
+
+
+def _count_equal_ranks(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in zip(outside, inside, strict=True))
+
+
+def _has_convolution(closed: Any, in_loop: bool) -> bool:
+    for equation in getattr(closed, "jaxpr", closed).eqns:
+        if in_loop and equation.primitive.name == "conv_general_dilated":
+            return True
+        inner = equation.params.get("jaxpr")
+        if inner is not None and _has_convolution(inner, in_loop or equation.primitive.name == "scan"):
+            return True
+    return False
+
+
+def _evaluate(closed: Any, in_loop: bool, *args: jax.Array) -> list[jax.Array]:
+    jaxpr, constants = (closed.jaxpr, closed.consts) if hasattr(closed, "consts") else (closed, ())
+    known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *args), strict=True))
+
+    def values(variables: Sequence[Any]) -> list[Any]:
+        return [variable.val if isinstance(variable, Literal) else known[variable] for variable in variables]
+
+    for equation in jaxpr.eqns:
+        outputs = _evaluate_one(equation, in_loop, *values(equation.invars))
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return values(jaxpr.outvars)
+
+
+def _evaluate_one(equation: Any, in_loop: bool, *args: jax.Array) -> Sequence[jax.Array]:
+    primitive, params = equation.primitive, equation.params
+    if in_loop and primitive.name == "conv_general_dilated":
+        return [_convolve(primitive, params, *args)]
+    inner, loops = params.get("jaxpr"), in_loop or primitive.name == "scan"
+    if inner is not None and _has_convolution(inner, loops):
+        shapes = [variable.aval for variable in getattr(inner, "jaxpr", inner).invars]
+        rewritten = jax.make_jaxpr(functools.partial(_evaluate, inner, loops))(*shapes)
+        # An equation holds its jaxpr with constants, or, as that of jax.checkpoint, without.
+        params = {**params, "jaxpr": rewritten if hasattr(inner, "consts") else rewritten.jaxpr}
+    outputs = primitive.bind(*args, **primitive.get_bind_params(params))
+    return outputs if primitive.multiple_results else [outputs]
+
+
+def _convolve(primitive: Any, params: dict[str, Any], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    x_axes, kernel_axes, y_axes = params["dimension_numbers"]  # each: examples or outputs, channels or inputs, space
+    space = range(1, x.ndim - 1)
+    canonical = jax.lax.ConvDimensionNumbers(
+        (0, x.ndim - 1, *space), (x.ndim - 1, x.ndim - 2, *range(x.ndim - 2)), (0, x.ndim - 1, *space)
+    )
+
+    def fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = x.transpose(x_axes[0], *x_axes[2:], x_axes[1])
+        kernel = kernel.transpose(*kernel_axes[2:], kernel_axes[1], kernel_axes[0])
+        y = primitive.bind(x, kernel, **{**params, "dimension_numbers": canonical})
+        return y.transpose(np.argsort([y_axes[0], *y_axes[2:], y_axes[1]]))
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return primitive.bind(x, kernel, **params)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=fast, default=plain)

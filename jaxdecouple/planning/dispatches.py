@@ -1,0 +1,154 @@
+"""Dispatches are what the host hands to devices: single operations, or a backward joined with the forward after it.
+
+A run is flattened here into arrays over its operations, in dispatch order, with what each has to wait for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxdecouple.planning.times import Times
+from jaxdecouple.schedules import BACKWARD, FORWARD, Kind, Op, Schedule, ScheduleError, join
+
+_KINDS = (FORWARD, BACKWARD)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dispatches:
+    """A run's operations in dispatch order, N of them, in D dispatches.
+
+    Attributes:
+      backward: [N], whether the operation is a ``BACKWARD``; ``stage``, ``batch``, ``tick``: [N], where it belongs.
+      dispatch: [N], the dispatch that the operation is part of: 0..D-1, not descending.
+      source: [N], the operation whose result this one needs from a neighbour, or -1.
+      transfer: [N], seconds from the operation's end until its result has reached the neighbour.
+      link: [N], the in-order link on which it travels.
+      device: [D], where the dispatch runs; ``duration``: [D], its seconds.
+      awaited: [D], the loss, as an operation, that must exist before the host issues the dispatch, or -1.
+    """
+
+    backward: np.ndarray
+    stage: np.ndarray
+    batch: np.ndarray
+    tick: np.ndarray
+    dispatch: np.ndarray
+    source: np.ndarray
+    transfer: np.ndarray
+    link: np.ndarray
+    device: np.ndarray
+    duration: np.ndarray
+    awaited: np.ndarray
+
+    @property
+    def members(self) -> list[tuple[int, ...]]:
+        """The one or two operations of each dispatch."""
+        first = np.searchsorted(self.dispatch, np.arange(len(self.device))).tolist()
+        return [tuple(range(*ends)) for ends in itertools.pairwise([*first, len(self.dispatch)])]
+
+
+def flatten(
+    schedule: Schedule, times: Times, num_batches: int, devices: Sequence[int], run_ahead: int | None
+) -> Dispatches:
+    """The dispatches of a run over ``num_batches`` batches, flush included.
+
+    Raises:
+      ScheduleError: an operation is listed twice or before its input.
+    """
+    backward, stage, batch, tick, dispatch = _operations(schedule, num_batches, joining=times.joined is not None)
+    source = _sources(schedule, backward, stage, batch, tick)
+    edges = schedule.num_stages - 1
+    # Links 0..K-2 carry activations, K-1..2K-3 gradients, and the last one results that nobody needs.
+    up, down = ~backward & (stage < edges), (stage > 0) & (backward | (stage == edges))
+    link = np.where(down, edges + stage - 1, np.where(up, stage, 2 * edges))
+    place = np.asarray(devices)
+    near = place[1:] == place[:-1]  # neighbours on one device hand over at once
+    seconds = np.concatenate([np.where(near, 0.0, times.up), np.where(near, 0.0, times.down), [0.0]])
+    heads = np.flatnonzero(np.diff(dispatch, prepend=-1))
+    paired = np.diff(heads, append=len(dispatch)) == 2
+    single = np.array([[times.duration(kind, k, schedule.weights) for k in range(edges + 1)] for kind in _KINDS])
+    together = np.array([*(times.joined or (0.0,) * edges), 0.0])
+    duration = np.where(paired, together[stage[heads]], single[backward[heads].astype(int), stage[heads]])
+    return Dispatches(
+        backward=backward,
+        stage=stage,
+        batch=batch,
+        tick=tick,
+        dispatch=dispatch,
+        source=source,
+        transfer=seconds[link],
+        link=link,
+        device=place[stage[heads]],
+        duration=duration,
+        awaited=_awaited(tick, np.flatnonzero(stage == edges), num_batches, run_ahead)[heads],
+    )
+
+
+def _operations(schedule: Schedule, num_batches: int, joining: bool) -> tuple[np.ndarray, ...]:
+    flat: list[Op] = []
+    ticks, counts, order, heads = [], [], [], []
+    patterns: dict[object, tuple[np.ndarray, np.ndarray]] = {}  # joining is slow, and most ticks are alike
+    for tick, ops in schedule.run(num_batches):
+        if joining and ops:
+            kinds, stages, batches = zip(*ops, strict=True)
+            pattern = (kinds, stages, tuple(map(operator.sub, batches, itertools.repeat(tick))))
+            if pattern not in patterns:
+                patterns[pattern] = _joined(ops)
+            places, head = patterns[pattern]
+            order.append(places + len(flat))
+            heads.append(head)
+        flat.extend(ops)
+        ticks.append(tick)
+        counts.append(len(ops))
+    if not flat:
+        raise ScheduleError(f"schedule {schedule.name!r} has no operation in a run over {num_batches} batches")
+    kinds, stages, batches = zip(*flat, strict=True)
+    columns = [np.array([kind is BACKWARD for kind in kinds]), np.array(stages), np.array(batches)]
+    columns.append(np.repeat(ticks, counts))
+    if not joining:
+        return *columns, np.arange(len(flat))
+    return *(column[np.concatenate(order)] for column in columns), np.cumsum(np.concatenate(heads)) - 1
+
+
+def _joined(ops: Sequence[Op]) -> tuple[np.ndarray, np.ndarray]:
+    """For the tick's operations in the order of their dispatches: their places in ``ops``, and which begin one."""
+    places = {op: place for place, op in enumerate(ops)}
+    dispatches = join(ops)
+    heads = [op is dispatch[0] for dispatch in dispatches for op in dispatch]
+    return np.array([places[op] for dispatch in dispatches for op in dispatch]), np.array(heads, int)
+
+
+def _sources(
+    schedule: Schedule, backward: np.ndarray, stage: np.ndarray, batch: np.ndarray, tick: np.ndarray
+) -> np.ndarray:
+    """Where each operation's input comes from; every result is needed by one neighbour at most."""
+    last, count = schedule.num_stages - 1, len(stage)
+    index = np.arange(count)
+    place = np.full((2, schedule.num_stages, int(batch.max()) + 1), -1)
+    place[backward.astype(int), stage, batch] = index
+    # The gradient for stage K-2 comes from the last stage's FORWARD.
+    above = place[(stage + 1 < last).astype(int), np.minimum(stage + 1, last), batch]
+    below = np.where(stage > 0, place[0, np.maximum(stage - 1, 0), batch], -1)
+    source = np.where(backward, above, below)
+    needs = backward | (stage > 0)
+    twice = place[backward.astype(int), stage, batch] != index
+    early = needs & ((source < 0) | (source >= index))
+    early |= backward & (place[0, stage, batch] > index)
+    for wrong, what in ((twice, "is listed twice; write it once"), (early, "its input does not exist yet")):
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            op = Op(Kind.BACKWARD if backward[at] else Kind.FORWARD, int(stage[at]), int(batch[at]))
+            raise ScheduleError(f"schedule {schedule.name!r}, tick {tick[at]}: {op}: {what}")
+    return source
+
+
+def _awaited(tick: np.ndarray, losses: np.ndarray, num_batches: int, run_ahead: int | None) -> np.ndarray:
+    if run_ahead is None or not len(losses):
+        return np.full(len(tick), -1)
+    # The host waits only before ticks that feed a batch; a flush is dispatched as it comes.
+    before = np.searchsorted(tick[losses], np.minimum(tick, num_batches - 1)) - run_ahead
+    return np.where(before >= 0, losses[np.maximum(before, 0)], -1)

@@ -1,0 +1,73 @@
+"""Memory in flight is what a stage keeps for batches that are on their way, at any time.
+
+Counted for each batch, between operations (what one needs for itself while it runs is not):
+
+* the input activation, from its arrival to the end of the forward; where the forward is redone (``remat``, ``replay``)
+  to the end of the backward. At stage 0 it arrives as its forward starts: how far ahead a host feeds is not counted;
+* the residuals, from the end of the forward to the end of the backward; none where the forward is redone. The last
+  stage has its own while its ``FORWARD`` runs;
+* the gradient of the stage's output, from its arrival to the end of the backward;
+* under ``stash`` and ``remat``, each version of the weights that is no longer the stage's own and that a batch still
+  refers to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxdecouple.schedules import ends_group, keeps_versions, redoes_forward
+
+if TYPE_CHECKING:
+    from jaxdecouple.planning.timelines import Timeline
+
+
+def bytes_over_time(timeline: Timeline, device: int, accumulate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds, ascending, and the bytes in flight on ``device`` from each of them until the next."""
+    if accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate}; write how many batches an update takes, at least 1")
+    stages = [stage for stage, place in enumerate(timeline.devices) if place == device]
+    spans = [span for stage in stages for span in _spans(timeline, stage, accumulate)]
+    moments = np.concatenate([[0.0], *(np.concatenate(span[:2]) for span in spans)])
+    changes = np.concatenate([[0.0], *(np.repeat([size, -size], len(span)) for span, _, size in spans)])
+    seconds, where = np.unique(moments, return_inverse=True)
+    return seconds, np.cumsum(np.bincount(where, changes))
+
+
+def _spans(timeline: Timeline, stage: int, accumulate: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """(from, until, bytes) of everything that ``stage`` keeps, batch by batch."""
+    sizes, weights, last = timeline.sizes, timeline.schedule.weights, timeline.schedule.loss_stage
+    here = timeline.stage == stage
+    forward, backward = (np.flatnonzero(here & (timeline.kind == kind)) for kind in "FB")
+    started, forwarded = timeline.start[forward], timeline.end[forward]
+    arrived = started
+    if stage > 0:
+        arrived = timeline.arrival[(timeline.stage == stage - 1) & (timeline.kind == "F")]
+    if stage == last:
+        return [(arrived, forwarded, sizes.inputs[stage]), (started, forwarded, sizes.residuals[stage])]
+    finished = timeline.end[backward]
+    above = (timeline.stage == stage + 1) & (timeline.kind == ("F" if stage + 1 == last else "B"))
+    spans = [(timeline.arrival[above], finished, sizes.inputs[stage + 1])]
+    if redoes_forward(weights):
+        spans.append((arrived, finished, sizes.inputs[stage]))
+    else:
+        spans.append((arrived, forwarded, sizes.inputs[stage]))
+        spans.append((forwarded, finished, sizes.residuals[stage]))
+    if keeps_versions(weights):
+        spans.append((*_old_versions(timeline, forward, backward, accumulate), sizes.params[stage]))
+    return spans
+
+
+def _old_versions(
+    timeline: Timeline, forward: np.ndarray, backward: np.ndarray, accumulate: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """When each version of the weights was replaced, and when the last batch that refers to it was done."""
+    # Every stage does its batches in order, so the n-th forward and the n-th backward belong to one batch.
+    updates = backward[[ends_group(int(batch), accumulate) for batch in timeline.batch[backward]]]
+    version = np.searchsorted(updates, forward)  # updates dispatched before the forward
+    current = np.arange(len(updates))  # the version that each update replaces
+    users = np.searchsorted(version, current, side="right") - 1  # the last batch that may refer to it
+    used = (users >= 0) & (version[np.maximum(users, 0)] == current)
+    replaced, done = timeline.end[updates], timeline.end[backward[np.maximum(users, 0)]]
+    return replaced, np.where(used, np.maximum(replaced, done), replaced)

@@ -1,0 +1,220 @@
+"""A simulation lets devices, links and the host work through a run's dispatches, each in order, as soon as it can.
+
+Three rules make the times:
+
+* a device works through its queue strictly in dispatch order, and starts a dispatch when the device is free, all its
+  inputs have arrived and the host has issued it;
+* each direction of each edge is a link that carries one transfer at a time, in order: it is latency and occupied link
+  in one, ``arrival = max(end of the operation, link free) + time``;
+* the host issues dispatches in order, ``times.host`` seconds each, and waits when it gets too far ahead.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxdecouple.planning.dispatches import Dispatches, flatten
+from jaxdecouple.planning.timelines import Timeline, period_of
+from jaxdecouple.planning.times import Sizes, Times
+from jaxdecouple.schedules import Schedule, validate
+
+
+def timeline(
+    schedule: Schedule,
+    times: Times,
+    *,
+    num_batches: int | None = None,
+    sizes: Sizes | None = None,
+    devices: Sequence[int] | None = None,
+    run_ahead: int | None = None,
+) -> Timeline:
+    """When each operation of a run starts and ends, flush included.
+
+    Args:
+      schedule: what is dispatched.
+      times: how long it takes.
+      num_batches: how many batches are fed; by default enough to read a steady state off.
+      sizes: bytes, for `Timeline.peak_bytes`.
+      devices: the device of each stage, K integers of 0, 1, ...; by default each stage has its own. Stages of one
+        device hand over at once.
+      run_ahead: before a tick the host waits until fewer than so many dispatched losses are unfinished, as
+        `Pipeline` does; ``None``: it never waits.
+
+    Raises:
+      ScheduleError: the schedule cannot be executed.
+      ValueError: ``times``, ``sizes`` or ``devices`` is for another number of stages.
+    """
+    stages = schedule.num_stages
+    if times.num_stages != stages:
+        raise ValueError(f"times has {times.num_stages} stages, but schedule {schedule.name!r} has {stages}")
+    if sizes is not None and len(sizes.inputs) != stages:
+        raise ValueError(f"sizes has {len(sizes.inputs)} stages, but schedule {schedule.name!r} has {stages}")
+    if run_ahead is not None and run_ahead < 1:
+        raise ValueError(f"run_ahead is {run_ahead}; write at least 1, or None for a host that never waits")
+    devices = _checked(devices, stages)
+    validate(schedule)
+    if num_batches is None:
+        num_batches = _enough(schedule)
+    if num_batches < 1:
+        raise ValueError(f"num_batches is {num_batches}; write at least 1")
+    work = flatten(schedule, times, num_batches, devices, run_ahead)
+    if times.slowdown:
+        start, end, arrival = _shared(work, times)
+    else:
+        start, end, arrival = _in_order(work, times)
+    return Timeline(
+        schedule=schedule,
+        times=times,
+        num_batches=num_batches,
+        devices=devices,
+        sizes=sizes,
+        kind=np.where(work.backward, "B", "F"),
+        stage=work.stage,
+        batch=work.batch,
+        tick=work.tick,
+        dispatch=work.dispatch,
+        start=start[work.dispatch],
+        end=end[work.dispatch],
+        arrival=arrival,
+    )
+
+
+def _checked(devices: Sequence[int] | None, stages: int) -> tuple[int, ...]:
+    found = tuple(range(stages)) if devices is None else tuple(map(int, devices))
+    if len(found) != stages:
+        raise ValueError(f"devices = {found} has {len(found)} entries; write one for each of the {stages} stages")
+    if set(found) != set(range(max(found) + 1)):
+        raise ValueError(f"devices = {found} must number the devices 0, 1, ... without a gap")
+    return found
+
+
+def _enough(schedule: Schedule) -> int:
+    """Batches after which filling and accelerating are long over, in whole periods."""
+    period = period_of(schedule)
+    return -(-(8 * (schedule.drain + schedule.num_stages) + 64) // period) * period
+
+
+def _in_order(work: Dispatches, times: Times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One pass in dispatch order, (max, +): nothing depends on what is dispatched later."""
+    count = len(work.dispatch)
+    source, link, transfer = work.source.tolist(), work.link.tolist(), work.transfer.tolist()
+    start, end = [0.0] * len(work.device), [0.0] * len(work.device)
+    arrival = [0.0] * (count + 1)  # source -1, the batch itself, is always there
+    device_free, link_free = [0.0] * (int(work.device.max()) + 1), [0.0] * (max(link) + 1)
+    issued, awaited, dispatch = 0.0, work.awaited.tolist(), work.dispatch.tolist()
+    lines = zip(work.device.tolist(), work.duration.tolist(), work.members, awaited, strict=True)
+    for index, (device, duration, members, loss) in enumerate(lines):
+        if loss >= 0:
+            issued = max(issued, end[dispatch[loss]])
+        issued += times.host
+        begin = max(device_free[device], issued)
+        for op in members:
+            begin = max(begin, arrival[source[op]])
+        start[index] = begin
+        end[index] = device_free[device] = finish = begin + duration
+        for op in members:
+            arrival[op] = link_free[link[op]] = max(finish, link_free[link[op]]) + transfer[op]
+    return np.array(start), np.array(end), np.array(arrival[:count])
+
+
+def _shared(work: Dispatches, times: Times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Event by event, for devices that slow one another down.
+
+    All running dispatches progress alike, at 1 / slowdown: a virtual clock, which runs at that rate, tells their ends
+    beforehand, and the true clock follows.
+    """
+    state = _Events(work, times)
+    state.issue()
+    while state.running or state.coming:
+        rate = state.rate()
+        finish = state.now + (state.running[0][0] - state.virtual) * rate if state.running else np.inf
+        if state.coming and state.coming[0][0] <= finish:
+            moment, op = heapq.heappop(state.coming)
+            state.virtual += (moment - state.now) / rate
+            state.now = moment
+            state.issue(done=True) if op < 0 else state.arrive(op)
+        else:
+            state.virtual, index = heapq.heappop(state.running)
+            state.now = finish
+            state.finish(index)
+    return np.array(state.start), np.array(state.end), np.array(state.arrival)
+
+
+class _Events:
+    """What is running, what is coming, and what waits, at the time ``now``."""
+
+    def __init__(self, work: Dispatches, times: Times):
+        dispatches, count = len(work.device), len(work.dispatch)
+        self.now = self.virtual = 0.0
+        self.running: list[tuple[float, int]] = []  # (virtual end, dispatch)
+        self.coming: list[tuple[float, int]] = []  # (time, operation whose result arrives, or -1: a dispatch is issued)
+        self.start, self.end, self.arrival = [0.0] * dispatches, [np.nan] * dispatches, [0.0] * count
+        self._slowdown, self._host = times.slowdown, times.host
+        self._members, self._duration, self._device = work.members, work.duration.tolist(), work.device.tolist()
+        self._link, self._transfer = work.link.tolist(), work.transfer.tolist()
+        self._link_free = [0.0] * (max(self._link) + 1)
+        self._dispatch, self._awaited = work.dispatch.tolist(), work.awaited.tolist()
+        self._consumer = [-1] * count  # of each operation's result
+        for op, source in enumerate(work.source.tolist()):
+            if source >= 0:
+                self._consumer[source] = self._dispatch[op]
+        # A dispatch starts when nothing is missing: its inputs, and that it is issued.
+        self._missing = (1 + np.bincount(work.dispatch, work.source >= 0, dispatches).astype(int)).tolist()
+        self._queues = [np.flatnonzero(work.device == device)[::-1].tolist() for device in range(max(self._device) + 1)]
+        self._busy = [False] * len(self._queues)
+        self._next = 0  # the dispatch that the host issues next
+        self._waiting = -1  # the dispatch whose end the host waits for
+
+    def rate(self) -> float:
+        """Seconds for one second of work."""
+        return self._slowdown[max(0, min(len(self.running), len(self._slowdown)) - 1)]
+
+    def issue(self, done: bool = False) -> None:
+        """The host goes on issuing, having ``done`` the one it was busy with, until that takes time or it must wait."""
+        while self._next < len(self._device):
+            if done:
+                self._provide(self._next)
+                self._next += 1
+                done = False
+                continue
+            loss = self._awaited[self._next]
+            if loss >= 0 and np.isnan(self.end[self._dispatch[loss]]):
+                self._waiting = self._dispatch[loss]
+                return
+            if self._host:
+                heapq.heappush(self.coming, (self.now + self._host, -1))
+                return
+            done = True
+
+    def arrive(self, op: int) -> None:
+        """The result of ``op`` has reached the neighbour that needs it."""
+        self._provide(self._consumer[op])
+
+    def finish(self, index: int) -> None:
+        """Dispatch ``index`` is done."""
+        self.end[index] = self.now
+        self._busy[self._device[index]] = False
+        for op in self._members[index]:
+            link = self._link[op]
+            self.arrival[op] = self._link_free[link] = max(self.now, self._link_free[link]) + self._transfer[op]
+            if self._consumer[op] >= 0:
+                heapq.heappush(self.coming, (self.arrival[op], op))
+        self._start_next(self._device[index])
+        if index == self._waiting:
+            self._waiting = -1
+            self.issue()
+
+    def _provide(self, index: int) -> None:
+        self._missing[index] -= 1
+        self._start_next(self._device[index])
+
+    def _start_next(self, device: int) -> None:
+        queue = self._queues[device]
+        if not self._busy[device] and queue and self._missing[queue[-1]] == 0:
+            index = queue.pop()
+            self._busy[device] = True
+            self.start[index] = self.now
+            heapq.heappush(self.running, (self.virtual + self._duration[index], index))
