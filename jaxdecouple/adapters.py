@@ -52,7 +52,7 @@ def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
     """
     result: list[Stage] = []
     for item in stages:
-        first = result[-1].first + len(result[-1].layers) if result else 0
+        first = result[-1].first + result[-1].num_layers if result else 0
         stage = item if isinstance(item, Stage) else Stage((as_layer(item),), first)
         if stage.first != first:
             raise ValueError(
@@ -69,7 +69,8 @@ def from_function(function: Callable[[PyTree], PyTree], name: str | None = None)
     def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
         return function(x), model_state
 
-    return Layer(lambda key, x: ({}, {}), apply, name or getattr(function, "__name__", "function"))
+    name = name or getattr(function, "__name__", "function")
+    return Layer(lambda key, x: ({}, {}), apply, name, function if _hashable(function) else None)
 
 
 def from_linen(module: nn.Module) -> Layer:
@@ -78,12 +79,15 @@ def from_linen(module: nn.Module) -> Layer:
     The module is called with its input and, if its ``__call__`` has one of the arguments ``train``, ``training``,
     ``is_training``, ``deterministic`` or ``use_running_average``, with that switch set accordingly. The ``params``
     collection is trained; every other collection is model state, updated in training. Every random stream the module
-    asks for (``dropout``, ...) is derived from the layer's key.
+    asks for (``dropout``, ...) is derived from the layer's key. Modules that are equal but for their names are
+    identical layers.
     """
+    identity = module.clone(name=None) if _hashable(module) else None
 
     def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
-        init_linen = _init_linen if _hashable(module) else _init_linen.__wrapped__
-        variables = dict(init_linen(module, jax.tree.structure(x), tuple(_signature(x)), key))
+        traced = isinstance(key, jax.core.Tracer)  # within another compiled function, none may have options of its own
+        init_linen = _init_linen.__wrapped__ if identity is None or traced else _init_linen
+        variables = dict(init_linen(identity or module, jax.tree.structure(x), tuple(_signature(x)), key))
         variables.pop("intermediates", None)  # what a module sows is no state: it would grow with every batch
         return variables.pop("params", {}), variables
 
@@ -94,7 +98,7 @@ def from_linen(module: nn.Module) -> Layer:
         )
         return y, {**model_state, **updated}
 
-    return Layer(init, apply, module.name or type(module).__name__)
+    return Layer(init, apply, module.name or type(module).__name__, identity)
 
 
 def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
@@ -131,7 +135,8 @@ def _signature(x: PyTree) -> list[tuple[tuple[int, ...], Any]]:
     return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(x)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+# Normally distributed numbers take XLA's CPU compiler seconds, for every kind of layer, unless it optimises little.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 1})
 def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Array) -> PyTree:
     # Compiled for each layer alone, not for a stage: the same layer gets bit-identical parameters wherever the
     # network is cut, and identical layers are compiled once.
@@ -139,10 +144,10 @@ def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Ar
     return module.init({**_streams(key), "params": key}, x, **_switch(module, train=True))
 
 
-def _hashable(module: nn.Module) -> bool:
+def _hashable(item: Any) -> bool:
     # nn.Sequential([...]) holds a list, for one.
     try:
-        return hash(module) is not None
+        return hash(item) is not None
     except TypeError:
         return False
 

@@ -6,20 +6,24 @@
 ``params`` is what the optimizer changes, ``model_state`` everything else a layer carries from batch to batch (batch
 statistics). Keys belong to layers: layer ``i`` of the network is initialised from ``fold_in(key, i)`` and draws its
 randomness for batch ``n`` from ``fold_in(fold_in(key, i), n)``, so that the same seed gives the same network and the
-same dropout masks wherever the network is cut.
+same dropout masks wherever the network is cut, and whether or not a run of identical layers is one scan (`runs`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+if TYPE_CHECKING:
+    from jaxdecouple.runs import Run
+
 PyTree = Any
+ShapesAfter = Callable[..., tuple[PyTree, PyTree]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,25 +34,73 @@ class Layer:
       init: ``(key, x) -> (params, model_state)``; ``x`` holds shapes and dtypes, not values.
       apply: ``(params, model_state, x, key=, train=) -> (y, model_state)``.
       name: for messages and for the keys of parameter trees.
+      identity: layers of equal identity have functions that do the same, whatever their names; ``None`` is equal to
+        nothing. As with static arguments of ``jax.jit``, only the identity is compared.
     """
 
     init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
     apply: Callable[..., tuple[PyTree, PyTree]]
     name: str = "layer"
+    identity: Hashable = None
+
+    @property
+    def count(self) -> int:
+        """How many layers of the network this is."""
+        return 1
+
+    def label(self, index: int) -> str:
+        """Its key in the trees of a stage, as layer ``index`` of the network."""
+        return f"{index:03d}_{self.name}"
+
+    def init_at(self, index: int, key: jax.Array, x: PyTree, after: ShapesAfter) -> tuple[PyTree, PyTree, PyTree]:
+        """Parameters, model state and the output's shapes of layer ``index`` of a network initialised from ``key``.
+
+        Raises:
+          ValueError: the model state changes its structure from batch to batch.
+        """
+        params, model_state = self.init(jax.random.fold_in(key, index), x)
+        y, new_state = after(self, x, params, model_state)
+        if jax.tree.structure(new_state) != jax.tree.structure(model_state):
+            raise ValueError(
+                f"its model state ({', '.join(model_state)}) changes its structure with every batch, as values "
+                "that a module sows do; write a layer whose model state keeps its structure"
+            )
+        # Batch statistics may start in another dtype than they are kept in.
+        return params, jax.tree.map(lambda old, new: old.astype(new.dtype), model_state, new_state), y
+
+    def apply_at(
+        self,
+        index: jax.Array | int,
+        params: PyTree,
+        model_state: PyTree,
+        x: PyTree,
+        *,
+        key: jax.Array,
+        batch: jax.Array | int,
+        train: bool,
+    ) -> tuple[PyTree, PyTree]:
+        """Output and new model state of layer ``index`` of a network with the run's ``key``."""
+        key = jax.random.fold_in(jax.random.fold_in(key, index), batch)
+        return self.apply(params, model_state, x, key=key, train=train)
+
+    def by_layer(self, index: int, tree: PyTree) -> dict[str, PyTree]:
+        """``tree``, its parameters or model state as layer ``index``, under its key."""
+        return {self.label(index): tree}
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """Consecutive layers of a network, themselves a pair of pure functions of the same form.
 
-    Parameters and model state are dicts from ``"<index>_<name>"`` to those of the layer; layers without are left out.
+    Parameters and model state are dicts from ``"<index>_<name>"`` to those of the layer, and from
+    ``"<first>-<last>_<name>"`` to those of a `Run`, stacked; layers without are left out.
 
     Attributes:
-      layers: the layers, in order.
-      first: index of the first of them in the whole network.
+      layers: layers, and runs of layers, in order.
+      first: index of the first layer in the whole network.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer | Run, ...]
     first: int = 0
 
     def __post_init__(self) -> None:
@@ -56,9 +108,14 @@ class Stage:
             raise ValueError("a stage needs at least one layer; use fewer stages or other boundaries")
 
     @property
+    def num_layers(self) -> int:
+        """The number of layers of the network, counting each of a run."""
+        return sum(layer.count for layer in self.layers)
+
+    @property
     def keys(self) -> tuple[str, ...]:
-        """The key of each layer in the stage's parameter tree."""
-        return tuple(f"{index:03d}_{layer.name}" for index, layer in enumerate(self.layers, self.first))
+        """The key of each layer, and of each run, in the stage's parameter tree."""
+        return tuple(name for _, name, _ in self._placed())
 
     def init(self, key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
         """Parameters and model state for inputs shaped like ``x`` (arrays or ``jax.ShapeDtypeStruct``).
@@ -67,17 +124,10 @@ class Stage:
           ValueError: a layer cannot take what the layer before it puts out.
         """
         params, model_state, x = {}, {}, shape_of(x)
-        for index, (name, layer) in enumerate(zip(self.keys, self.layers, strict=True), self.first):
-            with _blaming(layer, index, x):
-                layer_params, layer_state = layer.init(jax.random.fold_in(key, index), x)
-                x, new_state = shapes_after(layer, layer_params, layer_state, x)
-                if jax.tree.structure(new_state) != jax.tree.structure(layer_state):
-                    raise ValueError(
-                        f"its model state ({', '.join(layer_state)}) changes its structure with every batch, as values "
-                        "that a module sows do; write a layer whose model state keeps its structure"
-                    )
-                # Batch statistics may start in another dtype than they are kept in.
-                layer_state = jax.tree.map(lambda old, new: old.astype(new.dtype), layer_state, new_state)
+        after = once_per_kind(lambda layer, x, *variables: shapes_after(layer, *variables, x))
+        for index, name, layer in self._placed():
+            with blaming(layer, index, x):
+                layer_params, layer_state, x = layer.init_at(index, key, x, after)
             if jax.tree.leaves(layer_params):
                 params[name] = layer_params
             if jax.tree.leaves(layer_state):
@@ -97,12 +147,26 @@ class Stage:
           train: whether batch statistics are gathered and dropout is on.
         """
         new_state = {}
-        for index, (name, layer) in enumerate(zip(self.keys, self.layers, strict=True), self.first):
-            layer_key = jax.random.fold_in(jax.random.fold_in(key, index), batch)
-            x, layer_state = layer.apply(params.get(name, {}), model_state.get(name, {}), x, key=layer_key, train=train)
+        for index, name, layer in self._placed():
+            own = params.get(name, {}), model_state.get(name, {})
+            x, layer_state = layer.apply_at(index, *own, x, key=key, batch=batch, train=train)
             if name in model_state:
                 new_state[name] = layer_state
         return x, new_state
+
+    def by_layer(self, tree: PyTree) -> PyTree:
+        """Parameters or model state with those of every layer of a run apart, as if nothing were scanned."""
+        apart = {}
+        for index, name, layer in self._placed():
+            if name in tree:
+                apart.update(layer.by_layer(index, tree[name]))
+        return apart
+
+    def _placed(self) -> Iterator[tuple[int, str, Layer | Run]]:
+        index = self.first
+        for layer in self.layers:
+            yield index, layer.label(index), layer
+            index += layer.count
 
 
 def shapes_after(layer: Layer, params: PyTree, model_state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
@@ -116,6 +180,25 @@ def shapes_after(layer: Layer, params: PyTree, model_state: PyTree, x: PyTree) -
     )
 
 
+def once_per_kind(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function(layer, x, ...)``, evaluated once for all layers of the same identity and inputs of the same shape.
+
+    What it is given besides must follow from these two, as the shapes of parameters do. For use within one call: what
+    a layer does may depend on settings of JAX, such as ``jax_enable_x64``.
+    """
+    known: dict[Any, Any] = {}
+
+    def remembering(layer: Layer, x: PyTree, *rest: Any) -> Any:
+        if layer.identity is None:
+            return function(layer, x, *rest)
+        kind = layer.identity, signature_of(x)
+        if kind not in known:
+            known[kind] = function(layer, x, *rest)
+        return known[kind]
+
+    return remembering
+
+
 def shape_of(tree: PyTree) -> PyTree:
     """``tree`` with every array replaced by its ``jax.ShapeDtypeStruct``."""
 
@@ -124,6 +207,12 @@ def shape_of(tree: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct(np.shape(leaf), dtype)
 
     return jax.tree.map(shape, tree)
+
+
+def signature_of(tree: PyTree) -> Hashable:
+    """Structure, shapes and dtypes of a tree, to compare and to look up by."""
+    leaves, structure = jax.tree.flatten(shape_of(tree))
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def describe(tree: PyTree) -> str:
@@ -136,7 +225,12 @@ def _dtype(leaf: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _blaming(layer: Layer, index: int, x: PyTree) -> Iterator[None]:
+def blaming(layer: Layer | Run, index: int, x: PyTree) -> Iterator[None]:
+    """Names the layer in what goes wrong within.
+
+    Raises:
+      ValueError: anything was raised.
+    """
     try:
         yield
     except Exception as error:

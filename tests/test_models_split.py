@@ -12,7 +12,7 @@ from test_models_imagenet import trace
 import jaxdecouple as jd
 from jaxdecouple import schedules
 from jaxdecouple.models import BasicBlock, Bottleneck, Head, Stem, imagenet_resnet, resnet
-from jaxdecouple.partition import flops
+from jaxdecouple.partitioning import flops
 
 BLOCKS = {
     "basic": BasicBlock(8),

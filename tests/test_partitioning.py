@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdecouple as jd
-from jaxdecouple.partition import balance, flops
+from jaxdecouple.partitioning import balance, flops
 
 
 def identities(count):
@@ -57,6 +57,42 @@ def test_balance_takes_the_earliest_of_the_best_first_cuts_and_balances_the_rest
             assert boundaries[0] == best[0][0], f"{costs} into {num_stages}"
             rest = balance(costs[boundaries[0] :], num_stages - 1)
             assert boundaries[1:] == tuple(boundaries[0] + cut for cut in rest)
+
+
+def test_balance_breaks_ties_by_bytes_and_counts_the_last_stage_apart():
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        count = int(rng.integers(1, 9))
+        costs, last, sent = rng.integers(0, 4, count), rng.integers(0, 4, count), rng.integers(0, 9, count)
+
+        def rank(cut, costs=costs, last=last, sent=sent, count=count):
+            edges = (0, *cut, count)
+            stages = [sum(costs[a:b]) for a, b in itertools.pairwise(edges[:-1])] + [sum(last[edges[-2] :])]
+            return max(stages), sum(sent[list(cut)])
+
+        for num_stages in range(1, count + 1):
+            found = balance(costs, num_stages, last=last, sent=sent)
+            assert found in set(cuts(count, num_stages))
+            assert rank(found) == min(map(rank, cuts(count, num_stages))), (costs, last, sent, num_stages)
+
+
+def test_balance_is_quick_for_a_thousand_layers():
+    costs = np.random.default_rng(0).random(1200)
+    boundaries = balance(costs, 8)
+    assert slowest(costs, boundaries) < 1.01 * costs.sum() / 8 + costs.max()
+
+
+def test_a_redone_forward_moves_the_cut_to_seven_quarters():
+    # Even cuts into two cap Features Replay at 1.5 times one worker, the best cut at 1.75: 3/7 of the layers below.
+    layers = identities(7)
+    assert starts(jd.partition(layers, 2, costs=[3] * 7, weights="replay")) == (3,)
+    assert starts(jd.partition(layers, 2, costs=[3] * 7, weights="remat")) == (3,)
+    assert starts(jd.partition(identities(14), 2, costs=[1] * 14)) == (7,)
+
+
+def test_parameters_as_costs():
+    layers, x = [nn.Dense(8), nn.Dense(64), jnp.sin, nn.Dense(8)], np.zeros((2, 8), np.float32)
+    assert starts(jd.partition(layers, 2, sample=x, costs="params")) == (2,)  # 72 + 576 | 520
 
 
 def test_balance_worked_by_hand():
@@ -166,6 +202,8 @@ def test_layers_that_do_not_fit_are_named():
         ({"boundaries": (1, 2), "num_stages": 2}, "into 3 stages, but num_stages is 2; write 1 boundaries, or leave"),
         ({"boundaries": (), "num_stages": 2}, "into 1 stages, but num_stages is 2"),
         ({"num_stages": 4, "costs": [1, 1, 1]}, "got 3 costs"),
+        ({"num_stages": 2, "costs": "time"}, "costs is 'time'; write 'flops', 'params', a profile, or one number"),
+        ({"num_stages": 2, "costs": "params"}, "costs='params' needs shapes: write sample="),
         ({"num_stages": 2, "costs": [1, float("nan"), 1, 1]}, "write one number of at least 0 per layer"),
         ({"num_stages": 2, "costs": [1, 1, 1, -1]}, "write one number of at least 0 per layer"),
     ],
@@ -202,3 +240,13 @@ def test_a_sample_is_checked_when_costs_are_given():
     layers = [nn.Dense(3), lambda x: x.reshape(7, 7)]
     with pytest.raises(ValueError, match="layer 1"):
         jd.partition(layers, 2, costs=[1, 1], sample=np.zeros((2, 5), np.float32))
+
+
+def test_long_runs_become_loops_unless_told_otherwise():
+    layers, x = [nn.Dense(4) for _ in range(70)], np.zeros((2, 4), np.float32)
+    below, last = jd.partition(layers, boundaries=(33,), sample=x)
+    assert [layer.count for layer in below.layers] == [33] and [layer.count for layer in last.layers] == [37]
+    assert below.num_layers == 33 and last.first == 33
+    plain = jd.partition(layers, boundaries=(33,), sample=x, scan=False)
+    assert [len(stage.layers) for stage in plain] == [33, 37]
+    assert [len(stage.layers) for stage in jd.partition(layers, boundaries=(33,))] == [33, 37]  # shapes are not known
