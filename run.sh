@@ -13,6 +13,8 @@ usage: ./run.sh [WORD] [ARGUMENTS]
 
   compare    compare the methods: python -m experiments.compare ARGUMENTS; the word may be left out
   train      train one model:     python -m experiments.train ARGUMENTS
+  benchmark  measure speed, host time and memory of all methods: python -m experiments.benchmark ARGUMENTS
+  plan       plan a pipeline for devices that need not be there:  python -m experiments.plan ARGUMENTS
   test       run the tests:       python -m pytest ARGUMENTS, on the CPU unless JAX_PLATFORMS is set
   python     run the environment's Python
   setup      set the environment up and print the path of its Python
@@ -221,7 +223,7 @@ failed() {
 
 word=compare
 case "${1--}" in
-  compare | train | test | python | setup | pythons) word=$1; shift ;;
+  compare | train | benchmark | plan | test | python | setup | pythons) word=$1; shift ;;
   help | -h | --help) usage; exit 0 ;;
   -*) ;;
   *) say "there is no '$1' to run"; usage >&2; exit 2 ;;
@@ -234,7 +236,7 @@ ensure_environment
 export PYTHONPATH="$top${PYTHONPATH:+:$PYTHONPATH}"
 case "$word" in
   # -P: from within another checkout, still this one's code
-  compare | train) exec "$venv/bin/python" -P -m "experiments.$word" "$@" ;;
+  compare | train | benchmark | plan) exec "$venv/bin/python" -P -m "experiments.$word" "$@" ;;
   test) cd "$top"; export JAX_PLATFORMS="${JAX_PLATFORMS-cpu}"; exec "$venv/bin/python" -m pytest "$@" ;;
   python) exec "$venv/bin/python" "$@" ;;
   setup) printf '%s\n' "$venv/bin/python" ;;

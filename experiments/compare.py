@@ -15,6 +15,7 @@ The directory gets results.json, table.md, curves.png and schedules.png.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import statistics
 import sys
@@ -30,6 +31,7 @@ from experiments.report import Row
 from experiments.training import NonFiniteLoss, Run, Trainer
 from experiments.workdir import Workdir
 from jaxdecouple import data, schedules
+from jaxdecouple.state import State
 
 FLAGS = flags.FLAGS
 
@@ -101,17 +103,26 @@ def compare(
 
 
 def _measure(trainers: Mapping[str, Trainer], runs: Mapping[str, list[Run]], repeats: int) -> dict[str, list[float]]:
-    states = {label: runs[label][-1].state for label in trainers}
-    if not throughput.can_confine():
-        return throughput.measure(trainers, states, repeats=repeats)
-    baseline = trainers[BASELINE]
-    config = dataclasses.replace(baseline.config, num_stages=1, boundaries=())
-    one_worker = Trainer(config, baseline.dataset, baseline.pipeline.placement.devices[:1])
-    return throughput.measure(
-        {**trainers, ONE_WORKER: one_worker},
-        {**states, ONE_WORKER: one_worker.init(0)},
-        repeats=repeats,
-        on_one_core={ONE_WORKER},
+    loops = {label: _loop(trainer, runs[label][-1].state) for label, trainer in trainers.items()}
+    if throughput.can_confine():
+        baseline = trainers[BASELINE]
+        config = dataclasses.replace(baseline.config, num_stages=1, boundaries=())
+        one_worker = Trainer(config, baseline.dataset, baseline.pipeline.placement.devices[:1])
+        loops[ONE_WORKER] = _loop(one_worker, one_worker.init(0), one_core=True)
+    return throughput.measure(loops, repeats=repeats)
+
+
+def _loop(trainer: Trainer, state: State, one_core: bool = False) -> throughput.Loop:
+    """The input pipeline is part of what is measured: batches are gathered and augmented as in training."""
+    epochs = (trainer.epoch(epoch, seed=0) for epoch in itertools.count())
+    group = trainer.config.steps_per_update
+    return throughput.Loop(
+        trainer.pipeline.step,
+        state,
+        itertools.chain.from_iterable(epochs),
+        fill=2 * trainer.pipeline.schedule.drain + 2 * group + 2,
+        unit=group,
+        one_core=one_core,
     )
 
 
@@ -146,7 +157,7 @@ def _write(
             "schedule": row.schedule.name,
             "weights": row.schedule.weights,
             "staleness": schedules.staleness(row.schedule, row.accumulate),
-            "layers_per_stage": [len(stage.layers) for stage in trainers[row.label].pipeline.stages],
+            "layers_per_stage": [stage.num_layers for stage in trainers[row.label].pipeline.stages],
             "test_errors": list(row.test_errors),
             "images_per_second": rates[row.label],
             "speed_against_backprop": row.speedup,

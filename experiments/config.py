@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 import flax.linen as nn
 import optax
 
 import jaxdecouple as jd
-from experiments.methods import METHODS, choose
+from experiments.methods import AUTO, METHODS, PLANNED, Method, choose
 from jaxdecouple.schedules import Schedule
 from jaxdecouple.transforms import StageOptimizer
 
-MODELS = ("mlp", "resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 DECAYS = ("step", "cosine", "constant")
 
@@ -27,9 +25,10 @@ def _flag(default: Any, help: str) -> Any:
 class Config:
     """The settings of one training run. The help texts say units and sources."""
 
-    method: str = _flag("fdg", f"training method: {', '.join(METHODS)}")
+    method: str = _flag("fdg", f"training method: {', '.join(METHODS)}, or auto: measured cut and delays")
     num_stages: int = _flag(2, "K, stages the network is cut into, one device each")
-    model: str = _flag("resnet20", "mlp, or resnet<6n+2> (He et al. 2016, CIFAR form): resnet8, resnet20, ...")
+    model: str = _flag("resnet20", "mlp, resnet<6n+2> (He et al. 2016, CIFAR form), or resnet18, 34, 50, 101, 152")
+    split_blocks: bool = _flag(False, "residual networks may be cut inside their blocks as well")
     dataset: str = _flag("digits", "digits, npz:PATH, folder:PATH, or a tensorflow-datasets name such as cifar10")
     data_dir: str = _flag("", "where tensorflow-datasets keeps its files; empty: its own default")
     epochs: int = _flag(10, "passes over the training set")
@@ -41,6 +40,7 @@ class Config:
     p: tuple[int, ...] = _flag((), "dsp: activation queues p_0,...,p_{K-1}, in ticks (DSP 3.3); empty: 1,...,1,0")
     m: tuple[int, ...] = _flag((), "dsp: layer-wise staleness m_0,...,m_{K-1}, in ticks; empty: 2(K-1),...,2,0")
     boundaries: tuple[int, ...] = _flag((), "layer indices at which a new stage starts; empty: equal operation counts")
+    jitter: float = _flag(0.0, "auto: how late activations and gradients may come, in the time of a batch")
     optimizer: str = _flag("sgd", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = _flag(0.1, "peak learning rate")
     momentum: float = _flag(0.9, "sgd: momentum; adam, adamw: beta1")
@@ -61,12 +61,12 @@ class Config:
         Raises:
           ValueError: says what was given, what was expected, and what to write.
         """
-        method = METHODS[choose("method", self.method, METHODS)]
-        _model_depth(self.model)
+        choose("method", self.method, [*METHODS, AUTO])
+        self.layers(10)
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("decay", self.decay, DECAYS)
-        for name in ("weights", "order", "p", "m"):
-            if getattr(self, name) and name not in method.takes:
+        for name in ("weights", "order", "p", "m", "jitter"):
+            if getattr(self, name) and name not in self._method.takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but method {self.method} has no such setting")
         for name, least in {"num_stages": 1, "epochs": 1, "batch_size": 1, "eval_batch_size": 1, "seed": 0}.items():
             if getattr(self, name) < least:
@@ -76,7 +76,7 @@ class Config:
         for name in ("learning_rate", "decay_factor"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number above 0")
-        for name in ("momentum", "weight_decay", "warmup_epochs"):
+        for name in ("momentum", "weight_decay", "warmup_epochs", "jitter"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
         if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
@@ -92,18 +92,20 @@ class Config:
     @property
     def steps_per_update(self) -> int:
         """M: the given one, or the method's own."""
-        return self.accumulate or METHODS[self.method].accumulate
+        return self.accumulate or self._method.accumulate
+
+    @property
+    def _method(self) -> Method:
+        return PLANNED if self.method == AUTO else METHODS[self.method]
 
     def schedule(self) -> Schedule:
-        """The method's schedule."""
-        method = METHODS[self.method]
-        settings = {name: getattr(self, name) for name in method.takes if getattr(self, name)}
-        return method.build(self.num_stages, self.steps_per_update, **settings)
+        """The method's schedule; for ``auto``, the one that stands in for it until it is planned."""
+        settings = {name: getattr(self, name) for name in self._method.takes if getattr(self, name)}
+        return self._method.build(self.num_stages, self.steps_per_update, **settings)
 
-    def layers(self, num_classes: int) -> list[nn.Module]:
-        """The model, as a sequence of modules."""
-        depth = _model_depth(self.model)
-        return jd.models.mlp(num_classes) if depth is None else jd.models.resnet(depth, num_classes)
+    def layers(self, num_classes: int, image_size: int = 32) -> list[nn.Module]:
+        """The model, as a sequence of modules, for images of about this height."""
+        return jd.models.by_name(self.model, num_classes, small_images=image_size < 64, split_blocks=self.split_blocks)
 
     def learning_rates(self, batches_per_epoch: float) -> optax.Schedule:
         """The learning rate as a function of the update index."""
@@ -136,15 +138,3 @@ class Config:
         else:
             inner = optax.adamw(rate, b1=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
         return jd.stagewise(inner, beta=self.beta, accumulate=self.steps_per_update)
-
-
-def _model_depth(model: str) -> int | None:
-    """Of a ResNet; ``None`` for the MLP."""
-    if model == "mlp":
-        return None
-    match = re.fullmatch(r"resnet(\d+)", model)
-    if not match:
-        choose("model", model, MODELS)
-    depth = int(match[1])
-    jd.models.resnet(depth)  # refuses a depth that is not 6n + 2
-    return depth

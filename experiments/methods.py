@@ -17,7 +17,7 @@ class Method:
     Attributes:
       build: ``(num_stages, accumulate, **settings) -> schedule``; settings are those named in ``takes``.
       source: where the method is defined.
-      takes: which of ``weights``, ``order``, ``p``, ``m`` it understands.
+      takes: which of ``weights``, ``order``, ``p``, ``m``, ``jitter`` it understands.
       accumulate: its default M.
     """
 
@@ -44,6 +44,12 @@ METHODS: dict[str, Method] = {
     "dsp": Method(_dsp, "DSP, section 3.3", takes=("weights", "order", "p", "m")),
     "pipedream": Method(lambda K, M, **s: schedules.pipedream(K, **s), "Narayanan et al. 2019"),
 }
+
+AUTO = "auto"  # not a preset: measured, cut and planned when a run begins (experiments/auto.py)
+# Its settings, and the schedule that stands in for it until then.
+PLANNED = Method(
+    lambda K, M, jitter=0.0, **s: schedules.fdg(K, **s), "measured times, jaxdecouple.plan", takes=("weights", "jitter")
+)
 
 
 def choose(what: str, given: str, options: Iterable[str]) -> str:

@@ -1,49 +1,120 @@
-"""Throughput: images per second of several trainers, measured in turn so that a noisy machine is noisy for all."""
+"""Throughput: images per second of training loops, measured in turn so that a noisy machine is noisy for all."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
 import statistics
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 
-from experiments.training import Trainer
-from jaxdecouple.state import State
+LEAST_TICKS = 8  # in one measurement: its ends, where not all devices work, should not weigh
+T = TypeVar("T")
 
 
-def measure(
-    trainers: Mapping[str, Trainer],
-    states: Mapping[str, State],
-    *,
-    repeats: int = 5,
-    seconds: float = 0.5,
-    on_one_core: Collection[str] = (),
-) -> dict[str, list[float]]:
-    """Images per second of each trainer in each repeat, in the steady state and without compilation.
+class Loop:
+    """A training loop that can be run for some ticks at a time, in its steady state and without compilation.
 
-    Every repeat measures every trainer once, one after the other; ratios between trainers should be taken within a
-    repeat. The input pipeline is part of what is measured: batches are gathered and augmented as in training.
+    Attributes:
+      state: after all that was run so far.
+      batches: still to be fed.
+      one_core: whether it is measured with the whole process confined to one processor core.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Any, tuple[Any, Any]], tuple[Any, Any]],
+        state: Any,
+        batches: Iterable[tuple[Any, Any]],
+        *,
+        fill: int,
+        unit: int = 1,
+        one_core: bool = False,
+    ):
+        """Compiles and fills.
+
+        Args:
+          step: ``(state, (inputs, labels)) -> (state, anything)``, one tick; it need not wait.
+          state: to begin with; used up.
+          batches: without end.
+          fill: ticks until all is compiled and the steady state is reached.
+          unit: ticks after which the work repeats itself; only multiples of it are run.
+          one_core: see above.
+        """
+        self.state, self.one_core = state, one_core
+        self.batches = iter(batches)
+        self._step, self._unit = step, unit
+        self.run(-(-fill // unit) * unit)
+
+    def ticks_in(self, seconds: float) -> int:
+        """About how many ticks take ``seconds``: a whole number of units, and not too few to measure."""
+        with self._confined():
+            trial = -(-2 // self._unit) * self._unit
+            start = time.perf_counter()
+            self.run(trial)
+            ticks = max(LEAST_TICKS, round(seconds * trial / (time.perf_counter() - start)))
+        return -(-ticks // self._unit) * self._unit
+
+    def images_per_second(self, ticks: int) -> float:
+        """While ``ticks`` batches are fed; nothing is under way before or after."""
+        with self._confined():
+            start = time.perf_counter()
+            images = self.run(ticks)
+            return images / (time.perf_counter() - start)
+
+    def run(self, ticks: int) -> int:
+        """Feeds ``ticks`` batches and waits until all that was dispatched is done. Returns the number of images."""
+        images = 0
+        for inputs, labels in itertools.islice(self.batches, ticks):
+            self.state, _ = self._step(self.state, (inputs, labels))
+            images += len(labels)
+        jax.block_until_ready(self.state)
+        return images
+
+    def _confined(self) -> contextlib.AbstractContextManager:
+        return _one_core() if self.one_core else contextlib.nullcontext()
+
+
+def measure(loops: Mapping[str, Loop], *, repeats: int = 5, seconds: float = 0.5) -> dict[str, list[float]]:
+    """Images per second of each loop in each repeat. Whatever makes the batches is part of what is measured.
 
     Args:
-      trainers: label -> trainer.
-      states: label -> a state of it, which is used up.
-      repeats: rounds.
+      loops: label -> loop.
+      repeats: rounds over all loops.
       seconds: about how long one measurement takes.
-      on_one_core: labels measured with the whole process confined to one processor core, where the system can do that.
     """
-    loops = {label: _Loop(trainer, states[label]) for label, trainer in trainers.items()}
-    ticks = {label: max(8, round(seconds / loop.seconds_per_tick())) for label, loop in loops.items()}
-    rates: dict[str, list[float]] = {label: [] for label in trainers}
+    ticks = {label: loop.ticks_in(seconds) for label, loop in loops.items()}
+    return in_turn(
+        {label: functools.partial(loop.images_per_second, ticks[label]) for label, loop in loops.items()}, repeats
+    )
+
+
+def in_turn(measurements: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """The results of measurements that are made one after the other, all of them once in every repeat.
+
+    Ratios between them should be taken within a repeat.
+    """
+    results: dict[str, list[T]] = {label: [] for label in measurements}
     for _ in range(repeats):
-        for label, loop in loops.items():
-            with _one_core() if label in on_one_core else contextlib.nullcontext():
-                rates[label].append(loop.images_per_second(ticks[label]))
-    return rates
+        for label, measurement in measurements.items():
+            results[label].append(measurement())
+    return results
+
+
+def ratio(rates: list[float], baseline: list[float]) -> float:
+    """Median of the ratios within each repeat."""
+    return statistics.median(ratios(rates, baseline))
+
+
+def ratios(rates: list[float], baseline: list[float]) -> list[float]:
+    """The ratio within each repeat."""
+    return [a / b for a, b in zip(rates, baseline, strict=True)]
 
 
 def can_confine() -> bool:
@@ -70,37 +141,3 @@ def _confine(cores: set[int]) -> None:
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):  # threads may end meanwhile
             os.sched_setaffinity(int(thread), cores)
-
-
-def ratio(rates: list[float], baseline: list[float]) -> float:
-    """Median of the ratios within each repeat."""
-    return statistics.median(a / b for a, b in zip(rates, baseline, strict=True))
-
-
-class _Loop:
-    """A training loop that can be run for some ticks at a time."""
-
-    def __init__(self, trainer: Trainer, state: State):
-        self._trainer, self._state = trainer, state
-        epochs = (trainer.epoch(epoch, seed=0) for epoch in itertools.count())
-        self._batches = itertools.chain.from_iterable(epochs)
-        self._run(2 * trainer.pipeline.schedule.drain + 2 * trainer.config.steps_per_update + 2)  # compile and fill
-
-    def seconds_per_tick(self, ticks: int = 16) -> float:
-        start = time.perf_counter()
-        self._run(ticks)
-        return (time.perf_counter() - start) / ticks
-
-    def images_per_second(self, ticks: int) -> float:
-        start = time.perf_counter()
-        images = self._run(ticks)
-        return images / (time.perf_counter() - start)
-
-    def _run(self, ticks: int) -> int:
-        """Feeds ``ticks`` batches and waits until all that was dispatched is done."""
-        images = 0
-        for inputs, labels in itertools.islice(self._batches, ticks):
-            self._state, _ = self._trainer.pipeline.step(self._state, (inputs, labels))
-            images += len(labels)
-        jax.block_until_ready(self._state)
-        return images

@@ -3,7 +3,8 @@
     python -m experiments.train --method=adl --num_stages=4 --model=resnet56 --dataset=cifar10 --accumulate=4
 
 The directory gets config.json, metrics.jsonl (a line per epoch), summary.json, curves.png, schedule.png and the final
-checkpoint. Nothing is written before the data are loaded and the settings have been found trainable.
+checkpoint; with --method=auto, what it measured and the timeline it expects as well. Nothing is written before the data
+are loaded and the settings have been found trainable.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def train(config: Config, workdir: pathlib.Path, *, overwrite: bool = False, sha
     dataset = data.load(config.dataset, data_dir=config.data_dir or None)
     trainer = Trainer(config, dataset, devices.of_stages(config.num_stages, share_devices))
     output = Workdir(workdir, dataclasses.asdict(config), overwrite=overwrite)
+    if trainer.choice is not None:
+        print(trainer.choice.explain())
+        trainer.choice.save(output.path)
     start = time.perf_counter()
     with tqdm(total=config.epochs * trainer.batches_per_epoch, unit="batch", disable=None) as bar:
 
@@ -65,7 +69,9 @@ def _summary(config: Config, trainer: Trainer, run: Run, seconds: float) -> dict
         "method": pipeline.schedule.name,
         "weights": pipeline.weights,
         "staleness": schedules.staleness(pipeline.schedule, config.steps_per_update),
-        "layers_per_stage": [len(stage.layers) for stage in pipeline.stages],
+        "layers_per_stage": [stage.num_layers for stage in pipeline.stages],
+        "boundaries": [stage.first for stage in pipeline.stages[1:]],
+        "schedule": dataclasses.asdict(pipeline.schedule),
         "test_error": run.test_error,
         "test_loss": run.final.loss,
         "images_per_second": run.images_per_second,

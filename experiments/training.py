@@ -14,7 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdecouple as jd
+from experiments import auto
+from experiments.auto import Choice
 from experiments.config import Config
+from experiments.methods import AUTO
 from jaxdecouple.data import Dataset, Preprocess, epoch_batches, num_batches
 from jaxdecouple.pipeline import Evaluation
 from jaxdecouple.state import Metrics, State
@@ -73,10 +76,11 @@ class Trainer:
       dataset: the data.
       pipeline: the compiled pipeline.
       preprocess: from stored images to inputs.
+      choice: for the method ``auto``, what it measured and chose.
     """
 
     def __init__(self, config: Config, dataset: Dataset, devices: Sequence[jax.Device]):
-        """Builds the pipeline and checks that it can train; nothing is computed or written.
+        """Builds the pipeline and checks that it can train; only ``auto`` computes anything, and nothing is written.
 
         Raises:
           ValueError: the config, or its combination with the data or the devices, cannot be trained.
@@ -93,14 +97,29 @@ class Trainer:
         self._sample = self._inputs(dataset.x_train[:1])
         size = min(config.batch_size, len(dataset.y_train))
         sample = jax.ShapeDtypeStruct((size, *self._sample.shape[1:]), self._sample.dtype)
-        stages = jd.partition(
-            config.layers(dataset.num_classes),
-            config.num_stages,
-            sample=sample,
-            boundaries=config.boundaries or None,
-        )
+        layers = config.layers(dataset.num_classes, sample.shape[1])
         optimizer = config.stage_optimizer(self.batches_per_epoch)
-        self.pipeline = jd.Pipeline(stages, config.schedule(), optimizer=optimizer, devices=devices)
+        boundaries, schedule = config.boundaries or None, config.schedule()
+        self.choice: Choice | None = None
+        if config.method == AUTO:
+            targets = np.zeros(size, dataset.y_train.dtype)
+            self.choice = auto.choose(
+                layers,
+                config.num_stages,
+                sample,
+                targets,
+                devices,
+                weights=schedule.weights,
+                jitter=config.jitter,
+                boundaries=boundaries,
+                optimizer=optimizer,
+            )
+            stages, schedule = self.choice.stages, self.choice.schedule
+        else:
+            stages = jd.partition(
+                layers, config.num_stages, sample=sample, boundaries=boundaries, weights=schedule.weights
+            )
+        self.pipeline = jd.Pipeline(stages, schedule, optimizer=optimizer, devices=devices)
 
     def init(self, seed: int) -> State:
         """The initial state of a run with this seed."""

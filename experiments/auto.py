@@ -1,0 +1,145 @@
+"""The automatic method: measures a network, cuts it, measures the stages, and plans the delays.
+
+A cut by layers measured one by one makes the stages equal; what they then really take, joined operations and transfers
+included, is measured on the stages themselves, on their devices, and decides the delays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxdecouple as jd
+from experiments.operation_times import OperationMeter, Round, as_times, joined_stages
+from jaxdecouple import schedules
+from jaxdecouple.planning import Plan, Times
+from jaxdecouple.profiling import Profile
+from jaxdecouple.schedules import Schedule, Weights
+from jaxdecouple.stage import PyTree, Stage, shape_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was measured, and what was chosen for it.
+
+    Attributes:
+      profile: of the layers; ``None`` where the cut was given.
+      stages: the cut.
+      times: of the stages.
+      plan: the delays.
+    """
+
+    profile: Profile | None
+    stages: tuple[Stage, ...]
+    times: Times
+    plan: Plan
+
+    @property
+    def schedule(self) -> Schedule:
+        """The planned one."""
+        return self.plan.schedule
+
+    def save(self, directory: pathlib.Path) -> None:
+        """Writes ``profile.json``, where layers were measured, and the expected ``timeline.png`` and ``trace.json``."""
+        if self.profile is not None:
+            self.profile.save(directory / "profile.json")
+        expected = jd.timeline(self.schedule, self.times)
+        expected.save_gantt(directory / "timeline.png")
+        expected.save_trace(directory / "trace.json")
+
+    def explain(self) -> str:
+        """Three lines: the cut, the delays, and what other methods would give."""
+        weights = self.plan.schedule.weights
+        work = " | ".join(_milliseconds(self.times.work(k, weights)) for k in range(self.times.num_stages))
+        cut = " | ".join(str(stage.num_layers) for stage in self.stages)
+        how = "as given" if self.profile is None else "by the layers' measured times"
+        first = (
+            f"Cut: {cut} layers, {how}; alone, the stages take {work} ms per batch, and all together "
+            f"{_milliseconds(self.plan.seconds_per_batch)} ms: {self.plan.speedup:.2f} times the speed of the stages "
+            "one after the other."
+        )
+        return "\n".join([first, *self.plan.explain().splitlines()[1:]])
+
+
+def choose(
+    layers: Sequence[Any],
+    num_stages: int,
+    sample: PyTree,
+    targets: PyTree,
+    devices: Sequence[jax.Device],
+    *,
+    weights: Weights = "stash",
+    jitter: float = 0.0,
+    boundaries: Sequence[int] | None = None,
+    profile: Profile | None = None,
+    repeats: int = 3,
+    seconds: float = 0.3,
+    **pipeline: Any,
+) -> Choice:
+    """Measures, cuts and plans.
+
+    Args:
+      layers: the network.
+      num_stages: K.
+      sample: inputs, [B, ...], of which only shapes and dtypes matter.
+      targets: of as many examples, as the loss takes them.
+      devices: one per stage.
+      weights: the policy to plan for.
+      jitter: how much later than measured hand-overs may come, in the time of a batch (`jaxdecouple.plan`).
+      boundaries: a given cut, which always wins.
+      profile: measured before, for the same layers, inputs and kind of device.
+      repeats: of the measurements of stages.
+      seconds: of one measurement of one function, about.
+      **pipeline: further arguments of `Pipeline`: ``optimizer``, ``loss``.
+
+    Raises:
+      ValueError: the cut does not fit, or the profile is of another model, input shape or kind of device.
+    """
+    if boundaries:
+        profile = None
+    elif profile is None:
+        profile = jd.profile(layers, sample, device=devices[0])
+    else:
+        profile.check(layers, sample, devices[0])
+    stages = jd.partition(
+        layers, num_stages, sample=sample, boundaries=boundaries or None, costs=profile, weights=weights
+    )
+    times = stage_times(stages, sample, targets, devices, weights, repeats=repeats, seconds=seconds, **pipeline)
+    return Choice(profile=profile, stages=stages, times=times, plan=jd.plan(times, jitter=jitter, weights=weights))
+
+
+def stage_times(
+    stages: Sequence[Stage],
+    sample: PyTree,
+    targets: PyTree,
+    devices: Sequence[jax.Device],
+    weights: Weights,
+    *,
+    repeats: int,
+    seconds: float,
+    **pipeline: Any,
+) -> Times:
+    """How long the stages' operations take, dispatched singly, and joined where a schedule can have them joined."""
+    batch = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape_of(sample)), targets
+    singly = schedules.ddg(len(stages), weights=weights)
+    joined = schedules.fdg(len(stages), weights=weights)
+    rounds: dict[str, list[Round]] = {}
+    for schedule in (singly, joined):
+        meter = OperationMeter(jd.Pipeline(stages, schedule, devices=devices, **pipeline), jax.random.key(0), batch)
+        meter.round(0.0)  # compiles
+        rounds[schedule.name] = [meter.round(seconds) for _ in range(repeats)]
+    times = as_times(rounds[singly.name], weights, set(), host=0.0)
+    if not joined_stages(joined):
+        return times
+    together = [statistics.median(column) for column in zip(*(r.batch for r in rounds[joined.name]), strict=True)]
+    return dataclasses.replace(times, joined=tuple(together[:-1]))
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}"
