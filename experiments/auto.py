@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,12 +30,14 @@ class Choice:
 
     Attributes:
       profile: of the layers; ``None`` where the cut was given.
+      fitted: the same, corrected by the times of whole stages.
       stages: the cut.
       times: of the stages.
       plan: the delays.
     """
 
     profile: Profile | None
+    fitted: Profile | None
     stages: tuple[Stage, ...]
     times: Times
     plan: Plan
@@ -101,17 +103,71 @@ def choose(
     Raises:
       ValueError: the cut does not fit, or the profile is of another model, input shape or kind of device.
     """
+
+    def measure(stages: tuple[Stage, ...]) -> Times:
+        return stage_times(stages, sample, targets, devices, weights, repeats=repeats, seconds=seconds, **pipeline)
+
     if boundaries:
-        profile = None
-    elif profile is None:
-        profile = jd.profile(layers, sample, device=devices[0])
+        profile = fitted = None
+        stages = jd.partition(layers, num_stages, sample=sample, boundaries=boundaries)
+        times = measure(stages)
     else:
-        profile.check(layers, sample, devices[0])
-    stages = jd.partition(
-        layers, num_stages, sample=sample, boundaries=boundaries or None, costs=profile, weights=weights
-    )
-    times = stage_times(stages, sample, targets, devices, weights, repeats=repeats, seconds=seconds, **pipeline)
-    return Choice(profile=profile, stages=stages, times=times, plan=jd.plan(times, jitter=jitter, weights=weights))
+        if profile is None:
+            profile = jd.profile(layers, sample, device=devices[0])
+        else:
+            profile.check(layers, sample, devices[0])
+        fitted, stages, times = fit(profile, layers, num_stages, sample, weights, measure)
+    plan = jd.plan(times, jitter=jitter, weights=weights)
+    return Choice(profile=profile, fitted=fitted, stages=stages, times=times, plan=plan)
+
+
+def fit(
+    profile: Profile,
+    layers: Sequence[Any],
+    num_stages: int,
+    sample: PyTree,
+    weights: Weights,
+    measure: Callable[[tuple[Stage, ...]], Times],
+    rounds: int = 3,
+) -> tuple[Profile, tuple[Stage, ...], Times]:
+    """Cuts, measures the stages, corrects the layers' times by what their stages took, and cuts again.
+
+    Layers take less time within a stage than one by one, by how much differs along the network.
+
+    Returns:
+      The corrected profile, and of all cuts tried the one whose slowest stage was fastest, with its times.
+    """
+    tried: dict[tuple[int, ...], tuple[float, tuple[Stage, ...], Times]] = {}
+    for _ in range(rounds):
+        stages = jd.partition(layers, num_stages, sample=sample, costs=profile, weights=weights)
+        cut = tuple(stage.first for stage in stages)
+        if cut in tried:
+            break
+        times = measure(stages)
+        tried[cut] = max(times.work(k, weights) for k in range(num_stages)), stages, times
+        profile = corrected(profile, stages, times)
+    _, stages, times = min(tried.values(), key=lambda entry: entry[0])
+    return profile, stages, times
+
+
+def corrected(profile: Profile, stages: Sequence[Stage], times: Times) -> Profile:
+    """``profile``, scaled so that the layers of each stage take as long as the stage, joined if it can be."""
+    forward, backward = list(profile.forward), list(profile.backward)
+    for k, stage in enumerate(stages):
+        own = slice(stage.first, stage.first + stage.num_layers)
+        below, above = times.forward[k], times.backward[k]
+        if k == len(stages) - 1:  # measured as a whole
+            whole = (below + above) / (sum(forward[own]) + sum(backward[own]))
+            below, above = whole * sum(forward[own]), whole * sum(backward[own])
+        elif times.joined is not None:
+            above = max(0.0, min(above, times.joined[k] - below))
+        forward[own] = _scaled(forward[own], below)
+        backward[own] = _scaled(backward[own], above)
+    return dataclasses.replace(profile, forward=tuple(forward), backward=tuple(backward))
+
+
+def _scaled(values: list[float], total: float) -> list[float]:
+    return [value * total / sum(values) for value in values] if sum(values) else values
 
 
 def stage_times(

@@ -86,27 +86,27 @@ def benchmark(
 
 def _build(settings: Settings, places: Sequence[jax.Device], say: Callable) -> list[Entrant]:
     confined = throughput.can_confine()
-    say("measuring the layers")
-    profile = entrants.profile(settings, places[0])
-    builders: list[Callable[[], Entrant | None]] = [
+    say("measuring layers and stages")
+    choice = entrants.choose_automatically(settings, places)
+    say(choice.explain())
+    builders: list[Callable[[], Entrant]] = [
         lambda: entrants.whole_network(ONE_WORKER, settings, places[0], one_core=confined),
         *([lambda: entrants.whole_network(ONE_JIT, settings, places[0])] if confined else []),
         lambda: entrants.one_stage(settings, places),
-        *(lambda name=name: entrants.method(name, settings, places, profile) for name in settings.chosen),
+        *(lambda name=name: entrants.method(name, settings, places, choice.fitted) for name in settings.chosen),
     ]
     if not settings.methods or AUTO in settings.methods:
-        builders.append(lambda: entrants.automatic(settings, places, profile, say))
+        builders.append(lambda: entrants.pipelined(AUTO, settings, choice.stages, choice.schedule, places))
     built = []
     for build in builders:
         start = time.perf_counter()
         entrant = build()
-        if entrant is not None:
-            built.append(entrant)
-            compiled = entrant.compilations
-            say(
-                f"{entrant.label:18s} ready after {time.perf_counter() - start:5.1f} s, of which compilation "
-                f"{compiled.seconds:5.1f} s ({compiled.count} functions)"
-            )
+        built.append(entrant)
+        compiled = entrant.compilations
+        say(
+            f"{entrant.label:18s} ready after {time.perf_counter() - start:5.1f} s, of which compilation "
+            f"{compiled.seconds:5.1f} s ({compiled.count} functions)"
+        )
     return built
 
 
@@ -234,7 +234,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("repeats", default.repeats, "rounds of measurements")
     flags.DEFINE_float("seconds", default.seconds, "about how long the measurement of one rate takes")
     flags.DEFINE_bool("memory", default.memory, "count peak memory, which compiles everything once more")
-    flags.DEFINE_string("profile", default.profile, f"file of measured layers for {AUTO}, read if there, else written")
+    flags.DEFINE_string("profile", default.profile, "file of measured layers, read if there, else written")
     flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
     flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
 

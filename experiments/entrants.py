@@ -19,6 +19,7 @@ import optax
 
 import jaxdecouple as jd
 from experiments import auto, throughput
+from experiments.auto import Choice
 from experiments.compilations import Compilations
 from experiments.methods import AUTO, METHODS, choose
 from experiments.operation_times import OperationMeter
@@ -199,20 +200,18 @@ def method(name: str, settings: Settings, devices: Sequence[jax.Device], profile
     return pipelined(label, settings, cut(settings, schedule, profile), schedule, devices, chosen.accumulate)
 
 
-def automatic(settings: Settings, devices: Sequence[jax.Device], profile: jd.Profile | None, say: Any) -> Entrant:
-    """The cut and the schedule that measured layers and stages call for; says why."""
-    choice = auto.choose(
+def choose_automatically(settings: Settings, devices: Sequence[jax.Device]) -> Choice:
+    """The cut and the schedule that measured layers and stages call for."""
+    return auto.choose(
         settings.layers(),
         settings.num_stages,
         settings.sample(),
         settings.distinct(settings.batch_size)[0][1],
         devices,
         boundaries=settings.boundaries or None,
-        profile=profile,
+        profile=profile(settings, devices[0]),
         optimizer=optimizer(),
     )
-    say(choice.explain())
-    return pipelined(AUTO, settings, choice.stages, choice.schedule, devices)
 
 
 def one_stage(settings: Settings, devices: Sequence[jax.Device]) -> Entrant:

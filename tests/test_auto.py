@@ -67,6 +67,33 @@ def test_keeps_to_a_given_cut_policy_and_profile():
         choose(2, profile=dataclasses.replace(measured, sample="float32[9, 6]"))
 
 
+def test_corrects_layers_by_their_stages_and_cuts_again():
+    measured = dataclasses.replace(
+        jd.profile(layers(), SAMPLE, repeats=1, seconds=0.0), forward=(1, 1, 1, 1), backward=(2, 2, 2, 2)
+    )
+    real = {(0, 2): Times(forward=[1, 4], backward=[1, 8]), (0, 3): Times(forward=[3, 3], backward=[4, 2])}
+    seen = []
+
+    def measure(stages):
+        seen.append(tuple(stage.first for stage in stages))
+        return real[seen[-1]]
+
+    fitted, stages, times = auto.fit(measured, layers(), 2, SAMPLE, "stash", measure)
+    # 2 | 12 seconds at first: the upper two layers take six times as long as the lower two. With that, 8 | 6 is best.
+    assert seen == [(0, 2), (0, 3)] and stages[1].first == 3 and times is real[0, 3]
+    assert fitted.costs[3] == 5 and sum(fitted.costs[:3]) == 7
+
+
+def test_a_joined_dispatch_counts_for_its_layers():
+    measured = dataclasses.replace(
+        jd.profile(layers(), SAMPLE, repeats=1, seconds=0.0), forward=(1, 3, 1, 0), backward=(2, 2, 2, 0)
+    )
+    stages = jd.partition(layers(), boundaries=(2,))
+    fitted = auto.corrected(measured, stages, Times(forward=[2, 3], backward=[9, 3], joined=[4]))
+    assert fitted.forward[:2] == (0.5, 1.5) and fitted.backward[:2] == (1, 1)
+    assert fitted.forward[2:] == (2, 0) and fitted.backward[2:] == (4, 0)
+
+
 def test_trains_from_the_command_lines_settings(tmp_path):
     config = Config(method="auto", model="mlp", epochs=1, batch_size=256)
     trainer = Trainer(config, data.load("digits"), jax.devices()[:2])

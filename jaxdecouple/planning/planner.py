@@ -103,7 +103,8 @@ class Plan:
             return f"{words}: no gradient is stale."
         slower = _slower(self, total)
         over = slower / self.best - 1
-        return f"{words}; with less than {total}, a batch would take {slower:.4g} s, {over:.1%} over the limit."
+        alone = ", if devices did not slow one another down" if self.times.slowdown else ""
+        return f"{words}; with less than {total}, a batch would take {slower:.4g} s, {over:.1%} over the limit{alone}."
 
     def _comparison(self) -> str:
         others = []
