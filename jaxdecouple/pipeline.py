@@ -25,7 +25,7 @@ from jaxdecouple.program import InnerProgram, Loss, LossProgram
 from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, join, validate
 from jaxdecouple.stage import PyTree, describe, shape_of
 from jaxdecouple.state import InFlight, Metrics, State
-from jaxdecouple.transforms import StageOptimizer
+from jaxdecouple.transforms import StageOptimizer, transform_of
 
 
 class Evaluation(NamedTuple):
@@ -89,7 +89,7 @@ class Pipeline:
         validate(self.schedule)
         self.placement = Placement(num_stages, devices)
         self._last = num_stages - 1
-        transforms = [_transform(optimizer, k, num_stages) for k in range(num_stages)]
+        transforms = [transform_of(optimizer, k, num_stages) for k in range(num_stages)]
         self._inner = [
             InnerProgram(stage, transform, self.weights, donate)
             for stage, transform in zip(self.stages[:-1], transforms[:-1], strict=True)
@@ -330,15 +330,3 @@ def _mean(values: Sequence[Any], weights: Sequence[int]) -> float:
 def _per_example(tree: PyTree) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
-
-
-def _transform(
-    optimizer: optax.GradientTransformation | StageOptimizer, stage: int, num_stages: int
-) -> optax.GradientTransformation:
-    transform = optimizer(stage, num_stages) if callable(optimizer) else optimizer
-    if not isinstance(transform, optax.GradientTransformation):
-        raise ValueError(
-            f"the optimizer of stage {stage} is a {type(transform).__name__}; write an optax transform such as "
-            "optax.sgd(0.1), or a function (stage, num_stages) -> transform"
-        )
-    return transform

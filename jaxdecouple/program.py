@@ -18,7 +18,7 @@ from jaxdecouple.residuals import (
     pull_back,
 )
 from jaxdecouple.schedules import Weights, ends_group, keeps_versions, redoes_forward
-from jaxdecouple.stage import PyTree, Stage, describe, shape_of
+from jaxdecouple.stage import PyTree, Stage, describe, signature_of
 from jaxdecouple.state import StageState
 from jaxdecouple.transforms import Accumulation
 
@@ -103,7 +103,7 @@ class InnerProgram(Program):
         self, state: StageState, residual: Residual, gradient: PyTree, batch: int, x: PyTree, next_batch: int
     ) -> tuple[PyTree, PyTree, StageState, Residual]:
         """`backward` of one batch, then `forward` of another, in one dispatch if both have the same shape."""
-        if residual.signature != _signature(x):  # not worth a compilation for every pair of shapes
+        if residual.signature != signature_of(x):  # not worth a compilation for every pair of shapes
             sent, state = self.backward(state, residual, gradient, batch)
             return sent, *self.forward(state, x, next_batch)
         function = self._update_forward if self._ends_group(batch) else self._accumulate_forward
@@ -134,7 +134,7 @@ class InnerProgram(Program):
             values=values,
             inputs=redone.get(self.weights, inputs),
             params=state.params if keeps_versions(self.weights) else None,
-            signature=_signature(x),
+            signature=signature_of(x),
         )
         return y, state.replace(model_state=model_state), residual
 
@@ -182,7 +182,7 @@ class InnerProgram(Program):
         return grads, sent if self.stage.first else None
 
     def _linearization(self, params: PyTree, x: PyTree, *rest: Any) -> Linearization:
-        signature = _signature(x)
+        signature = signature_of(x)
         if signature not in self._linearizations:
             self._linearizations[signature] = linearization_of(self._apply, params, x, *rest)
         return self._linearizations[signature]
@@ -253,7 +253,3 @@ class LossProgram(Program):
 def _jit(function: Callable, donated: tuple[str, ...], donate: bool) -> Callable:
     return jax.jit(function, donate_argnames=donated if donate else ())
 
-
-def _signature(x: PyTree) -> Any:
-    leaves, structure = jax.tree.flatten(shape_of(x))
-    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)

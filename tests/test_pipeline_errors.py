@@ -34,6 +34,8 @@ def started(**arguments):
         (lambda: jd.Pipeline([nn.Dense(1)] * 5, schedules.fdg(5), optimizer=None), "5 devices, but JAX sees 4"),
         (lambda: pipeline(devices=jax.devices()[:1]), "1 devices for 2 stages"),
         (lambda: pipeline(optimizer=0.1), "optimizer of stage 0 is a float"),
+        (lambda: pipeline(optimizer=optax.sgd), r"the function optax.sgd; call it, as in optax.sgd\(0.1\)"),
+        (lambda: pipeline(optimizer=jd.stagewise(optax.adam, beta=0.5)), "the function optax.adam; call it"),
         (lambda: pipeline(optimizer=lambda stage, stages: None), "optimizer of stage 0 is a NoneType"),
         (lambda: pipeline(weights="stashed"), "'stashed'; write one of stash, remat, replay, latest"),
         (lambda: pipeline(run_ahead=0), "run_ahead is 0"),

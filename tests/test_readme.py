@@ -1,11 +1,15 @@
 """The README's code runs as it stands, and its tables say what the code does."""
 
+import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import pytest
+
 from jaxdecouple import schedules
+from jaxdecouple.planning import Times, timeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,3 +52,32 @@ def test_the_method_table():
 def _cells(line):
     cells = line.split("|")
     return cells if len(cells) == 8 and cells[1].startswith(" `") else None
+
+
+def test_the_timeline_example(tmp_path):
+    code = "import jaxdecouple as jd\n" + re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3.47") and "3.48 times one device" in code
+    assert {path.name for path in tmp_path.iterdir()} == {"ddg.png", "ddg.json"}
+
+
+def test_the_table_of_predicted_speeds():
+    rows = {
+        "| `ddg`, `pipedream` |": lambda K: schedules.ddg(K),
+        "| `fdg`, backward first |": lambda K: schedules.fdg(K),
+        "| `fdg`, forward first |": lambda K: schedules.fdg(K, order="forward_first"),
+    }
+    for label, schedule in rows.items():
+        (row,) = (line for line in README.splitlines() if line.startswith(label))
+        given = [float(cell) for cell in row[len(label) :].strip(" |").split("|")]
+        expected = []
+        for K in (4, 8):
+            for transfer in (0.0, 0.3):
+                links = [transfer] * (K - 1)
+                times = Times(forward=[1] * K, backward=[2] * K, up=links, down=links)
+                expected.append(timeline(schedule(K), times).speedup)
+        assert given == pytest.approx(expected, abs=0.006)

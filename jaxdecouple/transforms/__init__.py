@@ -2,7 +2,7 @@
 
 from jaxdecouple.transforms.accumulation import Accumulation, AccumulationState, accumulate_gradients
 from jaxdecouple.transforms.shrinking import shrink_gradients
-from jaxdecouple.transforms.stagewise import StageOptimizer, stagewise
+from jaxdecouple.transforms.stagewise import StageOptimizer, stagewise, transform_of
 
 __all__ = [
     "Accumulation",
@@ -11,4 +11,5 @@ __all__ = [
     "accumulate_gradients",
     "shrink_gradients",
     "stagewise",
+    "transform_of",
 ]

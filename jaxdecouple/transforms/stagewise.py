@@ -28,10 +28,31 @@ def stagewise(
     shrink_gradients(beta), accumulate_gradients(optax.identity(), accumulate)  # refuse bad values now, not at init
 
     def for_stage(stage: int, num_stages: int) -> optax.GradientTransformation:
-        inner = optimizer(stage, num_stages) if callable(optimizer) else optimizer
+        inner = transform_of(optimizer, stage, num_stages)
         distance = num_stages - 1 - stage
         if beta != 1 and distance:
             inner = optax.chain(shrink_gradients(beta, distance), inner)
         return accumulate_gradients(inner, accumulate)
 
     return for_stage
+
+
+def transform_of(
+    optimizer: optax.GradientTransformation | StageOptimizer, stage: int, num_stages: int
+) -> optax.GradientTransformation:
+    """The transform of a stage, from one for all stages or from a function of the stage.
+
+    Raises:
+      ValueError: it is no optax transform.
+    """
+    if callable(optimizer) and getattr(optimizer, "__module__", "").startswith("optax"):
+        # optax.sgd itself would take the stage for its learning rate.
+        name = getattr(optimizer, "__name__", "function")
+        raise ValueError(f"the optimizer is the function optax.{name}; call it, as in optax.{name}(0.1)")
+    transform = optimizer(stage, num_stages) if callable(optimizer) else optimizer
+    if not isinstance(transform, optax.GradientTransformation):
+        raise ValueError(
+            f"the optimizer of stage {stage} is a {type(transform).__name__}; write an optax transform such as "
+            "optax.sgd(0.1), or a function (stage, num_stages) -> transform"
+        )
+    return transform
