@@ -252,4 +252,3 @@ class LossProgram(Program):
 
 def _jit(function: Callable, donated: tuple[str, ...], donate: bool) -> Callable:
     return jax.jit(function, donate_argnames=donated if donate else ())
-
