@@ -35,9 +35,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 
-from experiments import benchmark_report, devices, entrants, throughput
+from experiments import benchmark_report, command_line, devices, entrants, throughput
 from experiments.benchmark_report import Result
 from experiments.compilations import Compilations
 from experiments.entrants import ONE_JIT, ONE_WORKER, Entrant, Settings
@@ -235,8 +235,7 @@ def define_flags() -> None:
     flags.DEFINE_float("seconds", default.seconds, "about how long the measurement of one rate takes")
     flags.DEFINE_bool("memory", default.memory, "count peak memory, which compiles everything once more")
     flags.DEFINE_string("profile", default.profile, "file of measured layers, read if there, else written")
-    flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
-    flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
+    command_line.define_workdir()
 
 
 def _settings() -> Settings:
@@ -249,12 +248,8 @@ def _settings() -> Settings:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
     start = time.perf_counter()
-    try:
+    with command_line.frame(argv, interrupted="no results were written"):
         settings, workdir = _settings(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/benchmark"))
         devices.request(1 if settings.one_device else settings.num_stages)
         settings.check()
@@ -268,10 +263,6 @@ def main(argv: list[str]) -> None:
         output = Workdir(workdir, dataclasses.asdict(settings), overwrite=FLAGS.overwrite)
         command = " ".join(["python -m experiments.benchmark", *sys.argv[1:]])
         results = benchmark(settings, output, places, command=command)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; no results were written")
     print(f"\n{benchmark_report.as_text(results)}\n")
     if any(result.label == ONE_JIT for result in results):
         print(f"{benchmark_report.against(results, ONE_JIT)}\n")

@@ -22,13 +22,13 @@ import sys
 import time
 from collections.abc import Mapping
 
-from absl import app, flags, logging
+from absl import app, flags
 from tqdm import tqdm
 
-from experiments import devices, plots, report, throughput
+from experiments import command_line, devices, plots, report, throughput
 from experiments.config import Config
 from experiments.report import Row
-from experiments.training import NonFiniteLoss, Run, Trainer
+from experiments.training import Run, Trainer
 from experiments.workdir import Workdir
 from jaxdecouple import data, schedules
 from jaxdecouple.state import State
@@ -193,17 +193,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("seeds", 3, "runs per method, seeds 0, 1, ...")
     flags.DEFINE_integer("repeats", 5, "how often each method's speed is measured, in turn")
     flags.DEFINE_list("methods", [], "labels of the rows to run, such as 'fdg beta=0.5'; empty: all")
-    flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
-    flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
+    command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
     start = time.perf_counter()
-    try:
+    with command_line.frame(argv, interrupted="nothing was measured"):
         base, workdir = _base(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/compare"))
         if FLAGS.seeds < 1 or FLAGS.repeats < 1:
             raise ValueError(f"seeds is {FLAGS.seeds} and repeats {FLAGS.repeats}; write at least 1 for both")
@@ -219,10 +214,6 @@ def main(argv: list[str]) -> None:
         )
         output = Workdir(workdir, dataclasses.asdict(base), overwrite=FLAGS.overwrite)
         rows = compare(base, output, trainers, seeds=FLAGS.seeds, repeats=FLAGS.repeats)
-    except (ValueError, NonFiniteLoss) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; nothing was measured")
     print(f"\n{report.as_text(rows)}\n")
     print(f"{time.perf_counter() - start:.0f} s; pictures, table and numbers are in {output.path}")
 

@@ -14,13 +14,13 @@ import pathlib
 import sys
 import time
 
-from absl import app, flags, logging
+from absl import app, flags
 from tqdm import tqdm
 
-from experiments import checkpoints, devices, plots
+from experiments import checkpoints, command_line, devices, plots
 from experiments import flags as config_flags
 from experiments.config import Config
-from experiments.training import EpochRecord, NonFiniteLoss, Run, Trainer
+from experiments.training import EpochRecord, Run, Trainer
 from experiments.workdir import Workdir
 from jaxdecouple import data, schedules
 from jaxdecouple.state import State
@@ -90,27 +90,18 @@ def _line(record: EpochRecord, epochs: int) -> str:
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
     config_flags.define(Config())
-    flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
-    flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
+    command_line.define_workdir()
     flags.DEFINE_bool("share_devices", False, "put several stages on one device where devices are fewer than stages")
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
+    with command_line.frame(argv, interrupted="metrics.jsonl holds the epochs that were finished"):
         config = config_flags.read()
         config.check()
         name = f"{config.dataset.replace('/', '_').replace(':', '_')}-{config.model}-{config.method}"
         workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else Workdir.unused(f"runs/{name}-K{config.num_stages}")
         devices.request(config.num_stages)
         run = train(config, workdir, overwrite=FLAGS.overwrite, share_devices=FLAGS.share_devices)
-    except (ValueError, NonFiniteLoss) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; metrics.jsonl holds the epochs that were finished")
     print(f"test error {100 * run.test_error:.2f} % after the flush; everything is in {workdir}")
 
 

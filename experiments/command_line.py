@@ -1,0 +1,41 @@
+"""The frame of a program: what every one of them does with flags, wrong settings and Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from absl import app, flags, logging
+
+from experiments.training import NonFiniteLoss
+
+
+def define_workdir() -> None:
+    """The flags that say where results go."""
+    flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
+    flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
+
+
+@contextlib.contextmanager
+def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
+    """Turns what goes wrong within into a message on one line, without a traceback.
+
+    Args:
+      argv: what is left of the command line besides flags; nothing should be.
+      interrupted: what to say of the results after Ctrl-C.
+
+    Raises:
+      UsageError: there are other arguments than flags.
+      SystemExit: settings that cannot be used, a run that diverged, or Ctrl-C.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    except (ValueError, NonFiniteLoss) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"\ninterrupted; {interrupted}")
