@@ -51,9 +51,13 @@ class Choice:
         """Writes ``profile.json``, where layers were measured, and the expected ``timeline.png`` and ``trace.json``."""
         if self.profile is not None:
             self.profile.save(directory / "profile.json")
+        self.save_timeline(directory)
+
+    def save_timeline(self, directory: pathlib.Path, suffix: str = "") -> None:
+        """Writes the expected ``timeline.png`` and ``trace.json``, with ``suffix`` behind their names."""
         expected = jd.timeline(self.schedule, self.times)
-        expected.save_gantt(directory / "timeline.png")
-        expected.save_trace(directory / "trace.json")
+        expected.save_gantt(directory / f"timeline{suffix}.png")
+        expected.save_trace(directory / f"trace{suffix}.json")
 
     def explain(self) -> str:
         """Three lines: the cut, the delays, and what other methods would give."""

@@ -80,14 +80,12 @@ class OperationMeter:
             self._loops[k].batch()
             self._down.insert(0, self._loops[k].sent)
             self._loops[k - 1].gradient = placement.send(self._down[0], k, k - 1)
-        self._counts = [0] * len(self._loops)
 
     def round(self, seconds: float) -> Round:
         """Measures everything once; each operation for about ``seconds``."""
         forward, batch = [], []
-        for k, loop in enumerate(self._loops):
+        for loop in self._loops:
             count = self._runs(loop.seconds(loop.batch, self._group), seconds)
-            self._counts[k] = count
             if isinstance(loop, _StageLoop):
                 forward.append(loop.seconds(loop.forward, count))
             batch.append(loop.seconds(loop.batch, count))

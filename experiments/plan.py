@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from absl import app, flags, logging
+from absl import app, flags
 
 import jaxdecouple as jd
-from experiments import auto, devices
+from experiments import auto, command_line, devices
 from experiments.auto import Choice
 from experiments.workdir import Workdir
 
@@ -83,9 +82,7 @@ def plan(settings: Settings, output: Workdir) -> dict[int, Choice]:
     for num_stages in settings.num_stages:
         choice = _choose(settings, profile, sample, num_stages)
         print(f"K = {num_stages}\n{choice.explain()}")
-        expected = jd.timeline(choice.schedule, choice.times)
-        expected.save_gantt(output.path / f"timeline-K{num_stages}.png")
-        expected.save_trace(output.path / f"trace-K{num_stages}.json")
+        choice.save_timeline(output.path, f"-K{num_stages}")
         choices[num_stages] = choice
     output.write_json(
         "plan.json",
@@ -140,16 +137,11 @@ def define_flags() -> None:
     flags.DEFINE_float("jitter", 0.0, "how late activations and gradients may come, in the time of a batch")
     flags.DEFINE_enum("weights", "stash", ["stash", "remat", "replay", "latest"], "weights of a backward pass")
     flags.DEFINE_string("profile", "", "a profile.json measured before; empty: measure")
-    flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
-    flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds")
+    command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
+    with command_line.frame(argv, interrupted="nothing was planned"):
         names = [field.name for field in dataclasses.fields(Settings) if field.name != "num_stages"]
         try:
             num_stages = tuple(map(int, FLAGS.num_stages))
@@ -162,10 +154,6 @@ def main(argv: list[str]) -> None:
         devices.compile_once()
         output = Workdir(workdir, dataclasses.asdict(settings), overwrite=FLAGS.overwrite)
         plan(settings, output)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; nothing was planned")
     print(f"profile, times, plans and timelines are in {output.path}")
 
 

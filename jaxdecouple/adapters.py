@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdecouple.stage import Layer, PyTree, Stage
+from jaxdecouple.stage import Layer, PyTree, Stage, signature_of
 
 # How a linen module may spell its training switch, and the value that means training.
 _TRAIN_ARGUMENTS = {
@@ -87,7 +87,7 @@ def from_linen(module: nn.Module) -> Layer:
     def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
         traced = isinstance(key, jax.core.Tracer)  # within another compiled function, none may have options of its own
         init_linen = _init_linen.__wrapped__ if identity is None or traced else _init_linen
-        variables = dict(init_linen(identity or module, jax.tree.structure(x), tuple(_signature(x)), key))
+        variables = dict(init_linen(identity or module, *signature_of(x), key))
         variables.pop("intermediates", None)  # what a module sows is no state: it would grow with every batch
         return variables.pop("params", {}), variables
 
@@ -129,10 +129,6 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
         return y, nnx.to_pure_dict(updated)
 
     return Layer(init, apply, type(abstract).__name__)
-
-
-def _signature(x: PyTree) -> list[tuple[tuple[int, ...], Any]]:
-    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(x)]
 
 
 # Normally distributed numbers take XLA's CPU compiler seconds, for every kind of layer, unless it optimises little.

@@ -15,7 +15,7 @@ from jaxdecouple.profiling import Profile
 from jaxdecouple.runs import scan_runs
 from jaxdecouple.schedules import Weights, redoes_forward
 from jaxdecouple.schedules.schedule import as_integer
-from jaxdecouple.stage import Layer, PyTree, Stage, blaming, once_per_kind, shape_of, shapes_after
+from jaxdecouple.stage import Layer, PyTree, Stage, once_per_kind, walk
 
 Costs = Sequence[float] | Profile | Literal["flops", "params"]
 
@@ -192,7 +192,8 @@ def flops(layers: Sequence[Layer], sample: PyTree) -> list[float]:
         analysis = jax.jit(forward).lower(params, model_state, x, jax.random.key(0)).cost_analysis() or {}
         return max(0.0, float(analysis.get("flops", 0.0)))
 
-    return _of_each(layers, sample, count)
+    count = once_per_kind(count)
+    return [count(each.layer, each.x, each.params, each.model_state) for each in walk(layers, sample)]
 
 
 def parameters(layers: Sequence[Layer], sample: PyTree) -> list[float]:
@@ -201,21 +202,7 @@ def parameters(layers: Sequence[Layer], sample: PyTree) -> list[float]:
     Raises:
       ValueError: a layer cannot take what the layer before it puts out.
     """
-    return _of_each(layers, sample, lambda layer, x, params, state: sum(p.size for p in jax.tree.leaves(params)))
-
-
-def _of_each(layers: Sequence[Layer], sample: PyTree, measure: Any) -> list[float]:
-    def of_layer(layer: Layer, x: PyTree) -> tuple[float, PyTree]:
-        params, model_state = jax.eval_shape(lambda key: layer.init(key, x), jax.random.key(0))
-        y = shapes_after(layer, params, model_state, x)[0]
-        return float(measure(layer, x, params, model_state)), y
-
-    of_layer, x, results = once_per_kind(of_layer), shape_of(sample), []
-    for index, layer in enumerate(layers):
-        with blaming(layer, index, x):
-            result, x = of_layer(layer, x)
-        results.append(result)
-    return results
+    return [float(sum(leaf.size for leaf in jax.tree.leaves(each.params))) for each in walk(layers, sample)]
 
 
 def _check_boundaries(boundaries: tuple[int, ...], num_layers: int, num_stages: int | None) -> tuple[int, ...]:

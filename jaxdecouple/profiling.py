@@ -18,7 +18,18 @@ import optax
 
 from jaxdecouple.adapters import as_layer
 from jaxdecouple.program import InnerProgram
-from jaxdecouple.stage import Layer, PyTree, Stage, blaming, describe, once_per_kind, shape_of, signature_of
+from jaxdecouple.stage import (
+    Layer,
+    LayerShapes,
+    PyTree,
+    Stage,
+    blaming,
+    describe,
+    once_per_kind,
+    shape_of,
+    signature_of,
+    walk,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +97,7 @@ class Profile:
                     f"the profile was measured for inputs {self.sample}, but these are {given}; measure again with "
                     "jaxdecouple.profile(layers, sample)"
                 )
-            if _walk(layers, sample).digest != self.model:
+            if _digest(list(walk(layers, sample))) != self.model:
                 raise ValueError(
                     "the profile is of another model: layers of the same names, but with other inputs or parameters; "
                     "measure this one with jaxdecouple.profile(layers, sample)"
@@ -136,65 +147,33 @@ def profile(
             f"got {len(layers)} layers and repeats {repeats}; write at least one layer, and repeats of at least 1"
         )
     device = jax.devices()[0] if device is None else device
-    walk = _walk(layers, sample)
+    network = list(walk(layers, sample))
 
     def measure(layer: Layer, x: PyTree, first: int) -> tuple[float, float]:
         return _measure(Stage((layer,), first), x, device, repeats, seconds)
 
     # The first layer stands alone: it computes no gradient of its input.
     measure_later, times = once_per_kind(measure), []
-    for index, (layer, x) in enumerate(zip(layers, walk.inputs, strict=True)):
-        with blaming(layer, index, x):
-            times.append((measure_later if index else measure)(layer, x, index))
+    for each in network:
+        with blaming(each.layer, each.index, each.x):
+            times.append((measure_later if each.index else measure)(each.layer, each.x, each.index))
     return Profile(
         names=tuple(layer.name for layer in layers),
         forward=tuple(forward for forward, _ in times),
         backward=tuple(backward for _, backward in times),
-        sent=tuple(map(_bytes, walk.inputs)),
-        params=tuple(map(_bytes, walk.params)),
-        sample=describe(walk.inputs[0]),
-        model=walk.digest,
+        sent=tuple(_bytes(each.x) for each in network),
+        params=tuple(_bytes(each.params) for each in network),
+        sample=describe(network[0].x),
+        model=_digest(network),
         device=device.device_kind,
         jax=jax.__version__,
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Walk:
-    """Shapes and dtypes of every layer's input and parameters, and a digest of all."""
-
-    inputs: list[PyTree]
-    params: list[PyTree]
-    digest: str
-
-
-def _walk(layers: tuple[Layer, ...], sample: PyTree) -> _Walk:
-    def of_layer(layer: Layer, x: PyTree) -> tuple[PyTree, PyTree]:
-        def init(key: jax.Array) -> PyTree:
-            return Stage((layer,)).init(key, x)
-
-        params, model_state = jax.eval_shape(init, jax.random.key(0))
-        y = jax.eval_shape(
-            lambda params, state, x: Stage((layer,)).apply(
-                params, state, x, key=jax.random.key(0), batch=0, train=True
-            ),
-            params,
-            model_state,
-            x,
-        )[0]
-        return next(iter(params.values()), {}), y
-
-    of_layer, x, inputs, params = once_per_kind(of_layer), shape_of(sample), [], []
-    for index, layer in enumerate(layers):
-        inputs.append(x)
-        with blaming(layer, index, x):
-            own, x = of_layer(layer, x)
-        params.append(own)
-    parts = [
-        f"{layer.name}: {signature_of(x)} {signature_of(own)}"
-        for layer, x, own in zip(layers, inputs, params, strict=True)
-    ]
-    return _Walk(inputs, params, hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16])
+def _digest(network: Sequence[LayerShapes]) -> str:
+    """Of the layers' names, inputs and parameters."""
+    parts = [f"{each.layer.name}: {signature_of(each.x)} {signature_of(each.params)}" for each in network]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _measure(stage: Stage, x: PyTree, device: jax.Device, repeats: int, seconds: float) -> tuple[float, float]:

@@ -137,9 +137,7 @@ def pull_back(
     again = linearize(function, params, x, *rest)[2]
     stored = {Origin.INPUT: iter(residual.inputs), Origin.COMPUTED: iter(residual.values), Origin.WEIGHTS: iter(())}
     values = [next(stored[origin], now) for origin, now in zip(linearization.origins, again, strict=True)]
-    vjp = jax.tree.unflatten(linearization.structure, values)
-    vjp.args_res = [params, vjp.args_res[1]]
-    return _gradients(vjp, gradient, linearization.outputs)
+    return _gradients(linearization.structure, values, params, gradient, linearization.outputs)
 
 
 def forward_backward(
@@ -161,12 +159,16 @@ def forward_backward(
         next(stored) if origin is Origin.COMPUTED else value
         for value, origin in zip(needed, linearization.origins, strict=True)
     ]
+    return y, aux, *_gradients(structure, values, params, jnp.ones_like(y) if gradient is None else gradient, y)
+
+
+def _gradients(
+    structure: Any, values: list[jax.Array], params: PyTree, gradient: PyTree, outputs: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Of the ``jax.vjp`` result that `linearize` took apart, put together with these weights."""
     vjp = jax.tree.unflatten(structure, values)
     vjp.args_res = [params, vjp.args_res[1]]
-    return y, aux, *_gradients(vjp, jnp.ones_like(y) if gradient is None else gradient, y)
 
-
-def _gradients(vjp: Callable, gradient: PyTree, outputs: PyTree) -> tuple[PyTree, PyTree]:
     def gradients(vjp: Callable, gradient: PyTree) -> tuple[PyTree, PyTree]:
         grads, input_gradient = vjp(_complete(gradient, outputs))
         return grads, travelling(input_gradient)

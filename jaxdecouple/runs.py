@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.stage import Layer, PyTree, ShapesAfter, blaming, once_per_kind, shape_of, shapes_after, signature_of
+from jaxdecouple.stage import Layer, PyTree, ShapesAfter, shape_of, signature_of, walk
 
 # On two CPU cores, residual blocks of 16 to 64 channels take up to 1.3 times as long in a loop, whatever its length,
 # while each costs 0.2 s more to compile when it stands alone: below this length, compiling all alone takes seconds.
@@ -105,23 +105,16 @@ def scan_runs(
     """
     if shortest < 2:
         raise ValueError(f"shortest is {shortest}; write how many identical layers make a run, at least 2")
-    after, x, kinds = once_per_kind(_output), shape_of(x), []
-    for index, layer in enumerate(layers, first):
-        with blaming(layer, index, x):
-            y = after(layer, x)
-        repeatable = layer.identity is not None and signature_of(x) == signature_of(y)
-        kinds.append(layer.identity if repeatable else object())  # an object of its own: like no other
-        x = y
+    x, kinds = shape_of(x), []
+    for shapes in walk(layers, x, first=first):
+        identity, x = shapes.layer.identity, shapes.y
+        repeatable = identity is not None and signature_of(shapes.x) == signature_of(x)
+        kinds.append(identity if repeatable else object())  # an object of its own: like no other
     result: list[Layer | Run] = []
     for _, group in itertools.groupby(zip(kinds, layers, strict=True), key=lambda pair: pair[0]):
         same = tuple(layer for _, layer in group)
         result.extend((Run(same),) if len(same) >= shortest else same)
     return tuple(result), x
-
-
-def _output(layer: Layer, x: PyTree) -> PyTree:
-    params, model_state = jax.eval_shape(lambda key: layer.init(key, x), jax.random.key(0))
-    return shape_of(shapes_after(layer, params, model_state, x)[0])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -178,6 +178,41 @@ def shapes_after(layer: Layer, params: PyTree, model_state: PyTree, x: PyTree) -
         x,
         jax.eval_shape(lambda: jax.random.key(0)),
     )
+
+
+class LayerShapes(NamedTuple):
+    """A layer of a network, and the shapes and dtypes of its input, parameters, model state and output."""
+
+    index: int
+    layer: Layer
+    x: PyTree
+    params: PyTree
+    model_state: PyTree
+    y: PyTree
+
+
+def walk(layers: Sequence[Layer], x: PyTree, *, first: int = 0) -> Iterator[LayerShapes]:
+    """Goes through consecutive layers by shapes alone, for a first input shaped like ``x``.
+
+    Args:
+      layers: in order.
+      x: arrays or ``jax.ShapeDtypeStruct``, [B, ...].
+      first: index of the first layer in the whole network.
+
+    Raises:
+      ValueError: a layer cannot take what the layer before it puts out.
+    """
+
+    def shapes(layer: Layer, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        params, model_state = jax.eval_shape(lambda key: layer.init(key, x), jax.random.key(0))
+        return params, model_state, shape_of(shapes_after(layer, params, model_state, x)[0])
+
+    shapes, x = once_per_kind(shapes), shape_of(x)
+    for index, layer in enumerate(layers, first):
+        with blaming(layer, index, x):
+            params, model_state, y = shapes(layer, x)
+        yield LayerShapes(index, layer, x, params, model_state, y)
+        x = y
 
 
 def once_per_kind(function: Callable[..., Any]) -> Callable[..., Any]:
