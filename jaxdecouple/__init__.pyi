@@ -23,5 +23,11 @@ from .stage import Stage as Stage
 from .state import Metrics as Metrics
 from .state import State as State
 from .transforms import accumulate_gradients as accumulate_gradients
+from .transforms import clars as clars
+from .transforms import lars as lars
+from .transforms import per_example_gradient_norms as per_example_gradient_norms
+from .transforms import scale_by_clars as scale_by_clars
+from .transforms import scale_by_lars as scale_by_lars
 from .transforms import shrink_gradients as shrink_gradients
 from .transforms import stagewise as stagewise
+from .transforms import weight_mask as weight_mask

@@ -26,6 +26,7 @@ from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, join, validate
 from jaxdecouple.stage import PyTree, describe, shape_of
 from jaxdecouple.state import InFlight, Metrics, State
 from jaxdecouple.transforms import StageOptimizer, transform_of
+from jaxdecouple.transforms.gradient_norms import sample_of
 
 
 class Evaluation(NamedTuple):
@@ -168,8 +169,7 @@ class Pipeline:
         for k, program in enumerate(self.programs):
             if k:
                 x = self.placement.send(x, k - 1, k)
-            owned = state.stages[k]
-            x = program.predict(owned.params, owned.model_state, owned.key, x)
+            x = program.predict(state.stages[k], x)
         return x
 
     def evaluate(self, state: State, batches: Iterable[tuple[PyTree, PyTree]]) -> Evaluation:
@@ -193,6 +193,40 @@ class Pipeline:
             accuracy=None if accuracies[0] is None else _mean(accuracies, sizes),
             examples=sum(sizes),
         )
+
+    def measure_gradient_norms(
+        self, state: State, batch: tuple[PyTree, PyTree], *, sample_size: int | None = None, chunk_size: int = 32
+    ) -> State:
+        """Measures what CLARS needs: the norm of each parameter's gradient, for each of some examples alone.
+
+        With today's weights and running averages; nothing in flight is touched, and nothing waited for, though stage
+        after stage has to compute. Every update uses the norms measured last: measure before the step in which the
+        stages update, which with M accumulated batches is every M-th, that of batches M - 1, 2M - 1, ...
+
+        Args:
+          state: any state.
+          batch: ``(inputs, targets)``, each [B, ...], shuffled.
+          sample_size: how many examples to measure, the first of the batch; ``None``: all. The thesis takes 512
+            (section 4.4.4).
+          chunk_size: how many gradients a device holds at once.
+
+        Returns:
+          The state with ``stages[k].gradient_norms``: [sample_size] for each parameter.
+
+        Raises:
+          ValueError: a size is below 1, or the sample larger than the batch.
+        """
+        _check_usable(state)
+        (inputs, targets), chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
+        activations = [self.placement.put(inputs, 0)]
+        for k, program in enumerate(self._inner):
+            activations.append(self.placement.send(program.predict(state.stages[k], activations[k]), k, k + 1))
+        stages, given = list(state.stages), self.placement.put(targets, self._last)
+        for k, program in reversed(list(enumerate(self.programs))):
+            given, stages[k] = program.measure_norms(stages[k], activations[k], given, chunk_size)
+            if k:
+                given = self.placement.send(given, k, k - 1)
+        return state.replace(stages=tuple(stages))
 
     def _dispatch(self, work: _Workspace, tick: int, ops: Iterable[Op]) -> Metrics:
         metrics = Metrics()

@@ -12,15 +12,20 @@ from jaxdecouple.losses import accuracy
 from jaxdecouple.residuals import (
     Linearization,
     Residual,
+    complete,
     forward,
     forward_backward,
     linearization_of,
     pull_back,
+    travelling,
 )
+from jaxdecouple.runs import stacked
 from jaxdecouple.schedules import Weights, ends_group, keeps_versions, redoes_forward
 from jaxdecouple.stage import PyTree, Stage, describe, signature_of
 from jaxdecouple.state import StageState
 from jaxdecouple.transforms import Accumulation
+from jaxdecouple.transforms.gradient_norms import by_example, tensor_norms
+from jaxdecouple.transforms.layers import stacked_counts
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
 
@@ -36,7 +41,8 @@ class Program:
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation):
         self.stage = stage
         self.optimizer = optax.with_extra_args_support(optimizer)
-        self.predict = jax.jit(self._predict)
+        self._evaluate = jax.jit(self._predict)
+        self._measure = jax.jit(self._norms_and_gradient, static_argnums=0)
 
     def init(self, key: jax.Array, x: PyTree) -> StageState:
         """The stage's initial state for inputs shaped like ``x``, where ``key`` is."""
@@ -46,6 +52,46 @@ class Program:
     def output_shape(self, state: StageState, x: PyTree) -> PyTree:
         """Shapes and dtypes of the output for inputs shaped like ``x``."""
         return jax.eval_shape(self._apply, state.params, x, state.model_state, state.key, 0)[0]
+
+    def predict(self, state: StageState, x: PyTree) -> PyTree:
+        """The output for inputs ``x``, not in training."""
+        return self._evaluate(state.params, state.model_state, state.key, x)
+
+    def measure_norms(
+        self, state: StageState, x: PyTree, given: PyTree, chunk_size: int
+    ) -> tuple[PyTree, PyTree, StageState]:
+        """Measures the gradient norms of single examples, with today's weights and batch statistics left as they are.
+
+        Args:
+          state: of the stage.
+          x: inputs, [examples, ...].
+          given: below the last stage, the gradient of each example's loss with respect to its output; there, targets.
+          chunk_size: how many examples are computed at once.
+
+        Returns:
+          The gradient of each example's loss with respect to its input (``None`` at stage 0), and the new state.
+        """
+        norms, sent = self._measure(chunk_size, state.params, state.model_state, state.key, x, given)
+        return sent, state.replace(gradient_norms=norms)
+
+    def _norms_and_gradient(
+        self, chunk_size: int, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, given: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        counts = stacked_counts(stacked, params)
+
+        def of_example(variables: tuple, example: tuple) -> tuple[PyTree, PyTree]:
+            grads, sent = self._example_gradients(*variables, *example)
+            sent = jax.tree.map(lambda leaf: leaf[0], travelling(sent)) if self.stage.first else None
+            return tensor_norms(grads, counts), sent
+
+        return by_example(of_example, (params, model_state, key), (x, given), chunk_size)
+
+    def _example_gradients(
+        self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, given: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Gradients of an example's loss, with respect to parameters and input: of a batch of one, not in training."""
+        y, pull = jax.vjp(lambda params, x: self._predict(params, model_state, key, x), params, x)
+        return pull(complete(given, y))
 
     def _predict(self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree) -> PyTree:
         return self.stage.apply(params, model_state, x, key=key, batch=0, train=False)[0]
@@ -62,9 +108,9 @@ class Program:
     def _accumulate(self, grads: PyTree, opt_state: Any) -> Any:
         return self.optimizer.add(grads, opt_state)
 
-    def _update(self, grads: PyTree, opt_state: Any, params: PyTree) -> tuple[PyTree, Any]:
+    def _update(self, grads: PyTree, opt_state: Any, params: PyTree, norms: PyTree | None) -> tuple[PyTree, Any]:
         finish = self.optimizer.finish if isinstance(self.optimizer, Accumulation) else self.optimizer.update
-        updates, opt_state = finish(grads, opt_state, params)
+        updates, opt_state = finish(grads, opt_state, params, **({} if norms is None else {"gradient_norms": norms}))
         return optax.apply_updates(params, updates), opt_state
 
 
@@ -121,6 +167,7 @@ class InnerProgram(Program):
             state.key,
             residual.replace(values=()),
             gradient,
+            state.gradient_norms,
             batch,
             *then,
         )
@@ -149,7 +196,7 @@ class InnerProgram(Program):
     def _backward_then_add(
         self, params: PyTree, opt_state: Any, values: tuple, model_state: PyTree, key: jax.Array, *rest: Any
     ) -> tuple[PyTree, dict[str, PyTree], tuple]:
-        residual, gradient, batch, *then = rest
+        residual, gradient, _, batch, *then = rest
         grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
         forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
         return sent, {"opt_state": self._accumulate(grads, opt_state)}, forwarded
@@ -157,9 +204,9 @@ class InnerProgram(Program):
     def _backward_then_update(
         self, params: PyTree, opt_state: Any, values: tuple, model_state: PyTree, key: jax.Array, *rest: Any
     ) -> tuple[PyTree, dict[str, PyTree], tuple]:
-        residual, gradient, batch, *then = rest
+        residual, gradient, norms, batch, *then = rest
         grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
-        params, opt_state = self._update(grads, opt_state, params)
+        params, opt_state = self._update(grads, opt_state, params, norms)
         forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
         return sent, {"params": params, "opt_state": opt_state}, forwarded
 
@@ -220,7 +267,9 @@ class LossProgram(Program):
         """Gradient with respect to the stage's input (``None`` at stage 0), new state, loss and accuracy."""
         rest = (state.model_state, state.key, x, targets, batch)
         if self._ends_group(batch):
-            sent, model_state, scores, params, opt_state = self._train_update(state.params, state.opt_state, *rest)
+            sent, model_state, scores, params, opt_state = self._train_update(
+                state.params, state.opt_state, state.gradient_norms, *rest
+            )
         else:
             sent, model_state, scores, opt_state = self._train_accumulate(state.params, state.opt_state, *rest)
             params = state.params
@@ -230,9 +279,9 @@ class LossProgram(Program):
         grads, *results = self._gradients(params, *rest)
         return *results, self._accumulate(grads, opt_state)
 
-    def _train_then_update(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
+    def _train_then_update(self, params: PyTree, opt_state: Any, norms: PyTree | None, *rest: Any) -> tuple[Any, ...]:
         grads, *results = self._gradients(params, *rest)
-        return *results, *self._update(grads, opt_state, params)
+        return *results, *self._update(grads, opt_state, params, norms)
 
     def _gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, targets: PyTree, batch: jax.Array
@@ -245,6 +294,12 @@ class LossProgram(Program):
         linearization = linearization_of(loss_of, *arguments)
         loss, (logits, new_state), grads, sent = forward_backward(linearization, None, loss_of, *arguments)
         return grads, sent if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
+
+    def _example_gradients(
+        self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, given: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        loss, pull = jax.vjp(lambda params, x: self.loss(self._predict(params, model_state, key, x), given), params, x)
+        return pull(jax.numpy.ones_like(loss))
 
     def _score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
         return self.loss(logits, targets), accuracy(logits, targets)

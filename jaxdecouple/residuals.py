@@ -170,7 +170,7 @@ def _gradients(
     vjp.args_res = [params, vjp.args_res[1]]
 
     def gradients(vjp: Callable, gradient: PyTree) -> tuple[PyTree, PyTree]:
-        grads, input_gradient = vjp(_complete(gradient, outputs))
+        grads, input_gradient = vjp(complete(gradient, outputs))
         return grads, travelling(input_gradient)
 
     return fast_in_loops(gradients, vjp, gradient)
@@ -185,7 +185,7 @@ def travelling(gradient: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: None if leaf.dtype == jax.dtypes.float0 else leaf, gradient)
 
 
-def _complete(gradient: PyTree, outputs: PyTree) -> PyTree:
+def complete(gradient: PyTree, outputs: PyTree) -> PyTree:
     """The cotangent that ``jax.vjp`` expects, from a gradient as it was sent."""
     received = iter(jax.tree.leaves(gradient))
     return jax.tree.map(

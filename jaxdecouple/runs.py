@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Sequence
 
 import jax
@@ -22,6 +23,9 @@ from jaxdecouple.stage import Layer, PyTree, ShapesAfter, shape_of, signature_of
 # On two CPU cores, residual blocks of 16 to 64 channels take up to 1.3 times as long in a loop, whatever its length,
 # while each costs 0.2 s more to compile when it stands alone: below this length, compiling all alone takes seconds.
 SHORTEST = 32
+
+
+_LABEL = re.compile(r"\d{3,}-\d{3,}_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +119,16 @@ def scan_runs(
         same = tuple(layer for _, layer in group)
         result.extend((Run(same),) if len(same) >= shortest else same)
     return tuple(result), x
+
+
+def stacked(tree: PyTree) -> PyTree:
+    """A mask of a stage's parameters, or of several stages': whether a tensor is a run's, stacked [layers, ...]."""
+
+    def of_run(path: tuple, _: jax.Array) -> bool:
+        keys = (getattr(key, "key", None) for key in path)
+        return any(isinstance(key, str) and _LABEL.match(key) for key in keys)
+
+    return jax.tree_util.tree_map_with_path(of_run, tree)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -21,12 +21,15 @@ class StageState(struct.PyTreeNode):
       model_state: batch statistics and the like, after the stage's last forward.
       opt_state: the optimizer's.
       key: the run's random key, the same at every stage.
+      gradient_norms: of single examples, [examples] for each parameter, as last measured, for optimizers that need
+        them (CLARS); ``None`` before the first time.
     """
 
     params: PyTree
     model_state: PyTree
     opt_state: optax.OptState
     key: jax.Array
+    gradient_norms: PyTree | None = None
 
 
 class InFlight(struct.PyTreeNode):

@@ -33,7 +33,8 @@ class Problem:
 
     A stage's gradient is the mean over `accumulate` consecutive batches n, in groups that start at
     multiples of `accumulate`; a partial group at the end stays unapplied. Its s-th update is then
-        g = g + weight_decay w,   buffer = momentum buffer + g,   w = w - learning_rate(s) buffer.
+        g = g + weight_decay w,   buffer = momentum buffer + g,   w = w - learning_rate(s) buffer;
+    with eta, LARS (thesis eq. 4.3), the learning rate of each tensor is eta |w| / |g| times that.
     """
 
     layers: tuple[Layer, ...]  # (W, b) with W: (inputs, outputs), b: (outputs,)
@@ -44,6 +45,7 @@ class Problem:
     weight_decay: float = 0.0
     beta: float = 1.0  # gradient shrinking factor, FDG eq. 15
     accumulate: int = 1  # M of ADL eq. 16
+    eta: float | None = None
 
 
 @dataclass
@@ -142,6 +144,8 @@ class Stage:
         rate = self.problem.learning_rate
         rate = rate(self.updates) if callable(rate) else rate
         g = sum(gradients) / len(gradients) + self.problem.weight_decay * w
+        if self.problem.eta is not None:
+            rate = rate * self.problem.eta * np.linalg.norm(w) / np.linalg.norm(g)
         buffer = self.problem.momentum * buffer + g
         return w - rate * buffer, buffer
 

@@ -29,6 +29,7 @@ CASES = {
 }
 PLAIN = {"learning_rate": 0.3}
 FULL = {"learning_rate": lambda s: 0.2 / (1 + 0.1 * s), "momentum": 0.9, "weight_decay": 0.05, "beta": 0.7}
+LARS = {"learning_rate": lambda s: 2.0 / (1 + s), "eta": 0.05, "momentum": 0.9, "weight_decay": 0.05}
 BATCHES = 11  # not a multiple of M = 3: the flush meets an incomplete group
 
 
@@ -55,8 +56,12 @@ def problem(num_stages, **settings):
 
 
 def pipeline_for(problem, schedule, weights=None):
-    optimizer = optax.sgd(problem.learning_rate, momentum=problem.momentum or None)
-    optimizer = optax.chain(optax.add_decayed_weights(problem.weight_decay), optimizer)
+    if problem.eta is None:
+        optimizer = optax.sgd(problem.learning_rate, momentum=problem.momentum or None)
+        optimizer = optax.chain(optax.add_decayed_weights(problem.weight_decay), optimizer)
+    else:
+        settings = {"momentum": problem.momentum, "nesterov": False, "weight_decay": problem.weight_decay}
+        optimizer = jd.lars(problem.learning_rate, problem.eta, layers="tensor", momentum_of="gradients", **settings)
     layers = jd.models.mlp(3, hidden=(5, 4, 5, 4), activation=nn.tanh, param_dtype=np.float64)
     return jd.Pipeline(
         jd.partition(layers, boundaries=problem.boundaries),
@@ -136,6 +141,17 @@ def test_every_weights_policy(name, weights, x64):
     papers = "stash" if weights == "remat" else weights  # the same numbers by another way
     expected = naive.METHODS[name.split("-")[0]](task, **{**arguments(3, 2), "weights": papers})
     assert_same(run(pipeline_for(task, schedule(3, 2), weights=weights), task), expected)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("num_stages", [1, 3])
+@pytest.mark.parametrize("name", ["backprop", "gpipe", "ddg", "fdg", "adl", "dsp"])
+def test_layer_wise_rates_in_every_stage(name, num_stages, accumulate, x64):
+    """A stage is a set of whole layers, so LARS needs to know of no other stage."""
+    schedule, arguments = CASES[name]
+    task = problem(num_stages, accumulate=accumulate, **LARS)
+    expected = naive.METHODS[name](task, **arguments(num_stages, accumulate))
+    assert_same(run(pipeline_for(task, schedule(num_stages, accumulate)), task), expected)
 
 
 @functools.cache

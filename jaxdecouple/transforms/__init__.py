@@ -1,6 +1,12 @@
-"""Optax transforms: gradient shrinking, accumulation, and the optimizer of each stage. Usable without a pipeline."""
+"""Optax transforms: shrinking, accumulation, LARS and CLARS, and the optimizer of each stage.
+
+Usable without a pipeline.
+"""
 
 from jaxdecouple.transforms.accumulation import Accumulation, AccumulationState, accumulate_gradients
+from jaxdecouple.transforms.gradient_norms import per_example_gradient_norms
+from jaxdecouple.transforms.layer_scaling import clars, lars, scale_by_clars, scale_by_lars
+from jaxdecouple.transforms.layers import weight_mask
 from jaxdecouple.transforms.shrinking import shrink_gradients
 from jaxdecouple.transforms.stagewise import StageOptimizer, stagewise, transform_of
 
@@ -9,7 +15,13 @@ __all__ = [
     "AccumulationState",
     "StageOptimizer",
     "accumulate_gradients",
+    "clars",
+    "lars",
+    "per_example_gradient_norms",
+    "scale_by_clars",
+    "scale_by_lars",
     "shrink_gradients",
     "stagewise",
     "transform_of",
+    "weight_mask",
 ]

@@ -1,0 +1,126 @@
+"""Gradient norms of single examples: how much the examples of a batch ask for, each by itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdecouple.jaxprs import fast_in_loops
+from jaxdecouple.runs import stacked as stacked_runs
+from jaxdecouple.stage import PyTree, describe
+from jaxdecouple.transforms.layers import Mask, root, stacked_counts, sum_of_squares
+
+
+def per_example_gradient_norms(
+    loss_fn: Callable[..., jax.Array],
+    params: PyTree,
+    batch: PyTree,
+    *rest: Any,
+    sample_size: int | None = 512,
+    chunk_size: int = 32,
+    stacked: Mask = stacked_runs,
+) -> PyTree:
+    """The norm of every tensor's gradient, for each of some examples alone: what CLARS needs (thesis, eq. 4.7).
+
+    Exact: each example is a batch of one to the loss. Compiled; memory grows with the chunk, not with the sample. The
+    thesis takes a sample of 512 examples of a batch of 8192 (section 4.4.4).
+
+    With batch normalisation, write a loss that uses running averages: statistics of the batch would make an example's
+    gradient depend on the others, and here be those of one example. The running averages belong into ``rest``.
+
+    Args:
+      loss_fn: ``(params, batch, *rest) -> loss``, a scalar, the mean over the batch. Pass the same function every time,
+        or call this within a compiled function: a new one is compiled anew.
+      params: a pytree.
+      batch: a pytree of arrays [B, ...]. The sample is its first examples, so the batch should be shuffled.
+      *rest: passed on to the loss: whatever it needs that is neither.
+      sample_size: how many examples; ``None``: all B.
+      chunk_size: how many gradients are in memory at once.
+      stacked: which tensors hold those of several layers along their first axis; as for `scale_by_lars`.
+
+    Returns:
+      A tree like ``params``: [sample_size] for each tensor, [sample_size, L] where it holds those of L layers; in
+      float32 or wider.
+
+    Raises:
+      ValueError: the sample is larger than the batch, the batch's arrays differ in length, or the loss is no scalar.
+    """
+    sample, chunk_size = sample_of(batch, sample_size, chunk_size)
+    one = jax.tree.map(lambda leaf: leaf[:1], sample)
+    loss = jax.eval_shape(loss_fn, params, one, *rest)
+    if getattr(loss, "shape", None) != ():
+        raise ValueError(
+            f"the loss of one example is {describe(loss)}; write a loss_fn that returns a scalar, the batch's mean"
+        )
+    counts = tuple(stacked_counts(stacked, params))
+    return _norms(loss_fn, counts, chunk_size, params, sample, rest)
+
+
+def sample_of(batch: PyTree, sample_size: int | None, chunk_size: int) -> tuple[PyTree, int]:
+    """The first ``sample_size`` examples of a batch, and the chunk size for them.
+
+    Raises:
+      ValueError: a size is below 1, or the batch is smaller than the sample, or its arrays differ in length.
+    """
+    for name, size in {"sample_size": sample_size, "chunk_size": chunk_size}.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name} is {size}; write at least 1")
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(lengths) != 1 or () in lengths:
+        raise ValueError(f"the batch is {describe(batch)}; write arrays [examples, ...] of one length")
+    ((length,),) = lengths
+    if sample_size is not None and sample_size > length:
+        raise ValueError(
+            f"sample_size is {sample_size}, but the batch has {length} examples; write sample_size={length} or less, "
+            "or None for all"
+        )
+    size = sample_size or length
+    return jax.tree.map(lambda leaf: leaf[:size], batch), min(chunk_size, size)
+
+
+def tensor_norms(gradient: PyTree, counts: Sequence[int | None]) -> PyTree:
+    """The norm of every tensor: [], or [L] where ``counts`` says that it holds those of L layers."""
+    leaves, structure = jax.tree.flatten(gradient)
+    squares = [sum_of_squares(leaf, keep=0 if count is None else 1) for leaf, count in zip(leaves, counts, strict=True)]
+    return jax.tree.unflatten(structure, map(root, squares))
+
+
+def by_example(
+    function: Callable[[PyTree, PyTree], PyTree], variables: PyTree, sample: PyTree, chunk_size: int
+) -> PyTree:
+    """``function(variables, batch)`` of each example as a batch of one, stacked: [examples, ...].
+
+    Args:
+      function: of whatever is the same for all examples, and of a batch.
+      variables: the former.
+      sample: a pytree of arrays [examples, ...].
+      chunk_size: how many examples are computed at once.
+    """
+
+    def of_example(variables: PyTree, example: PyTree) -> PyTree:
+        return function(variables, jax.tree.map(lambda leaf: leaf[None], example))
+
+    def of_sample(variables: PyTree, sample: PyTree) -> PyTree:
+        return jax.lax.map(functools.partial(of_example, variables), sample, batch_size=chunk_size)
+
+    return fast_in_loops(of_sample, variables, sample)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _norms(
+    loss_fn: Callable[..., jax.Array],
+    counts: tuple[int | None, ...],
+    chunk_size: int,
+    params: PyTree,
+    sample: PyTree,
+    rest: tuple,
+) -> PyTree:
+    def of_batch(variables: tuple, batch: PyTree) -> PyTree:
+        params, rest = variables
+        return tensor_norms(jax.grad(loss_fn)(params, batch, *rest), counts)
+
+    return by_example(of_batch, (params, rest), sample, chunk_size)

@@ -1,0 +1,163 @@
+"""Gradient norms of single examples are those of each example's own gradient, in bounded memory."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdecouple as jd
+from jaxdecouple.transforms import gradient_norms
+
+
+class Network(nn.Module):
+    """Convolutions with stride, groups and dilation, normalisation, a shortcut, a tensor used twice, dense layers."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x))
+        x = x + nn.Conv(4, (3, 3), feature_group_count=2, kernel_dilation=2, use_bias=False)(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        twice = nn.Dense(4)
+        return nn.Dense(3)(nn.tanh(twice(twice(x))).mean((1, 2)))
+
+
+def network(dtype=np.float64, examples=11):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(examples, 8, 8, 3)).astype(dtype)
+    module = Network()
+    variables = jax.tree.map(lambda v: jnp.asarray(v, dtype), module.init(jax.random.key(0), x))
+    statistics = jax.tree.map(lambda v: v + 0.1, variables["batch_stats"])
+
+    def loss(params, batch, statistics):
+        x, y = batch
+        logits = module.apply({"params": params, "batch_stats": statistics}, x)
+        return jd.softmax_cross_entropy(logits, y)
+
+    return loss, variables["params"], (x, rng.integers(0, 3, examples)), statistics
+
+
+def one_by_one(loss, params, batch, *rest):
+    """[examples] per tensor, an example at a time."""
+    norms = []
+    for i in range(len(batch[1])):
+        gradient = jax.grad(loss)(params, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch), *rest)
+        norms.append(jax.tree.map(lambda g: np.linalg.norm(np.ravel(g)), gradient))
+    return jax.tree.map(lambda *values: np.array(values), *norms)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 4, 100])
+def test_each_is_the_norm_of_the_examples_own_gradient(chunk_size, x64):
+    loss, params, batch, statistics = network()
+    got = jd.per_example_gradient_norms(loss, params, batch, statistics, sample_size=None, chunk_size=chunk_size)
+    want = one_by_one(loss, params, batch, statistics)
+    assert jax.tree.structure(got) == jax.tree.structure(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), got, want)
+    assert min(norm.std() for norm in jax.tree.leaves(got)) > 1e-3  # the examples differ
+
+
+def test_the_sample_is_the_first_examples(x64):
+    loss, params, batch, statistics = network()
+    first = jax.tree.map(lambda leaf: leaf[:5], batch)
+    got = jd.per_example_gradient_norms(loss, params, batch, statistics, sample_size=5)
+    want = one_by_one(loss, params, first, statistics)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), got, want)
+
+
+def test_in_bfloat16_norms_are_in_single():
+    loss, params, batch, statistics = network(jnp.bfloat16)
+    got = jd.per_example_gradient_norms(loss, params, batch, statistics, sample_size=None)
+    assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(jnp.float32)}
+    want = one_by_one(loss, params, batch, statistics)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.1), got, want)
+
+
+def test_stacked_layers_have_norms_of_their_own(x64):
+    rng = np.random.default_rng(0)
+    params = {"004-006_Block": {"w": rng.normal(size=(3, 5, 5)) / 2}, "007_Head": {"w": rng.normal(size=(5, 2))}}
+    batch = rng.normal(size=(7, 5)), rng.integers(0, 2, 7)
+
+    def loss(params, batch):
+        x, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), batch[0], params["004-006_Block"]["w"])
+        return jd.softmax_cross_entropy(x @ params["007_Head"]["w"], batch[1])
+
+    def apart(layers, batch):
+        return loss({"004-006_Block": {"w": jnp.stack(layers[:-1])}, "007_Head": {"w": layers[-1]}}, batch)
+
+    got = jd.per_example_gradient_norms(loss, params, batch, sample_size=None, chunk_size=2)
+    layers = [*params["004-006_Block"]["w"], params["007_Head"]["w"]]
+    want = one_by_one(apart, layers, batch)
+    np.testing.assert_allclose(got["004-006_Block"]["w"], np.stack(want[:-1], axis=1), rtol=1e-12)
+    np.testing.assert_allclose(got["007_Head"]["w"], want[-1], rtol=1e-12)
+    whole = jd.per_example_gradient_norms(loss, params, batch, sample_size=None, stacked=False)
+    np.testing.assert_allclose(whole["004-006_Block"]["w"] ** 2, sum(w**2 for w in want[:-1]), rtol=1e-12)
+
+
+def test_is_compiled_once_and_also_within_a_compiled_function():
+    loss, params, batch, statistics = network(np.float32)
+    calls = []
+
+    def counted(*args):
+        calls.append(1)
+        return loss(*args)
+
+    jd.per_example_gradient_norms(counted, params, batch, statistics, sample_size=8)
+    traces = len(calls)
+    for step in range(3):
+        moved = jax.tree.map(lambda p, s=step: p + s, params)
+        jd.per_example_gradient_norms(counted, moved, batch, statistics, sample_size=8)
+    assert len(calls) == traces
+
+    @jax.jit
+    def closing_over(params, statistics):
+        return jd.per_example_gradient_norms(lambda p, b: loss(p, b, statistics), params, batch, sample_size=None)
+
+    got = closing_over(params, statistics)
+    want = jd.per_example_gradient_norms(loss, params, batch, statistics, sample_size=None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
+
+
+def test_memory_is_bounded_by_the_chunk():
+    """Gradients of 256 x 256: an example's takes 256 kB, those of the whole sample 64 MB."""
+    params, batch = {"w": jnp.ones((256, 256))}, (jnp.ones((256, 4, 256)), jnp.ones((256, 256)))
+
+    def loss(params, batch):
+        return jnp.mean((jnp.tanh(batch[0] @ params["w"]).sum(1) - batch[1]) ** 2)
+
+    def bytes_with(chunk_size):
+        lowered = gradient_norms._norms.lower(loss, (None,), chunk_size, params, batch, ())
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert bytes_with(8) < 4e6 < 30e6 < bytes_with(256)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"sample_size": 12},
+            "sample_size is 12, but the batch has 11 examples; write sample_size=11 or less, or None",
+        ),
+        ({}, "sample_size is 512, but the batch has 11 examples"),
+        ({"sample_size": 0}, "sample_size is 0; write at least 1"),
+        ({"sample_size": 4, "chunk_size": 0}, "chunk_size is 0; write at least 1"),
+    ],
+)
+def test_sizes_out_of_range(change, says):
+    loss, params, batch, statistics = network(np.float32)
+    with pytest.raises(ValueError, match=says):
+        jd.per_example_gradient_norms(loss, params, batch, statistics, **change)
+
+
+def test_what_is_no_mean_loss_or_no_batch():
+    _, params, (x, y), _ = network(np.float32)
+    with pytest.raises(ValueError, match=r"the loss of one example is float32\[1\]; write a loss_fn that returns a sc"):
+        jd.per_example_gradient_norms(lambda p, b: jnp.ones(len(b[1])), params, (x, y), sample_size=None)
+    with pytest.raises(ValueError, match="the loss of one example is .*, .*; write a loss_fn that returns a scalar"):
+        jd.per_example_gradient_norms(lambda p, b: (jnp.ones(()), {}, b[0]), params, (x, y), sample_size=None)
+    with pytest.raises(ValueError, match=r"the batch is .*; write arrays \[examples, ...\] of one length"):
+        jd.per_example_gradient_norms(lambda p, b: jnp.ones(()), params, (x, y[:5]), sample_size=None)
+    with pytest.raises(ValueError, match="stacked does not fit the parameters"):
+        jd.per_example_gradient_norms(
+            lambda p, b: jnp.ones(()), params, (x, y), sample_size=None, stacked={"elsewhere": True}
+        )

@@ -1,0 +1,172 @@
+"""What a layer is, to a transform that scales by layer: modules, tensors, labels, stacks; and what does not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from layerwise import (
+    EXAMPLES,
+    LAYER,
+    PATHS,
+    SCALE_BY,
+    SHAPES,
+    assert_close,
+    example_norms,
+    flat,
+    mean,
+    random_tree,
+    stack,
+    start,
+)
+
+import jaxdecouple as jd
+
+
+@pytest.mark.parametrize("rule", SCALE_BY)
+def test_stacked_layers_are_scaled_apart(rule, x64):
+    L, rng = 3, np.random.default_rng(0)
+    w, gradients = [random_tree(rng) for _ in range(L)], [random_tree(rng, EXAMPLES) for _ in range(L)]
+    norms = list(map(example_norms, gradients))
+    alone, together = (
+        SCALE_BY[rule](0.1),
+        {"004-006_Block": SCALE_BY[rule](0.1), "scanned": SCALE_BY[rule](0.1, stacked={"scanned": True})},
+    )
+    for name, tx in together.items():
+        g = {name: stack(map(mean, gradients))}
+        got, _ = tx.update(g, tx.init(w), {name: stack(w)}, gradient_norms={name: stack(norms, axis=1)})
+        for i in range(L):
+            want, _ = alone.update(mean(gradients[i]), alone.init(w), w[i], gradient_norms=norms[i])
+            assert_close(jax.tree.map(lambda u, i=i: u[i], got[name]), want)
+
+
+def test_layers_may_be_labelled(x64):
+    """One layer of two modules is as one module with the tensors of both."""
+    w, gradients = start()
+    g, norms = mean(gradients[0]), example_norms(gradients[0])
+    tx = jd.scale_by_clars(0.1, layers=lambda params: {"Conv_0": "a", "Norm_0": "a", "one": "b"})
+    got, _ = tx.update(g, tx.init(w), w, gradient_norms=norms)
+
+    def merge(tree):
+        first, second = ({m + name: v for name, v in tree[m].items()} for m in ("Conv_0", "Norm_0"))
+        return {"all": {**first, **second}}
+
+    plain = jd.scale_by_clars(0.1)
+    want, _ = plain.update(merge(g), plain.init(w), merge(w), gradient_norms=merge(norms))
+    assert_close(merge(got), want)
+    one_each = {module: np.sqrt(sum(n**2 for n in norms[module].values())) for module in SHAPES}
+    assert_close(tx.update(g, tx.init(w), w, gradient_norms=one_each)[0], got)
+
+
+@pytest.mark.parametrize("layers", LAYER)
+def test_one_norm_for_each_layer(layers, x64):
+    w, gradients = start()
+    g = mean(gradients[0])
+    given = {"Conv_0": 2.0, "Norm_0": np.array([1.0, 3.0]), "one": {"w": 4.0}}
+    tx = jd.scale_by_clars(0.1, layers=layers)
+    updates, _ = tx.update(g, tx.init(w), w, gradient_norms=given)
+    for path, value in flat(g).items():
+        layer = [p for p in PATHS if LAYER[layers](p) == LAYER[layers](path)]
+        weight = np.sqrt(sum((flat(w)[p] ** 2).sum() for p in layer))
+        norm = {"Conv_0": 2.0, "Norm_0": 2.0, "one": 4.0}[path[0]]
+        np.testing.assert_allclose(flat(updates)[path], 0.1 * weight / norm * value, rtol=0, atol=1e-12)
+
+
+def test_boxes_are_no_modules(x64):
+    """nnx's variables and linen's metadata put a box around a tensor, which does not make it a layer."""
+    state = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
+    state = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), state)
+    assert jax.tree.leaves(jd.weight_mask(state)) == [False, True]
+    updates, _ = jd.scale_by_lars(1.0).update(state, optax.EmptyState(), jax.tree.map(lambda leaf: 3 * leaf, state))
+    np.testing.assert_allclose(jax.tree.leaves(updates)[0], 3.0)
+    plain = {"kernel": np.ones((3, 2)), "bias": np.zeros(2)}  # a tree that is one module
+    updates, _ = jd.scale_by_lars(1.0).update(plain, optax.EmptyState(), {**plain, "bias": np.full(2, np.sqrt(3))})
+    np.testing.assert_allclose(updates["kernel"], np.sqrt(2))
+    bare, _ = jd.scale_by_lars(1.0).update(np.ones(4), optax.EmptyState(), np.full(4, 2.0))
+    np.testing.assert_allclose(bare, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("rule", SCALE_BY)
+def test_half_precision_is_summed_in_single(rule, dtype):
+    """Adding 10 000 squares of 1 in bfloat16 would stop at 256; 300 squared does not fit float16."""
+    w, g = {"w": jnp.ones(10_000, dtype)}, {"w": jnp.full(10_000, 300, dtype)}
+    tx = SCALE_BY[rule](1.0)
+    updates, _ = tx.update(g, tx.init(w), w, gradient_norms={"w": jnp.asarray(30_000, jnp.float32)})
+    assert updates["w"].dtype == dtype
+    np.testing.assert_allclose(np.asarray(updates["w"], np.float32), 1.0, rtol=1e-2)
+
+
+def test_derivatives_are_finite_at_zero():
+    """For those who differentiate through an update."""
+    tx = jd.scale_by_lars(0.1)
+    g = jax.grad(lambda w: tx.update({"w": jnp.ones(2)}, tx.init(w), {"w": w})[0]["w"].sum())(jnp.zeros(2))
+    assert np.isfinite(g).all()
+
+
+# ---- Bad input.
+
+W = {"a": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
+
+
+@pytest.mark.parametrize(
+    ("norms", "says"),
+    [
+        (None, r"CLARS needs the norms of single examples' gradients; write norms = jaxdecouple.per_example"),
+        ({"a": {"kernel": 1.0}}, r"no entry for the parameter at \['a'\]\['bias'\]; write a tree like the parameters"),
+        ({"a": 1.0, "b": 2.0}, r"an entry at \['b'\], where there are no parameters"),
+        ({"a": {"kernel": 1.0, "bias": {"x": 1.0}}}, r"an entry at \['a'\]\['bias'\]\['x'\], where there are no"),
+        ({"a": {"kernel": np.ones((2, 2)), "bias": 1.0}}, r"shape \[2, 2\] at \['a'\]\['kernel'\]; write \[examples\]"),
+        ({"a": {"kernel": np.ones(3), "bias": np.ones(4)}}, r"different shapes: \[.\] at .*; write equal ones"),
+    ],
+)
+def test_norms_that_do_not_fit(norms, says):
+    tx = jd.clars(0.1)
+    with pytest.raises(ValueError, match=says):
+        jax.jit(tx.update)(W, tx.init(W), W, gradient_norms=norms)
+
+
+def test_stacked_norms_that_do_not_fit():
+    w = {"003-005_Block": {"kernel": np.ones((3, 2))}}
+    tx = jd.scale_by_clars()
+    for shape in ((), (4,), (5, 4)):
+        with pytest.raises(ValueError, match=r"shape \[.*\] at .*; write \[examples, 3\] or \[3\]"):
+            tx.update(w, tx.init(w), w, gradient_norms=jax.tree.map(lambda _, s=shape: np.ones(s), w))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"eta": -0.1}, "eta is -0.1; write a number above 0"),
+        ({"eta": np.nan}, "eta is nan"),
+        ({"eps": -1.0}, "eps is -1.0; write a number of at least 0"),
+        ({"clip": 0.0}, "clip is 0.0; write a number above 0"),
+        ({"layers": "modules"}, "layers is 'modules'; write 'module', 'tensor', or a function"),
+    ],
+)
+def test_settings_out_of_range(settings, says):
+    for build in (jd.scale_by_lars, jd.scale_by_clars, lambda **s: jd.lars(0.1, **s), lambda **s: jd.clars(0.1, **s)):
+        with pytest.raises(ValueError, match=says):
+            build(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"momentum": 1.0}, "momentum is 1.0; write"),
+        ({"momentum_of": "rates"}, "'rates'; write 'steps' or 'gradients'"),
+    ],
+)
+def test_momentum_out_of_range(settings, says):
+    for build in (jd.lars, jd.clars):
+        with pytest.raises(ValueError, match=says):
+            build(0.1, **settings)
+
+
+def test_what_else_is_missing():
+    tx = jd.scale_by_lars()
+    with pytest.raises(ValueError, match="layer-wise scaling needs the parameters; write tx.update"):
+        tx.update(W, tx.init(W))
+    with pytest.raises(ValueError, match="mask does not fit the parameters; write a tree like them"):
+        jd.scale_by_lars(mask={"b": True}).update(W, optax.EmptyState(), W)
