@@ -1,13 +1,15 @@
 """The models are those of the papers: parameter counts, shapes, padding, shortcuts, and the user's dtypes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxdecouple as jd
-from jaxdecouple import models
-from jaxdecouple.models import BasicBlock, Stem, resnet
+from jaxdecouple import models, schedules
+from jaxdecouple.models import BasicBlock, ConvLayer, Stem, resnet
 
 
 def shapes(layers, x):
@@ -154,7 +156,9 @@ def test_stem_ends_in_a_relu():
 
 BUILD = {
     "resnet": lambda **dtypes: resnet(8, **dtypes),
+    "resnet, not normalised": lambda **dtypes: resnet(8, normalise=False, **dtypes),
     "mlp": lambda **dtypes: models.mlp(10, hidden=(4, 4), **dtypes),
+    "cnn": lambda **dtypes: models.cnn(10, channels=(4, 4), hidden=(4,), **dtypes),
 }
 
 
@@ -205,3 +209,111 @@ def test_mlp_equals_numpy():
         expected = np.tanh(expected) if layer is not layers[-1] else expected
     np.testing.assert_allclose(y, expected, atol=1e-5)
     assert len(models.mlp(2, hidden=())) == 1
+
+
+def after_one_batch(layers, x, y, num_stages, schedule):
+    """Parameters and model state, by layer, after one batch, and nothing left in flight: no method has been stale."""
+    pipeline = jd.Pipeline(
+        jd.partition(layers, num_stages, sample=x), schedule(num_stages), optimizer=jd.stagewise(optax.sgd(0.1))
+    )
+    state = pipeline.init(jax.random.key(0), x)
+    before = jax.device_get([stage.params for stage in state.stages])
+    state, _ = pipeline.step(state, (x, y))
+    stages = jax.device_get(pipeline.flush(state).stages)
+    after = [stage.params for stage in stages]
+    assert all((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    trees = [tree for stage in stages for tree in (stage.params, stage.model_state)]
+    return {
+        f"{name}{jax.tree_util.keystr(path)}": leaf
+        for tree in trees
+        for name, own in tree.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(own)
+    }
+
+
+def same_when_cut(layers, x, y):
+    whole = after_one_batch(layers, x, y, 1, schedules.backprop)
+    cut = after_one_batch(layers, x, y, 2, schedules.fdg)
+    assert whole.keys() == cut.keys()
+    for name, expected in whole.items():
+        np.testing.assert_allclose(cut[name], expected, rtol=0, atol=1e-12)
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("layers", "size"),
+    [
+        (resnet(8, 3, normalise=False, split_blocks=True, param_dtype=jnp.float64), 8),
+        (models.cnn(3, channels=(2, 3), hidden=(4,), activation=nn.sigmoid, param_dtype=jnp.float64), 7),
+    ],
+    ids=["resnet", "cnn"],
+)
+def test_networks_without_normalisation_train_when_cut(layers, size, x64):
+    rng = np.random.default_rng(0)
+    trained = same_when_cut(layers, rng.normal(size=(4, size, size, 3)), rng.integers(0, 3, 4))
+    assert len(trained) == 2 * sum(leaf.ndim > 1 for leaf in trained.values())  # of each layer a kernel and a bias
+
+
+def test_resnets_without_normalisation():
+    """A bias for each convolution, in place of two numbers per normalised channel; the kernels start the same."""
+    for split_blocks in (False, True):
+        params, outputs = shapes(resnet(8, normalise=False, split_blocks=split_blocks), images(32))
+        channels = 16 + 2 * (16 + 32 + 64)
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count(8) - channels == 75_050
+        assert outputs[-1].shape == (2, 10)
+    assert models.by_name("resnet8", normalise=False) == models.resnet8(normalise=False) != models.resnet8()
+    x = jnp.ones((2, 8, 8, 16))
+    whole, without = (BasicBlock(16, 2, normalise=given).init(jax.random.key(0), x, True) for given in (True, False))
+    assert set(without) == {"params"} and set(without["params"]) == {"Conv_0", "Conv_1"}
+    for name, layer in without["params"].items():
+        np.testing.assert_array_equal(layer["kernel"], whole["params"][name]["kernel"])
+        assert set(layer) == {"kernel", "bias"} and not layer["bias"].any()
+
+
+def test_cnn_is_for_mnist_by_default():
+    params, outputs = shapes(models.cnn(), jax.ShapeDtypeStruct((2, 28, 28, 1), np.float32))
+    assert [y.shape for y in outputs] == [(2, 14, 14, 32), (2, 7, 7, 64), (2, 4, 4, 64), (2, 128), (2, 10)]
+    by_layer = [sum(leaf.size for leaf in jax.tree.leaves(layer)) for layer in params]
+    assert by_layer == [25 * 32 + 32, 25 * 32 * 64 + 64, 25 * 64 * 64 + 64, 16 * 64 * 128 + 128, 1290]
+
+
+@pytest.mark.parametrize("size", [(4, 6), (3, 5), (1, 2)])
+def test_convolutional_layer_equals_numpy(size):
+    """Means over the cells that there are: those outside are not a number here, and left out."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *size, 3)).astype(np.float32)
+    layer = ConvLayer(4, nn.sigmoid)
+    conv = layer.init(jax.random.key(0), x)["params"]["Conv_0"]
+    conv["bias"] = rng.normal(size=4).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
+    y = 1 / (1 + np.exp(-np.einsum("bhwcij,ijcd->bhwd", windows, conv["kernel"]) - conv["bias"]))
+    half = [-(-length // 2) for length in size]
+    y = np.pad(y, ((0, 0), (0, size[0] % 2), (0, size[1] % 2), (0, 0)), constant_values=np.nan)
+    expected = np.nanmean(y.reshape(2, half[0], 2, half[1], 2, 4), axis=(2, 4))
+    np.testing.assert_allclose(layer.apply({"params": {"Conv_0": conv}}, x), expected, atol=1e-5)
+
+
+def test_cnn_has_the_given_layers():
+    layers = models.cnn(3, channels=(4, 5), hidden=(6, 7), activation=nn.sigmoid)
+    conv = [ConvLayer(4, nn.sigmoid), ConvLayer(5, nn.sigmoid)]
+    assert layers == [*conv, *models.mlp(3, hidden=(6, 7), activation=nn.sigmoid)]
+    assert models.cnn(3, channels=(), hidden=(6,)) == models.mlp(3, hidden=(6,))
+
+
+def test_cnn_keeps_single_precision_where_double_is_the_default(x64):
+    _, outputs = shapes(BUILD["cnn"](), images(7))
+    assert {y.dtype for y in outputs} == {np.dtype(np.float32)}
+
+
+def test_cnn_refuses_what_is_no_image():
+    # Flax would take three axes for a single image.
+    with pytest.raises(ValueError, match=r"the input is \(2, 28, 28\); write images \[B, H, W, C\], grey .* C = 1"):
+        ConvLayer(4).init(jax.random.key(0), np.zeros((2, 28, 28), np.float32))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_models_without_normalisation_refuse_to_leave_it_out(name):
+    says = f"normalise is False, but '{name}' never .*write normalise=True, .*resnet<6n.2>, .*resnet18.*vgg19"
+    with pytest.raises(ValueError, match=says):
+        models.by_name(name, normalise=False)

@@ -193,6 +193,8 @@ def test_refuses_other_depths(depth, near):
     ("name", "model"),
     [
         ("mlp", models.mlp(7)),
+        ("cnn", models.cnn(7)),
+        *((f"vgg{depth}", models.vgg(depth, 7)) for depth in (11, 13, 16, 19)),
         ("resnet8", resnet(8, 7, split_blocks=True)),
         ("resnet56", resnet(56, 7, split_blocks=True)),
         # 50 and 152 are 6n + 2 as well.
@@ -209,10 +211,26 @@ def test_by_name(name, model):
         ("resnt20", "did you mean 'resnet20'"),
         ("ResNet50", "did you mean 'resnet50'"),
         ("mpl", "did you mean 'mlp'"),
-        ("vgg", "write mlp, resnet<6n.2>, or one of: resnet18"),
+        ("vgg", "did you mean 'vgg"),
+        ("transformer", "write mlp, cnn, resnet<6n.2>, or one of: resnet18"),
         ("resnet21", "depth is 21; .*write 20 or 26; or one of: resnet18, resnet34"),
+        ("vgg12", "depth is 12; the depths of VGG are 11, 13, 16, 19: write 11, the nearest$"),
     ],
 )
 def test_unknown_names_are_refused(name, advice):
     with pytest.raises(ValueError, match=f"unknown model '{name}'; {advice}".replace("'; depth", "': depth")):
         models.by_name(name)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("small_images", [False, True])
+def test_without_normalisation(depth, small_images):
+    """A bias for each convolution, projections included, in place of two numbers per normalised channel."""
+    layers = imagenet_resnet(depth, 10, small_images=small_images, normalise=False)
+    assert layers == models.by_name(f"resnet{depth}", small_images=small_images, normalise=False)
+    without, outputs = shapes(layers, images(32))
+    whole, outputs_of_whole = shapes(imagenet_resnet(depth, 10, small_images=small_images), images(32))
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(whole)}
+    assert outputs == outputs_of_whole
+    assert count(without) == count(whole) - sum(leaf.size for name, leaf in named.items() if "scale" in name)
+    assert not any("orm" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(without))

@@ -21,6 +21,8 @@ BLOCKS = {
     "bottleneck": Bottleneck(8),
     "bottleneck, widened": Bottleneck(32, projection=True),
     "bottleneck, projected": Bottleneck(16, 2, projection=True),
+    "basic, not normalised": BasicBlock(12, 2, normalise=False),
+    "bottleneck, not normalised": Bottleneck(32, projection=True, normalise=False),
 }
 
 
@@ -44,7 +46,7 @@ def test_parts_in_order_are_the_block(name, train, x64):
     block = BLOCKS[name]
     x = np.random.default_rng(1).normal(size=(3, 5, 5, 8))
     variables = variables_of(block, x)
-    stats = variables["batch_stats"]
+    stats = variables.get("batch_stats", {})
     names = []
 
     def whole(params, x):
@@ -58,7 +60,7 @@ def test_parts_in_order_are_the_block(name, train, x64):
             mine = {"params": params, "batch_stats": stats}
             mine = {kind: {name: mine[kind][name] for name in own[kind]} for kind in own}
             x, changed = part.apply(mine, x, train=train, mutable=["batch_stats"])
-            updated |= changed["batch_stats"]
+            updated |= changed.get("batch_stats", {})
         return x, {"batch_stats": updated}
 
     def everything(function):
@@ -77,7 +79,12 @@ def test_parts_in_order_are_the_block(name, train, x64):
 
 
 @pytest.mark.parametrize(
-    "build", [lambda **s: resnet(14, **s), lambda **s: imagenet_resnet(50, small_images=True, **s)]
+    "build",
+    [
+        lambda **s: resnet(14, **s),
+        lambda **s: resnet(8, normalise=False, **s),
+        lambda **s: imagenet_resnet(50, small_images=True, **s),
+    ],
 )
 def test_split_networks_have_the_blocks_parameters_in_order(build):
     def leaves(layers):

@@ -6,7 +6,7 @@ and, beside them, what the shortcut has yet to add.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -47,6 +47,7 @@ class _Block(nn.Module):
     param_dtype: Any = jnp.float32
     projection: bool = False
     part: int | None = None
+    normalise: bool = True
 
     @property
     def convolutions(self) -> tuple[tuple[int, int, int], ...]:
@@ -111,6 +112,7 @@ class BasicBlock(_Block):
       projection: whether the shortcut is a 1x1 convolution and a normalisation (He et al. 2016, option B), or has no
         parameters: subsampled and padded with zero channels where the shapes ask for it (option A).
       part: which convolution to be (see `parts`); ``None``: the whole block.
+      normalise: whether batch normalisation follows each convolution; without, they have a bias.
     """
 
     @property
@@ -138,13 +140,13 @@ def as_layers(blocks: Iterable[BasicBlock | Bottleneck], split: bool) -> list[nn
 
 
 def convolution(module: nn.Module, channels: int, size: int, stride: int = 1, name: str | None = None) -> nn.Conv:
-    """A convolution without bias, in the dtypes of the module that it is part of."""
+    """A convolution in the dtypes of the module that it is part of; with a bias if that does without normalisation."""
     return nn.Conv(
         channels,
         (size, size),
         strides=stride,
         padding=size // 2,  # on each side, as PyTorch: with stride 2, "SAME" would pad one side more
-        use_bias=False,
+        use_bias=not module.normalise,
         kernel_init=_conv_init,
         dtype=module.dtype,
         param_dtype=module.param_dtype,
@@ -152,6 +154,8 @@ def convolution(module: nn.Module, channels: int, size: int, stride: int = 1, na
     )
 
 
-def normalisation(module: nn.Module, name: str | None = None) -> _Norm:
-    """Batch normalisation, in the dtypes of the module that it is part of."""
+def normalisation(module: nn.Module, name: str | None = None) -> Callable[[jax.Array, bool], jax.Array]:
+    """Batch normalisation in the dtypes of the module that it is part of; nothing, if that does without."""
+    if not module.normalise:
+        return lambda x, train: x
     return _Norm(dtype=module.dtype, param_dtype=module.param_dtype, name=name)

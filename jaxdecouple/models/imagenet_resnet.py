@@ -37,6 +37,7 @@ class PoolingStem(nn.Module):
     channels: int = 64
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -51,6 +52,7 @@ def imagenet_resnet(
     *,
     small_images: bool = False,
     split_blocks: bool = False,
+    normalise: bool = True,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
 ) -> list[nn.Module]:
@@ -66,6 +68,7 @@ def imagenet_resnet(
       split_blocks: whether each block is one module for each convolution, two or three, so that it can be cut inside
         too. What goes between them says `BasicBlock.parts`. It is the same network, though not from the same seed:
         initial values depend on a module's position.
+      normalise: whether batch normalisation follows each convolution; `resnet` says what it is like without.
       dtype: of the computation; by default that of inputs and parameters together.
       param_dtype: of the parameters.
 
@@ -78,15 +81,16 @@ def imagenet_resnet(
         known = f"{', '.join(map(str, others))} or {last}"
         raise ValueError(f"depth is {depth}; an ImageNet ResNet has {known} layers: write {near}, the nearest")
     dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+    common = {"normalise": normalise, **dtypes}
     kind, width, sizes = _FORMS[depth]
     blocks = []
     for group, size in enumerate(sizes):
         stride, channels = 2 if group else 1, width * 2**group
         # The stem's 64 channels fit the first group of basic blocks, not that of bottlenecks.
         projection = group > 0 or kind is Bottleneck
-        blocks.append(kind(channels, stride, projection=projection, **dtypes))
-        blocks += [kind(channels, **dtypes)] * (size - 1)
-    stem = Stem(64, **dtypes) if small_images else PoolingStem(64, **dtypes)
+        blocks.append(kind(channels, stride, projection=projection, **common))
+        blocks += [kind(channels, **common)] * (size - 1)
+    stem = Stem(64, **common) if small_images else PoolingStem(64, **common)
     return [stem, *as_layers(blocks, split_blocks), Head(num_classes, **dtypes)]
 
 

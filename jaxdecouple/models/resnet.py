@@ -22,6 +22,7 @@ class Stem(nn.Module):
     channels: int = 16
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -46,6 +47,7 @@ def resnet(
     num_classes: int = 10,
     *,
     split_blocks: bool = False,
+    normalise: bool = True,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
 ) -> list[nn.Module]:
@@ -57,6 +59,8 @@ def resnet(
       split_blocks: whether each block is two modules, one for each convolution, so that it can be cut inside too: then
         there are ``depth`` modules. What goes between the two says `BasicBlock.parts`. It is the same network, though
         not from the same seed: initial values depend on a module's position.
+      normalise: whether batch normalisation follows each convolution. Without, the convolutions have a bias, and at
+        first the variance of the activations about doubles with every block: for networks as shallow as ResNet-8.
       dtype: of the computation; by default that of inputs and parameters together.
       param_dtype: of the parameters.
 
@@ -67,13 +71,14 @@ def resnet(
         below = max(8, depth - (depth - 2) % 6)
         raise ValueError(f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers: write {below} or {below + 6}")
     dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+    common = {"normalise": normalise, **dtypes}
     blocks_per_group = (depth - 2) // 6
     blocks = [
-        BasicBlock(channels, stride=2 if group and not index else 1, **dtypes)
+        BasicBlock(channels, stride=2 if group and not index else 1, **common)
         for group, channels in enumerate((16, 32, 64))
         for index in range(blocks_per_group)
     ]
-    return [Stem(**dtypes), *as_layers(blocks, split_blocks), Head(num_classes, **dtypes)]
+    return [Stem(**common), *as_layers(blocks, split_blocks), Head(num_classes, **dtypes)]
 
 
 resnet8 = functools.partial(resnet, 8)
