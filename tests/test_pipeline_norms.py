@@ -166,10 +166,11 @@ def test_nothing_is_compiled_twice():
     assert sum(sizes) > 4
 
 
-@pytest.mark.parametrize("optimizer", [jd.lars(0.1, weight_decay=1e-4), jd.clars(0.1)], ids=["lars", "clars"])
+@pytest.mark.parametrize("optimizer", [jd.lars(2.0, 0.01, weight_decay=1e-4), jd.clars(2.0)], ids=["lars", "clars"])
 def test_trains_in_bfloat16(optimizer):
+    """With steps that bfloat16 can tell from none: a hundredth of the weights, not a ten-thousandth."""
     pipeline = pipeline_of(2, jd.stagewise(optimizer, accumulate=2), schedules.adl, dtype=jnp.bfloat16)
-    data = batches(8, size=32, dtype=jnp.bfloat16)
+    data = [(x, np.argmax(x[:, :3], axis=1)) for x, _ in batches(8, size=32, dtype=jnp.bfloat16)]
     state = pipeline.init(jax.random.key(0), data[0][0])
     start = pipeline.evaluate(state, data).loss
     for batch in data * 5:
@@ -177,7 +178,7 @@ def test_trains_in_bfloat16(optimizer):
         state, _ = pipeline.step(state, batch)
     state = pipeline.flush(state)
     assert {leaf.dtype for stage in state.stages for leaf in jax.tree.leaves(stage.params)} == {jnp.dtype(jnp.bfloat16)}
-    assert pipeline.evaluate(state, data).loss < start
+    assert pipeline.evaluate(state, data).loss < 0.9 * start
 
 
 def test_clars_without_norms_says_how_to_measure_them():

@@ -353,7 +353,7 @@ def test_a_run_has_its_convolutions_in_the_order_that_the_cpu_is_fast_with():
     stage = Stage(scan_runs([jd.as_layer(jd.models.BasicBlock(4))] * 3, x, shortest=2)[0])
     program = InnerProgram(stage, optax.sgd(0.1), "latest", donate=False)
     y, state, residual = program.forward(program.init(KEY, x), x, 0)
-    rest = state.model_state, state.key, residual.replace(values=()), y, 0
+    rest = state.model_state, state.key, residual.replace(values=()), y, None, 0
     found = convolutions(program._backward_update, state.params, state.opt_state, residual.values, *rest)
     assert len(found) >= 4 and set(found) == {CANONICAL}
 
