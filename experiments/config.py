@@ -10,11 +10,13 @@ import optax
 
 import jaxdecouple as jd
 from experiments.methods import AUTO, METHODS, PLANNED, Method, choose
-from jaxdecouple.schedules import Schedule
+from jaxdecouple.schedules import Schedule, ends_group
 from jaxdecouple.transforms import StageOptimizer
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-DECAYS = ("step", "cosine", "constant")
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "clars")
+LAYER_WISE = {"lars": jd.lars, "clars": jd.clars}
+LARGEST_SAMPLE = 512  # thesis, section 4.4.4
+DECAYS = ("step", "cosine", "polynomial", "constant")
 
 
 def _flag(default: Any, help: str) -> Any:
@@ -27,7 +29,10 @@ class Config:
 
     method: str = _flag("fdg", f"training method: {', '.join(METHODS)}, or auto: measured cut and delays")
     num_stages: int = _flag(2, "K, stages the network is cut into, one device each")
-    model: str = _flag("resnet20", "mlp, resnet<6n+2> (He et al. 2016, CIFAR form), or resnet18, 34, 50, 101, 152")
+    model: str = _flag(
+        "resnet20",
+        "mlp, cnn, vgg11, 13, 16, 19, resnet<6n+2> (He et al. 2016, CIFAR form), or resnet18, 34, 50, 101, 152",
+    )
     split_blocks: bool = _flag(False, "residual networks may be cut inside their blocks as well")
     dataset: str = _flag("digits", "digits, npz:PATH, folder:PATH, or a tensorflow-datasets name such as cifar10")
     data_dir: str = _flag("", "where tensorflow-datasets keeps its files; empty: its own default")
@@ -43,12 +48,18 @@ class Config:
     jitter: float = _flag(0.0, "auto: how late activations and gradients may come, in the time of a batch")
     optimizer: str = _flag("sgd", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = _flag(0.1, "peak learning rate")
-    momentum: float = _flag(0.9, "sgd: momentum; adam, adamw: beta1")
+    momentum: float = _flag(0.9, "sgd, lars, clars: momentum; adam, adamw: beta1")
+    eta: float = _flag(0.0, "lars, clars: trust coefficient (thesis, eqs. 4.3, 4.7); 0: 0.001 for lars, 0.01 for clars")
+    scale_biases: bool = _flag(True, "lars, clars: biases and normalisation are scaled too (the thesis's code: false)")
+    norm_sample: int = _flag(
+        0, "clars: examples whose gradient norms are measured, of an update's last batch; 0: at most 512"
+    )
     nesterov: bool = _flag(False, "Nesterov momentum (DDG, FR experiments: true)")
     weight_decay: float = _flag(5e-4, "of all parameters; added to the gradient, for adamw to the update")
     decay: str = _flag("step", f"learning-rate schedule after the warm-up: {', '.join(DECAYS)}")
     decay_epochs: tuple[int, ...] = _flag((), "step: epochs after which the rate drops; empty: at 1/2 and 3/4")
     decay_factor: float = _flag(0.1, "step: what the rate is multiplied with at a drop")
+    decay_power: float = _flag(2.0, "polynomial: rate (1 - progress)^power (thesis, Fig. 11)")
     warmup_epochs: float = _flag(0.0, "epochs of linear warm-up from 1 % of the learning rate (ADL: 3)")
     augment: bool = _flag(True, "random crops, and flips where the images allow it")
     drop_last: bool = _flag(False, "leave out an epoch's last, smaller batch")
@@ -73,12 +84,17 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; write at least {least}")
         if self.accumulate < 0:
             raise ValueError(f"accumulate is {self.accumulate}; write M >= 1, or 0 for the method's own")
-        for name in ("learning_rate", "decay_factor"):
+        for name in ("learning_rate", "decay_factor", "decay_power"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number above 0")
-        for name in ("momentum", "weight_decay", "warmup_epochs", "jitter"):
+        for name in ("momentum", "weight_decay", "warmup_epochs", "jitter", "eta", "norm_sample"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
+        if self.norm_sample > self.batch_size:
+            raise ValueError(
+                f"norm_sample is {self.norm_sample}, but batches have {self.batch_size} examples; write at most that "
+                "many, or 0"
+            )
         if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
             raise ValueError(f"decay_epochs is {self.decay_epochs}; write increasing epochs, such as 150,225,275")
         if self.p or self.m:
@@ -93,6 +109,10 @@ class Config:
     def steps_per_update(self) -> int:
         """M: the given one, or the method's own."""
         return self.accumulate or self._method.accumulate
+
+    def measures_norms(self, batch: int) -> bool:
+        """Whether gradient norms are measured before batch ``batch`` is fed: for an update that it ends."""
+        return self.optimizer == "clars" and ends_group(batch, self.steps_per_update)
 
     @property
     def _method(self) -> Method:
@@ -119,6 +139,9 @@ class Config:
             after = optax.cosine_decay_schedule(self.learning_rate, max(1, total - warmup))
         elif self.decay == "constant":
             after = optax.constant_schedule(self.learning_rate)
+        elif self.decay == "polynomial":
+            steps = max(1, total - warmup)
+            after = optax.polynomial_schedule(self.learning_rate, 0.0, self.decay_power, steps)
         else:
             drops = self.decay_epochs or (self.epochs / 2, 3 * self.epochs / 4)
             factors = {updates(epoch) - warmup: self.decay_factor for epoch in drops}
@@ -135,6 +158,15 @@ class Config:
             inner = optax.chain(decay, optax.sgd(rate, momentum=self.momentum or None, nesterov=self.nesterov))
         elif self.optimizer == "adam":
             inner = optax.chain(decay, optax.adam(rate, b1=self.momentum, nesterov=self.nesterov))
+        elif self.optimizer in LAYER_WISE:
+            inner = LAYER_WISE[self.optimizer](
+                rate,
+                **({"eta": self.eta} if self.eta else {}),
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.weight_decay,
+                mask=True if self.scale_biases else jd.weight_mask,
+            )
         else:
             inner = optax.adamw(rate, b1=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
         return jd.stagewise(inner, beta=self.beta, accumulate=self.steps_per_update)

@@ -18,13 +18,19 @@ from jaxdecouple import Pipeline
 from jaxdecouple.state import State
 
 
-def peak_bytes(pipeline: Pipeline, state: State, batches: Iterable[tuple[Any, Any]]) -> list[int]:
+def peak_bytes(
+    pipeline: Pipeline,
+    state: State,
+    batches: Iterable[tuple[Any, Any]],
+    step: Callable[[State, tuple[Any, Any]], tuple[State, Any]] | None = None,
+) -> list[int]:
     """The peak over ``batches`` of each device of ``pipeline``, in bytes, the state included.
 
     Args:
       pipeline: built for this purpose; its compiled functions are watched from now on.
       state: of it; used up.
       batches: on the host, so that only what the pipeline makes of them counts.
+      step: a tick of ``pipeline``, by default its own ``step``.
 
     Returns:
       One number per distinct device, in the order of the stages.
@@ -36,7 +42,7 @@ def peak_bytes(pipeline: Pipeline, state: State, batches: Iterable[tuple[Any, An
             if callable(function) and hasattr(function, "lower"):  # a compiled function
                 setattr(program, name, meter.watch(function, device))
     for batch in batches:
-        state, _ = pipeline.step(state, batch)
+        state, _ = (step or pipeline.step)(state, batch)
     return [meter.peaks[device] for device in devices]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import jaxdecouple as jd
 from experiments import auto
 from experiments.auto import Choice
-from experiments.config import Config
+from experiments.config import LARGEST_SAMPLE, Config
 from experiments.methods import AUTO
 from jaxdecouple.data import Dataset, Preprocess, epoch_batches, num_batches
 from jaxdecouple.pipeline import Evaluation
@@ -136,6 +136,13 @@ class Trainer:
             images = self.pipeline.placement.put(images, 0)
             yield self.preprocess.train(jax.random.fold_in(key, n), images), labels
 
+    def step(self, state: State, batch: tuple[Any, Any]) -> tuple[State, Metrics]:
+        """One tick, and before it, where the optimizer needs them, the gradient norms of some of its examples."""
+        if self.config.measures_norms(state.tick):
+            sample = min(len(batch[1]), self.config.norm_sample or LARGEST_SAMPLE)
+            state = self.pipeline.measure_gradient_norms(state, batch, sample_size=sample)
+        return self.pipeline.step(state, batch)
+
     def evaluate(self, state: State) -> Evaluation:
         """On the test set."""
         x, y, size = self.dataset.x_test, self.dataset.y_test, self.config.eval_batch_size
@@ -164,7 +171,7 @@ class Trainer:
             start, seen = time.perf_counter(), 0
             for images, labels in self.epoch(epoch, seed):
                 tick = state.tick
-                state, metrics = self.pipeline.step(state, (images, labels))
+                state, metrics = self.step(state, (images, labels))
                 reader.add(tick, metrics, state)
                 seen += len(labels)
                 on_tick(reader.latest)
