@@ -12,6 +12,9 @@ from jax.extend.core import Literal
 
 PyTree = Any
 
+# What may be taken apart and put together again anywhere. A shard_map, for one, has axes that exist within it alone.
+_TRANSPARENT = ("jit", "pjit", "scan", "checkpoint", "remat", "remat2", "closed_call", "core_call")
+
 
 def depends(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
     """For each output of ``jaxpr``, whether it depends on one of the inputs that ``given`` marks.
@@ -71,10 +74,14 @@ def _has_convolution(closed: Any, in_loop: bool) -> bool:
     for equation in getattr(closed, "jaxpr", closed).eqns:
         if in_loop and equation.primitive.name == "conv_general_dilated":
             return True
-        inner = equation.params.get("jaxpr")
+        inner = _within(equation)
         if inner is not None and _has_convolution(inner, in_loop or equation.primitive.name == "scan"):
             return True
     return False
+
+
+def _within(equation: Any) -> Any:
+    return equation.params.get("jaxpr") if equation.primitive.name in _TRANSPARENT else None
 
 
 def _evaluate(closed: Any, in_loop: bool, *args: jax.Array) -> list[jax.Array]:
@@ -94,7 +101,7 @@ def _evaluate_one(equation: Any, in_loop: bool, *args: jax.Array) -> Sequence[ja
     primitive, params = equation.primitive, equation.params
     if in_loop and primitive.name == "conv_general_dilated":
         return [_convolve(primitive, params, *args)]
-    inner, loops = params.get("jaxpr"), in_loop or primitive.name == "scan"
+    inner, loops = _within(equation), in_loop or primitive.name == "scan"
     if inner is not None and _has_convolution(inner, loops):
         shapes = [variable.aval for variable in getattr(inner, "jaxpr", inner).invars]
         rewritten = jax.make_jaxpr(functools.partial(_evaluate, inner, loops))(*shapes)

@@ -25,7 +25,7 @@ from jaxdecouple.stage import Layer, PyTree, ShapesAfter, shape_of, signature_of
 SHORTEST = 32
 
 
-_LABEL = re.compile(r"\d{3,}-\d{3,}_")
+_LABEL = re.compile(r"(\d{3,})-(\d{3,})_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +124,10 @@ def scan_runs(
 def stacked(tree: PyTree) -> PyTree:
     """A mask of a stage's parameters, or of several stages': whether a tensor is a run's, stacked [layers, ...]."""
 
-    def of_run(path: tuple, _: jax.Array) -> bool:
-        keys = (getattr(key, "key", None) for key in path)
-        return any(isinstance(key, str) and _LABEL.match(key) for key in keys)
+    def of_run(path: tuple, leaf: jax.Array) -> bool:
+        labels = (_LABEL.match(key.key) for key in path if isinstance(getattr(key, "key", None), str))
+        counts = [int(label[2]) - int(label[1]) + 1 for label in labels if label]
+        return bool(counts) and np.shape(leaf)[:1] == (counts[-1],)
 
     return jax.tree_util.tree_map_with_path(of_run, tree)
 

@@ -117,6 +117,53 @@ def test_is_compiled_once_and_also_within_a_compiled_function():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
 
 
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_of_a_batch_split_over_devices(check_vma):
+    """Where parameters are the same on all devices, a derivative would sum over the devices' examples."""
+    loss, params, batch, statistics = network(np.float32, examples=8)
+    axis_types = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=axis_types)
+
+    def norms(params, batch, statistics):
+        return jd.per_example_gradient_norms(loss, params, batch, statistics, sample_size=None, chunk_size=2)
+
+    split, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    together = jax.shard_map(norms, mesh=mesh, in_specs=(whole, split, whole), out_specs=split, check_vma=check_vma)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        jax.jit(together)(params, batch, statistics),
+        norms(params, batch, statistics),
+    )
+
+
+def test_a_loss_split_over_devices():
+    """A convolution within a shard_map, with a sum over its devices, within the loop over chunks."""
+    mesh = jax.make_mesh((2,), ("channels",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.sharding.PartitionSpec(None, None, None, "channels"), jax.sharding.PartitionSpec()
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(3, 3, 2, 4)).astype(np.float32)}
+    batch = rng.normal(size=(6, 5, 5, 2)).astype(np.float32)
+
+    def convolve(x, w):
+        y = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.psum((y**2).sum(-1), "channels")
+
+    def loss(params, x, split_over_devices):
+        if split_over_devices:
+            y = jax.shard_map(convolve, mesh=mesh, in_specs=(whole, split), out_specs=whole)(x, params["w"])
+        else:
+            kernel = params["w"]
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            y = (y**2).sum(-1)
+        return jnp.mean(y)
+
+    got, want = (
+        jd.per_example_gradient_norms(lambda p, x, s=s: loss(p, x, s), params, batch, sample_size=None, chunk_size=3)
+        for s in (True, False)
+    )
+    np.testing.assert_allclose(got["w"], want["w"], rtol=1e-4)
+
+
 def test_memory_is_bounded_by_the_chunk():
     """Gradients of 256 x 256: an example's takes 256 kB, those of the whole sample 64 MB."""
     params, batch = {"w": jnp.ones((256, 256))}, (jnp.ones((256, 4, 256)), jnp.ones((256, 256)))
@@ -139,8 +186,9 @@ def test_memory_is_bounded_by_the_chunk():
             "sample_size is 12, but the batch has 11 examples; write sample_size=11 or less, or None",
         ),
         ({}, "sample_size is 512, but the batch has 11 examples"),
-        ({"sample_size": 0}, "sample_size is 0; write at least 1"),
-        ({"sample_size": 4, "chunk_size": 0}, "chunk_size is 0; write at least 1"),
+        ({"sample_size": 0}, "sample_size is 0; write an integer of at least 1"),
+        ({"sample_size": 4.5}, "sample_size is 4.5; write an integer of at least 1"),
+        ({"sample_size": 4, "chunk_size": 0}, "chunk_size is 0; write an integer of at least 1"),
     ],
 )
 def test_sizes_out_of_range(change, says):
@@ -157,7 +205,13 @@ def test_what_is_no_mean_loss_or_no_batch():
         jd.per_example_gradient_norms(lambda p, b: (jnp.ones(()), {}, b[0]), params, (x, y), sample_size=None)
     with pytest.raises(ValueError, match=r"the batch is .*; write arrays \[examples, ...\] of one length"):
         jd.per_example_gradient_norms(lambda p, b: jnp.ones(()), params, (x, y[:5]), sample_size=None)
-    with pytest.raises(ValueError, match="stacked does not fit the parameters"):
+    with pytest.raises(ValueError, match=r"the batch is .*; write arrays \[examples, ...\] of one length, at least 1"):
+        jd.per_example_gradient_norms(lambda p, b: jnp.ones(()), params, (x[:0], y[:0]), sample_size=None)
+    with pytest.raises(ValueError, match=r"stacked is true at \['a'\], a scalar; write false"):
+        jd.per_example_gradient_norms(lambda p, b: p["a"], {"a": 1.0}, (x, y), sample_size=None, stacked=True)
+    with pytest.raises(
+        ValueError, match="stacked has no entry for the parameter at .*; write a tree like the parameters, a prefix"
+    ):
         jd.per_example_gradient_norms(
             lambda p, b: jnp.ones(()), params, (x, y), sample_size=None, stacked={"elsewhere": True}
         )

@@ -40,8 +40,11 @@ def test_inside_multi_transform(rule, masks_extras, x64):
     """Some modules are another transform's; the norms are of all of them."""
     w, gradients = start()
     labels = {"Conv_0": "scaled", "Norm_0": "plain", "one": "scaled"}
+    everywhere = jax.tree.map(lambda _: True, w)  # also where the parameters are hidden
+    build = {"lars": jd.lars, "clars": jd.clars}[rule]
+    scaled = build(0.5, 0.02, mask=everywhere, **({"layers": "tensor"} if rule == "clars" else {}))
     tx = optax.multi_transform(
-        {"scaled": BUILDS[rule](), "plain": optax.sgd(0.1)}, labels, mask_compatible_extra_args=masks_extras
+        {"scaled": scaled, "plain": optax.sgd(0.1)}, labels, mask_compatible_extra_args=masks_extras
     )
     (got, traces), (scaled, _), (plain, _) = (run(t, w, gradients) for t in (tx, BUILDS[rule](), optax.sgd(0.1)))
     assert_close(got[-1], {**scaled[-1], "Norm_0": plain[-1]["Norm_0"]})
@@ -107,3 +110,17 @@ def test_eta_may_be_searched_by_vmap(x64):
     plain = jd.clars(0.1, 0.4, momentum=0.0)
     got, _ = injected.update(g, state, w, gradient_norms=norms)
     assert_close(got, plain.update(g, plain.init(w), w, gradient_norms=norms)[0])
+
+
+def test_injected_settings_keep_stacks_and_masks(x64):
+    """inject_hyperparams takes a callable argument for a schedule, unless it is told that it is static."""
+    w, gradients = start()
+    w = {"004_Block": w, "005-005_Block": stack([w])}
+    g = {name: mean(gradients[0]) if name == "004_Block" else stack([mean(gradients[0])]) for name in w}
+    norms = example_norms(gradients[0])
+    norms = {"004_Block": norms, "005-005_Block": stack([norms], axis=1)}
+    for settings in ({}, {"mask": jd.weight_mask}):
+        plain = jd.clars(0.1, 0.2, **settings)
+        injected = optax.inject_hyperparams(jd.clars, static_args=("mask",))(learning_rate=0.1, eta=0.2, **settings)
+        (a, _), (b, _) = (tx.update(g, tx.init(w), w, gradient_norms=norms) for tx in (plain, injected))
+        assert_close(a, b)

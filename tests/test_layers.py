@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import linen as nn
+from flax import nnx, struct
 from layerwise import (
     EXAMPLES,
     LAYER,
@@ -73,13 +74,45 @@ def test_one_norm_for_each_layer(layers, x64):
         np.testing.assert_allclose(flat(updates)[path], 0.1 * weight / norm * value, rtol=0, atol=1e-12)
 
 
-def test_boxes_are_no_modules(x64):
+def boxed(kind):
+    """A dense layer of ones."""
+    if kind == "nnx":
+        layer = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
+    else:
+        init = nn.with_partitioning(nn.initializers.ones, (None, "model"))
+        layer = nn.Dense(2, kernel_init=init).init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+    return jax.tree.map(lambda leaf: jnp.ones(leaf.shape), layer)
+
+
+class Attention(struct.PyTreeNode):
+    key: jax.Array
+    value: jax.Array
+    weight: jax.Array
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_boxes_are_no_modules(kind, x64):
     """nnx's variables and linen's metadata put a box around a tensor, which does not make it a layer."""
-    state = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
-    state = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), state)
-    assert jax.tree.leaves(jd.weight_mask(state)) == [False, True]
-    updates, _ = jd.scale_by_lars(1.0).update(state, optax.EmptyState(), jax.tree.map(lambda leaf: 3 * leaf, state))
-    np.testing.assert_allclose(jax.tree.leaves(updates)[0], 3.0)
+    layer = boxed(kind)
+    assert jax.tree.leaves(jd.weight_mask(layer)) == [False, True]
+    updates, _ = jd.scale_by_lars(1.0).update(layer, optax.EmptyState(), jax.tree.map(lambda leaf: 3 * leaf, layer))
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_allclose(leaf, 3.0)
+    uneven = jax.tree.map(lambda leaf: jnp.full(leaf.shape, float(leaf.ndim)), layer)
+    updates, _ = jd.scale_by_lars(1.0).update(layer, optax.EmptyState(), uneven)
+    for leaf in jax.tree.leaves(updates):  # one ratio: |w|^2 is 2 * 1 + 6 * 4, |g|^2 is 8
+        np.testing.assert_allclose(leaf, np.sqrt(26 / 8))
+
+
+def test_a_module_may_be_a_record_or_a_bare_array(x64):
+    record = {"scale": Attention(key=np.ones(3), value=np.ones(3), weight=np.ones((2, 2)))}
+    assert jax.tree.leaves(jd.weight_mask(record)) == [True] * 3  # also what is called `value`
+    assert not jd.weight_mask(Attention(key=1.0, value=1.0, weight=np.ones(4))).weight  # of a normalisation
+    updates, _ = jd.scale_by_lars(1.0).update(
+        record, optax.EmptyState(), {"scale": record["scale"].replace(value=np.zeros(3))}
+    )
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_allclose(leaf, np.sqrt(7 / 10))
     plain = {"kernel": np.ones((3, 2)), "bias": np.zeros(2)}  # a tree that is one module
     updates, _ = jd.scale_by_lars(1.0).update(plain, optax.EmptyState(), {**plain, "bias": np.full(2, np.sqrt(3))})
     np.testing.assert_allclose(updates["kernel"], np.sqrt(2))
@@ -116,7 +149,8 @@ W = {"a": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
         (None, r"CLARS needs the norms of single examples' gradients; write norms = jaxdecouple.per_example"),
         ({"a": {"kernel": 1.0}}, r"no entry for the parameter at \['a'\]\['bias'\]; write a tree like the parameters"),
         ({"a": 1.0, "b": 2.0}, r"an entry at \['b'\], where there are no parameters"),
-        ({"a": {"kernel": 1.0, "bias": {"x": 1.0}}}, r"an entry at \['a'\]\['bias'\]\['x'\], where there are no"),
+        ({"a": {"kernel": 1.0, "bias": 1.0, "x": 1.0}}, r"an entry at \['a'\]\['x'\], where there are no parameters"),
+        ({"a": np.ones((0,))}, r"shape \[0\] at \['a'\]; write \[examples\]"),
         ({"a": {"kernel": np.ones((2, 2)), "bias": 1.0}}, r"shape \[2, 2\] at \['a'\]\['kernel'\]; write \[examples\]"),
         ({"a": {"kernel": np.ones(3), "bias": np.ones(4)}}, r"different shapes: \[.\] at .*; write equal ones"),
     ],
@@ -131,7 +165,7 @@ def test_stacked_norms_that_do_not_fit():
     w = {"003-005_Block": {"kernel": np.ones((3, 2))}}
     tx = jd.scale_by_clars()
     for shape in ((), (4,), (5, 4)):
-        with pytest.raises(ValueError, match=r"shape \[.*\] at .*; write \[examples, 3\] or \[3\]"):
+        with pytest.raises(ValueError, match=r"shape \[.*\] at .*; write \[examples, 3\] or, all of them, \[3\]"):
             tx.update(w, tx.init(w), w, gradient_norms=jax.tree.map(lambda _, s=shape: np.ones(s), w))
 
 
@@ -140,6 +174,7 @@ def test_stacked_norms_that_do_not_fit():
     [
         ({"eta": -0.1}, "eta is -0.1; write a number above 0"),
         ({"eta": np.nan}, "eta is nan"),
+        ({"eta": None}, "eta is None; write a number above 0"),
         ({"eps": -1.0}, "eps is -1.0; write a number of at least 0"),
         ({"clip": 0.0}, "clip is 0.0; write a number above 0"),
         ({"layers": "modules"}, "layers is 'modules'; write 'module', 'tensor', or a function"),
@@ -155,6 +190,7 @@ def test_settings_out_of_range(settings, says):
     ("settings", "says"),
     [
         ({"momentum": 1.0}, "momentum is 1.0; write"),
+        ({"momentum": None}, "momentum is None; write a number of at least 0, for none"),
         ({"momentum_of": "rates"}, "'rates'; write 'steps' or 'gradients'"),
     ],
 )
@@ -164,9 +200,38 @@ def test_momentum_out_of_range(settings, says):
             build(0.1, **settings)
 
 
+def test_names_alone_do_not_make_a_stack(x64):
+    """Only where the first axis is as long as the name says."""
+    g, norm = np.ones((3, 2)), np.sqrt(2 / 6)
+    for name, ratio in {"000-002_Block": 1.0, "128-256_dense": norm / norm}.items():
+        w = np.diag([1.0, 2.0, 3.0])[:, :2] + 0.0
+        (got,) = jax.tree.leaves(jd.scale_by_lars(1.0).update({name: g}, optax.EmptyState(), {name: w})[0])
+        rows = np.linalg.norm(w, axis=1) / np.sqrt(2)
+        whole = np.linalg.norm(w) / np.sqrt(6)
+        want = [ratio * (row or 1.0) for row in rows] if name.startswith("000") else [whole] * 3
+        np.testing.assert_allclose(got[:, 0], want)
+
+
+def test_five_examples_are_not_taken_for_five_layers():
+    w = {"s": {"w": np.ones((4, 2))}, "h": {"w": np.ones(2)}}
+    tx = jd.scale_by_clars(stacked={"s": True, "h": False})
+    with pytest.raises(ValueError, match=r"shape \[4\] at \['s'\]\['w'\]; write \[examples, 4\].*same `stacked`"):
+        tx.update(w, tx.init(w), w, gradient_norms={"s": {"w": np.ones(4)}, "h": {"w": np.ones(4)}})
+    tx.update(w, tx.init(w), w, gradient_norms={"s": {"w": np.ones(4)}, "h": {"w": 1.0}})
+    tx.update(w, tx.init(w), w, gradient_norms={"s": {"w": np.ones((4, 4))}, "h": {"w": np.ones(4)}})
+
+
+def test_gradients_of_other_parameters():
+    tx = jd.scale_by_lars()
+    with pytest.raises(ValueError, match="the gradients are .*'c'.*, but the parameters .*'b'.*; write gradients of"):
+        tx.update({"a": np.ones(3), "c": np.ones(2)}, optax.EmptyState(), {"a": np.ones(3), "b": np.ones(2)})
+
+
 def test_what_else_is_missing():
     tx = jd.scale_by_lars()
     with pytest.raises(ValueError, match="layer-wise scaling needs the parameters; write tx.update"):
         tx.update(W, tx.init(W))
-    with pytest.raises(ValueError, match="mask does not fit the parameters; write a tree like them"):
+    with pytest.raises(
+        ValueError, match=r"mask has no entry for the parameter at \['a'\]\['bias'\]; write a tree like the"
+    ):
         jd.scale_by_lars(mask={"b": True}).update(W, optax.EmptyState(), W)

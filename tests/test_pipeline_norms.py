@@ -84,6 +84,43 @@ def test_equals_those_of_the_whole_network(num_stages, shortest, x64):
         assert devices == {pipeline.placement.devices[k]}
 
 
+def test_between_stages_may_travel_trees_with_integers(x64):
+    """Integer activations, such as token numbers, have no gradient."""
+    into = jd.from_function(lambda x: {"x": x[0], "ids": x[1]}, "into")
+    dense = nn.Dense(3, param_dtype=jnp.float64)
+    embed = nn.Embed(7, 3, param_dtype=jnp.float64)
+
+    class Middle(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return {
+                "y": jnp.tanh(dense.copy(name="dense")(x["x"])) + embed.copy(name="embed")(x["ids"]),
+                "ids": x["ids"],
+            }
+
+    class Last(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return dense.copy(name="dense")(x["y"]) * embed.copy(name="embed")(x["ids"])
+
+    rng = np.random.default_rng(0)
+    batch = (rng.normal(size=(5, 4)), rng.integers(0, 7, 5)), rng.integers(0, 3, 5)
+    layers = [into, Middle(), Last()]
+    got = {}
+    for boundaries in ((), (1, 2)):
+        K = len(boundaries) + 1
+        pipeline = jd.Pipeline(
+            jd.partition(layers, boundaries=boundaries), schedules.backprop(K), optimizer=optax.sgd(0.1)
+        )
+        state = pipeline.measure_gradient_norms(pipeline.init(jax.random.key(0), batch[0]), batch, chunk_size=2)
+        norms = {}
+        for stage in jax.device_get(state.stages):
+            norms.update(stage.gradient_norms)
+        got[K] = norms
+    assert len(jax.tree.leaves(got[1])) == 6
+    assert_close(got[3], got[1])
+
+
 @pytest.mark.parametrize(("num_stages", "accumulate", "shortest"), [(1, 1, 2), (2, 3, None), (3, 1, None), (3, 3, 2)])
 def test_clars_in_stages_is_clars(num_stages, accumulate, shortest, x64):
     """Back-propagation through K stages against one plain loop; layers that are scanned keep a rate of their own."""
@@ -179,6 +216,30 @@ def test_trains_in_bfloat16(optimizer):
     state = pipeline.flush(state)
     assert {leaf.dtype for stage in state.stages for leaf in jax.tree.leaves(stage.params)} == {jnp.dtype(jnp.bfloat16)}
     assert pipeline.evaluate(state, data).loss < 0.9 * start
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize("build", [jd.lars, jd.clars])
+def test_a_batch_accumulated_32_times_is_one_batch(build, dtype, tolerance, x64):
+    """As the thesis trains ImageNet: 32 chunks of 512 (section 4.4.4); half precision is summed in single."""
+    layers = jd.models.mlp(3, hidden=(8,), dtype=dtype, param_dtype=dtype)
+    (x, y), *_ = batches(1, size=32 * 16, dtype=dtype)
+    chunks = [(x[i::32], y[i::32]) for i in range(32)]
+    ends = []
+    for M in (32, 1):
+        optimizer = jd.stagewise(build(20.0, 0.02), accumulate=M)
+        pipeline = jd.Pipeline(jd.partition(layers, boundaries=(1,)), schedules.backprop(2), optimizer=optimizer)
+        state = pipeline.init(jax.random.key(0), x[:16])
+        start = jax.device_get([stage.params for stage in state.stages])
+        *first, last = chunks if M == 32 else [(x, y)]
+        for batch in first:
+            state, _ = pipeline.step(state, batch)
+        state = pipeline.measure_gradient_norms(state, (x, y), sample_size=64)
+        state, _ = pipeline.step(state, last)
+        ends.append(jax.tree.map(lambda p: np.asarray(p, np.float64), [stage.params for stage in state.stages]))
+    moved = jax.tree.map(lambda p, q: np.abs(p - np.asarray(q, np.float64)).max(), ends[0], start)
+    assert min(jax.tree.leaves(moved)) > 2 * tolerance
+    assert_close(ends[0], ends[1], atol=tolerance)
 
 
 def test_clars_without_norms_says_how_to_measure_them():

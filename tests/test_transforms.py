@@ -291,6 +291,11 @@ def test_one_gradient_per_update_is_the_inner_transform():
         (lambda: accumulate_gradients(optax.sgd(1.0), 0), "accumulate is 0; write how many gradients"),
         (lambda: jd.stagewise(optax.sgd(1.0), beta=-0.5), "beta is -0.5"),
         (lambda: jd.stagewise(optax.sgd(1.0), accumulate=-1), "accumulate is -1"),
+        (
+            lambda: jd.stagewise(optax.sgd)(0, 2),
+            r"the optimizer is the function optax.sgd; call it, as in optax.sgd\(0.1\)",
+        ),
+        (lambda: jd.stagewise(jd.lars)(0, 2), r"the function jaxdecouple.lars; call it, as in jaxdecouple.lars\(0.1\)"),
     ],
 )
 def test_refuses_and_says_what_to_write(build, message):

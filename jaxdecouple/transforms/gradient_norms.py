@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdecouple.jaxprs import fast_in_loops
-from jaxdecouple.runs import stacked as stacked_runs
 from jaxdecouple.stage import PyTree, describe
 from jaxdecouple.transforms.layers import Mask, root, stacked_counts, sum_of_squares
 
@@ -22,7 +22,7 @@ def per_example_gradient_norms(
     *rest: Any,
     sample_size: int | None = 512,
     chunk_size: int = 32,
-    stacked: Mask = stacked_runs,
+    stacked: Mask | None = None,
 ) -> PyTree:
     """The norm of every tensor's gradient, for each of some examples alone: what CLARS needs (thesis, eq. 4.7).
 
@@ -37,7 +37,7 @@ def per_example_gradient_norms(
         or call this within a compiled function: a new one is compiled anew.
       params: a pytree.
       batch: a pytree of arrays [B, ...]. The sample is its first examples, so the batch should be shuffled.
-      *rest: passed on to the loss: whatever it needs that is neither.
+      *rest: passed on to the loss: pytrees of arrays, whatever it needs that is neither.
       sample_size: how many examples; ``None``: all B.
       chunk_size: how many gradients are in memory at once.
       stacked: which tensors hold those of several layers along their first axis; as for `scale_by_lars`.
@@ -66,12 +66,12 @@ def sample_of(batch: PyTree, sample_size: int | None, chunk_size: int) -> tuple[
     Raises:
       ValueError: a size is below 1, or the batch is smaller than the sample, or its arrays differ in length.
     """
-    for name, size in {"sample_size": sample_size, "chunk_size": chunk_size}.items():
-        if size is not None and size < 1:
-            raise ValueError(f"{name} is {size}; write at least 1")
+    for name, size in {"sample_size": 1 if sample_size is None else sample_size, "chunk_size": chunk_size}.items():
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"{name} is {size!r}; write an integer of at least 1")
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    if len(lengths) != 1 or () in lengths:
-        raise ValueError(f"the batch is {describe(batch)}; write arrays [examples, ...] of one length")
+    if len(lengths) != 1 or () in lengths or (0,) in lengths:
+        raise ValueError(f"the batch is {describe(batch)}; write arrays [examples, ...] of one length, at least 1")
     ((length,),) = lengths
     if sample_size is not None and sample_size > length:
         raise ValueError(
@@ -121,6 +121,20 @@ def _norms(
 ) -> PyTree:
     def of_batch(variables: tuple, batch: PyTree) -> PyTree:
         params, rest = variables
-        return tensor_norms(jax.grad(loss_fn)(params, batch, *rest), counts)
+        return tensor_norms(jax.grad(loss_fn)(_as_varying(params, batch), batch, *rest), counts)
 
     return by_example(of_batch, (params, rest), sample, chunk_size)
+
+
+def _as_varying(params: PyTree, batch: PyTree) -> PyTree:
+    """Parameters that differ, as far as derivatives know, over the same mesh axes of a ``shard_map`` as the batch.
+
+    Of parameters that are the same on all devices, the gradient is the sum over the devices' examples.
+    """
+    axes = {axis for leaf in jax.tree.leaves(batch) for axis in jax.typeof(leaf).manual_axis_type.varying}
+
+    def cast(leaf: jax.Array) -> jax.Array:
+        missing = tuple(sorted(axes - jax.typeof(leaf).manual_axis_type.varying))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, params)

@@ -12,6 +12,7 @@ disagree, as they do early in training: what a warm-up of the learning rate is f
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdecouple.runs import stacked as stacked_runs
 from jaxdecouple.stage import PyTree
 from jaxdecouple.transforms.layers import Layering, LayerKey, Layers, Mask
 
@@ -31,14 +31,14 @@ def scale_by_lars(
     *,
     layers: str | Callable[[PyTree], PyTree] = "module",
     mask: Mask = True,
-    stacked: Mask = stacked_runs,
+    stacked: Mask | None = None,
     eps: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies each layer's update g_k by eta |w_k| / (|g_k| + eps) (LARS; thesis, eq. 4.3).
 
-    Where a norm is zero, the ratio is 1, as in `optax.scale_by_trust_ratio` and the thesis's published code. With
-    ``layers="tensor"`` it is that transform.
+    Where a norm is zero, the ratio is 1, as in `optax.scale_by_trust_ratio` and the thesis's published code (in
+    float32, one below 1e-22 counts as zero). With ``layers="tensor"`` it is that transform.
 
     Args:
       eta: the trust coefficient, above 0.
@@ -47,9 +47,9 @@ def scale_by_lars(
       mask: which tensors are scaled; the others pass unchanged and count in no norm. As in optax: a tree of booleans
         like the parameters, a prefix of it, or a function that makes one, such as `weight_mask`. Default: all.
       stacked: which tensors hold those of several layers along their first axis, as ``nn.scan`` and
-        ``vmap``-initialised models do; given like ``mask``. By default those of a stage's runs of identical layers.
+        ``vmap``-initialised models do; given like ``mask``. ``None``: those of a stage's runs of identical layers.
       eps: added to the gradient's norm. The thesis has none, its code 1e-6.
-      clip: the largest ratio. The thesis has none, its code 0.1 for CLARS alone.
+      clip: the largest ratio, that of 1 included. The thesis has none, its code 0.1 for CLARS alone.
 
     Raises:
       ValueError: a setting out of range, here; parameters missing or of another structure, in ``update``.
@@ -62,15 +62,15 @@ def scale_by_clars(
     *,
     layers: str | Callable[[PyTree], PyTree] = "module",
     mask: Mask = True,
-    stacked: Mask = stacked_runs,
+    stacked: Mask | None = None,
     eps: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies each layer's update by eta |w_k| / (a_k + eps), a_k the mean of its examples' gradient norms.
 
-    That is CLARS (thesis, eq. 4.7 and Algorithm 8). ``update`` needs the norms, as a keyword that every optax wrapper
-    passes on: ``tx.update(grads, state, params, gradient_norms=norms)``, from `per_example_gradient_norms`, or one
-    norm for each layer. Where |w_k| or a_k is zero, the ratio is 1.
+    That is CLARS (thesis, eq. 4.7; its Algorithm 8 squares the norms, which would not fit eq. 4.8). ``update`` needs
+    the norms, as a keyword: ``tx.update(grads, state, params, gradient_norms=norms)``, from
+    `per_example_gradient_norms`, or one norm for each layer. Where |w_k| or a_k is zero, the ratio is 1.
 
     Args: as those of `scale_by_lars`.
 
@@ -91,7 +91,7 @@ def lars(
     weight_decay_mask: Mask = True,
     layers: str | Callable[[PyTree], PyTree] = "module",
     mask: Mask = True,
-    stacked: Mask = stacked_runs,
+    stacked: Mask | None = None,
     eps: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -108,7 +108,7 @@ def lars(
     Args:
       learning_rate: gamma, the thesis's gamma_scale = gamma_base B / B_base; or a schedule.
       eta: the trust coefficient, above 0.
-      momentum: beta of eq. 4.6, in [0, 1).
+      momentum: beta of eq. 4.6, in [0, 1); chapter 4 gives no number.
       nesterov: whether as in eqs. 4.2 and 4.6, or heavy ball, as in optax.lars by default and in the published code.
       momentum_of: what the momentum sums; see above.
       weight_decay: added to the gradient before its norm is taken; the thesis's equations have none.
@@ -136,11 +136,11 @@ def clars(
     weight_decay_mask: Mask = True,
     layers: str | Callable[[PyTree], PyTree] = "module",
     mask: Mask = True,
-    stacked: Mask = stacked_runs,
+    stacked: Mask | None = None,
     eps: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """SGD with momentum and the layer-wise rates of CLARS (thesis, Algorithm 8: eqs. 4.6 and 4.7).
+    """SGD with momentum and the layer-wise rates of CLARS (thesis, eqs. 4.6 and 4.7).
 
     As `lars`, but with gamma_k = learning_rate eta |w_k| / a_k, where a_k is the mean over examples of the norm of
     layer k's gradient, without weight decay: ``update`` needs ``gradient_norms``, as `scale_by_clars` says.
@@ -169,15 +169,10 @@ class _Rule:
     layering: Layering
 
     def __post_init__(self) -> None:
-        for name, value, refused in (
-            ("eta", self.eta, lambda eta: not 0 < eta < float("inf")),
-            ("eps", self.eps, lambda eps: not 0 <= eps < float("inf")),
-            ("clip", self.clip, lambda clip: clip is not None and not clip > 0),
-        ):
-            # Arrays may be tracers, whose values are not known: of a search over eta by vmap, say.
-            if not isinstance(value, jax.Array) and refused(value):
-                least = "of at least 0" if name == "eps" else "above 0"
-                raise ValueError(f"{name} is {value}; write a number {least}")
+        _check("eta", self.eta, lambda eta: 0 < eta < float("inf"), "a number above 0")
+        _check("eps", self.eps, lambda eps: 0 <= eps < float("inf"), "a number of at least 0")
+        if self.clip is not None:
+            _check("clip", self.clip, lambda clip: clip > 0, "a number above 0, or None for no bound")
 
     def ratios(self, layers: Layers, updates: PyTree, params: PyTree, norms: PyTree | None) -> Ratios:
         """The ratio of each layer for these updates."""
@@ -206,7 +201,8 @@ class _Clars(_Rule):
                 "CLARS needs the norms of single examples' gradients; write norms = "
                 "jaxdecouple.per_example_gradient_norms(loss_fn, params, batch), then tx.update(grads, state, params, "
                 "gradient_norms=norms); in a pipeline, state = pipeline.measure_gradient_norms(state, batch) before "
-                "the step that updates"
+                "the step that updates. If you do, a wrapper around CLARS drops keywords: put it inside of CLARS's "
+                "chain, or leave it out"
             )
         return layers.mean_norms(norms)
 
@@ -226,6 +222,7 @@ def _scaling(rule: _Rule, inner: optax.GradientTransformation | None = None) -> 
         if params is None:
             raise ValueError("layer-wise scaling needs the parameters; write tx.update(grads, state, params)")
         layers = rule.layering.of(params)
+        layers.check(updates)
         ratios = rule.ratios(layers, updates, params, gradient_norms)
         updates, state = inner.update(updates, state, params)
         return layers.scale(updates, ratios), state
@@ -241,11 +238,16 @@ def _with_momentum(
     nesterov: bool,
     momentum_of: str,
 ) -> optax.GradientTransformationExtraArgs:
-    if not isinstance(momentum, jax.Array) and not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}; write a number of at least 0 and below 1")
+    _check("momentum", momentum, lambda momentum: 0 <= momentum < 1, "a number of at least 0, for none, and below 1")
     trace, rate = optax.trace(momentum, nesterov), optax.scale_by_learning_rate(learning_rate)
     if momentum_of == "steps":
         return optax.chain(decay, _scaling(rule), rate, trace)
     if momentum_of == "gradients":
         return optax.chain(decay, _scaling(rule, trace), rate)
     raise ValueError(f"momentum_of is {momentum_of!r}; write 'steps' or 'gradients'")
+
+
+def _check(name: str, value: Any, accepts: Callable[[Any], bool], expected: str) -> None:
+    # Arrays may be tracers, whose values are not known: of a search over eta by vmap, say.
+    if not isinstance(value, jax.Array) and not (isinstance(value, numbers.Real) and accepts(value)):
+        raise ValueError(f"{name} is {value!r}; write {expected}")

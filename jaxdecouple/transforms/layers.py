@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
+from flax.core.meta import AxisMetadata
 
 from jaxdecouple.runs import stacked as stacked_runs
 from jaxdecouple.stage import PyTree
@@ -25,10 +27,16 @@ _BIAS_OR_NORMALISATION = ("bias", "b", "scale", "offset", "beta", "gamma")
 def weight_mask(params: PyTree) -> PyTree:
     """An optax mask: true for weights, false for biases and the parameters of normalisation.
 
-    A tensor's role is read from its own name, the last key of its path: ``bias``, ``b``, ``scale``, ``offset``,
-    ``beta`` and ``gamma`` are no weights, in whatever module they are.
+    A tensor's role is read from its own name, the last key of its path, in whatever module it is: ``bias``, ``b``,
+    ``scale``, ``offset``, ``beta`` and ``gamma`` are no weights; nor is a ``weight`` of one axis, as equinox and torch
+    call the scale of a normalisation.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, _: _last_name(path) not in _BIAS_OR_NORMALISATION, params)
+
+    def is_weight(path: Path, leaf: jax.Array) -> bool:
+        name = getattr(path[-1], "key", getattr(path[-1], "name", None)) if path else None
+        return name not in _BIAS_OR_NORMALISATION and not (name == "weight" and jnp.ndim(leaf) < 2)
+
+    return jax.tree.unflatten(jax.tree.structure(params), map(is_weight, _paths(params), jax.tree.leaves(params)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +45,17 @@ class Layering:
 
     Attributes:
       layers: ``"module"``: the tensors of one module, whose paths differ in the last key only; ``"tensor"``: each
-        alone; or a function from the parameters to a tree like them, or a prefix of it, of hashable labels: tensors
-        with equal labels are a layer.
+        alone; or a function from the parameters to a tree like them, or a prefix of it, of labels, numbers or strings:
+        tensors with equal labels are a layer.
       mask: which tensors are scaled: a tree of booleans like the parameters or a prefix of it, or a function that makes
         one from them. The others belong to no layer.
-      stacked: which tensors hold those of several layers, along their first axis; given as a mask is.
+      stacked: which tensors hold those of several layers, along their first axis; given as a mask is. ``None``: those
+        of a stage's runs of identical layers.
     """
 
     layers: str | Callable[[PyTree], PyTree] = "module"
     mask: Mask = True
-    stacked: Mask = stacked_runs
+    stacked: Mask | None = None
 
     def __post_init__(self) -> None:
         if self.layers not in ("module", "tensor") and not callable(self.layers):
@@ -61,19 +70,15 @@ class Layering:
         Raises:
           ValueError: mask or labels do not fit the parameters.
         """
-        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        paths = _paths(params)
         scaled = broadcast("mask", self.mask, params)
         counts = stacked_counts(self.stacked, params)
         if callable(self.layers):
             labels = broadcast("layers", self.layers, params)
         else:
-            names = map(_unboxed, paths)
-            labels = [jax.tree_util.keystr(name[:-1] if self.layers == "module" else name) for name in names]
+            labels = [jax.tree_util.keystr(path[:-1] if self.layers == "module" else path) for path in paths]
         keys = [(label, count) if one else None for label, count, one in zip(labels, counts, scaled, strict=True)]
-        hidden = [
-            path for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_hidden) if _is_hidden(leaf)
-        ]
-        return Layers(tuple(paths), tuple(keys), tuple(hidden))
+        return Layers(jax.tree.structure(params), tuple(paths), tuple(keys), tuple(_hidden_paths(params)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +86,28 @@ class Layers:
     """The layers of one tree of parameters.
 
     Attributes:
+      structure: of the tree.
       paths: of each tensor, in the tree's order.
       keys: of each tensor the layer that it belongs to; ``None`` if it is not to be scaled.
       hidden: paths of subtrees that are another transform's (``optax.masked``, ``optax.multi_transform``).
     """
 
+    structure: Any
     paths: tuple[Path, ...]
     keys: tuple[LayerKey | None, ...]
     hidden: tuple[Path, ...] = ()
+
+    def check(self, updates: PyTree) -> None:
+        """Refuses gradients of another structure than the parameters.
+
+        Raises:
+          ValueError: so it is.
+        """
+        if jax.tree.structure(updates) != self.structure:
+            raise ValueError(
+                f"the gradients are {jax.tree.structure(updates)}, but the parameters {self.structure}; write "
+                "gradients of these parameters"
+            )
 
     def norms(self, tree: PyTree) -> dict[LayerKey, jax.Array]:
         """The Euclidean norm of each layer of a tree like the parameters: [], or [L] for L stacked layers."""
@@ -110,15 +129,20 @@ class Layers:
         Raises:
           ValueError: an entry is missing, left over, or of another shape.
         """
-        given = {path: jnp.asarray(entry) for path, entry in jax.tree_util.tree_leaves_with_path(norms)}
-        self._refuse_left_over(given)
+        given = {path: jnp.asarray(entry) for path, entry in zip(_paths(norms), jax.tree.leaves(norms), strict=True)}
+        at = lookup("gradient_norms", given, self.paths, self.hidden)
         entries: dict[LayerKey, dict[Path, jax.Array]] = {}
-        for path, key in zip(self.paths, self.keys, strict=True):
+        for key, path in zip(self.keys, at, strict=True):
             if key is not None:
-                at = _nearest(given, path)
-                entries.setdefault(key, {})[at] = _checked(given[at], key, at)
+                entries.setdefault(key, {})[path] = given[path]
+        # [5] may be those of five examples, or the means of five stacked layers: one tree has either.
+        by_example = {
+            entry.ndim > _axes(key) for key, found in entries.items() for entry in found.values() if entry.ndim
+        }
         means = {}
         for key, found in entries.items():
+            for path, entry in found.items():
+                _check_entry(entry, key, path, mixed=len(by_example) > 1)
             if len({entry.shape for entry in found.values()}) > 1:
                 shapes = ", ".join(f"{list(entry.shape)} at {_show(path)}" for path, entry in found.items())
                 raise ValueError(f"gradient_norms of one layer have different shapes: {shapes}; write equal ones")
@@ -132,21 +156,11 @@ class Layers:
         def multiply(leaf: jax.Array, key: LayerKey | None) -> jax.Array:
             if key is None:
                 return leaf
+            leaf = jnp.asarray(leaf)
             ratio = ratios[key].reshape(ratios[key].shape + (1,) * (leaf.ndim - _axes(key)))
             return (leaf * ratio).astype(leaf.dtype)
 
-        leaves, structure = jax.tree.flatten(tree)
-        return jax.tree.unflatten(structure, map(multiply, leaves, self.keys))
-
-    def _refuse_left_over(self, given: dict[Path, jax.Array]) -> None:
-        for at in given:
-            if not any(path[: len(at)] == at for path in self.paths) and not any(
-                path[: len(at)] == at[: len(path)] for path in self.hidden
-            ):
-                raise ValueError(
-                    f"gradient_norms have an entry at {_show(at)}, where there are no parameters; write a tree like "
-                    "the parameters, as per_example_gradient_norms returns it"
-                )
+        return jax.tree.unflatten(self.structure, map(multiply, jax.tree.leaves(tree), self.keys))
 
 
 def broadcast(what: str, prefix: Mask, params: PyTree) -> list[Any]:
@@ -156,19 +170,46 @@ def broadcast(what: str, prefix: Mask, params: PyTree) -> list[Any]:
       ValueError: it does not fit the parameters.
     """
     tree = prefix(params) if callable(prefix) else prefix
-    try:
-        return jax.tree.leaves(jax.tree.broadcast(tree, params))
-    except ValueError as error:
-        raise ValueError(
-            f"{what} does not fit the parameters; write a tree like them, a prefix of it, or a function that makes one "
-            f"from them: {error}"
-        ) from error
+    given = dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))
+    return [given[path] for path in lookup(what, given, _paths(params), _hidden_paths(params))]
 
 
-def stacked_counts(stacked: Mask, params: PyTree) -> list[int | None]:
-    """How many layers are stacked in each tensor; ``None`` where it belongs to one layer."""
-    marks = broadcast("stacked", stacked, params)
-    return [leaf.shape[0] if mark else None for mark, leaf in zip(marks, jax.tree.leaves(params), strict=True)]
+def lookup(what: str, given: dict[Path, Any], paths: Sequence[Path], hidden: Sequence[Path]) -> list[Path]:
+    """For each of ``paths`` the path among ``given`` that is the same, or leads to it.
+
+    Args:
+      what: is given, for messages.
+      given: by path.
+      paths: of the parameters.
+      hidden: of what else there may be something given for.
+
+    Raises:
+      ValueError: something is missing or left over.
+    """
+    found = [next((path[:end] for end in range(len(path), -1, -1) if path[:end] in given), None) for path in paths]
+    write = "write a tree like the parameters, a prefix of it"
+    write += ", or a function that makes one from them" if what != "gradient_norms" else ""
+    for path, at in zip(paths, found, strict=True):
+        if at is None:
+            raise ValueError(f"{what} has no entry for the parameter at {_show(path)}; {write}")
+    for at in given.keys() - set(found):
+        # A path that leads to parameters is left over if each of them has an entry of its own: `found` is nearest.
+        if not any(path[: len(at)] == at[: len(path)] for path in hidden):
+            raise ValueError(f"{what} has an entry at {_show(at)}, where there are no parameters; {write}")
+    return found
+
+
+def stacked_counts(stacked: Mask | None, params: PyTree) -> list[int | None]:
+    """How many layers are stacked in each tensor; ``None`` where it belongs to one layer.
+
+    Raises:
+      ValueError: ``stacked`` does not fit the parameters, or marks a scalar.
+    """
+    marks, leaves = broadcast("stacked", stacked_runs if stacked is None else stacked, params), jax.tree.leaves(params)
+    for path, mark, leaf in zip(_paths(params), marks, leaves, strict=True):
+        if mark and not jnp.ndim(leaf):
+            raise ValueError(f"stacked is true at {_show(path)}, a scalar; write false where no layers are stacked")
+    return [leaf.shape[0] if mark else None for mark, leaf in zip(marks, leaves, strict=True)]
 
 
 def sum_of_squares(x: jax.Array, keep: int) -> jax.Array:
@@ -189,39 +230,34 @@ def _axes(key: LayerKey) -> int:
     return 0 if key[1] is None else 1
 
 
-def _checked(entry: jax.Array, key: LayerKey, at: Path) -> jax.Array:
+def _check_entry(entry: jax.Array, key: LayerKey, at: Path, mixed: bool) -> None:
     own = () if key[1] is None else (key[1],)
-    if entry.ndim - len(own) not in (0, 1) or entry.shape[entry.ndim - len(own) :] != own:
-        expected = f"[examples, {key[1]}] or [{key[1]}]" if own else "[examples] or []"
+    examples = entry.ndim - len(own)
+    if examples not in (0, 1) or entry.shape[examples:] != own or (mixed and own and not examples) or 0 in entry.shape:
+        expected = f"[examples, {key[1]}] or, all of them, [{key[1]}]" if own else "[examples] or []"
         raise ValueError(
             f"gradient_norms have shape {list(entry.shape)} at {_show(at)}; write {expected}, as "
-            "per_example_gradient_norms returns them"
+            "per_example_gradient_norms returns them, and give it the same `stacked` as the optimizer"
         )
-    return entry
 
 
-def _nearest(given: dict[Path, Any], path: Path) -> Path:
-    for length in range(len(path), -1, -1):
-        if path[:length] in given:
-            return path[:length]
-    raise ValueError(
-        f"gradient_norms have no entry for the parameter at {_show(path)}; write a tree like the parameters, as "
-        "per_example_gradient_norms returns it, or one entry for each subtree of them"
-    )
+def _paths(tree: PyTree) -> list[Path]:
+    """Of each leaf; those in the box that linen's metadata or an nnx variable is have the path of the box."""
+    boxes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_box)
+    return [path for path, leaf in boxes for _ in jax.tree.leaves(leaf)]
+
+
+def _hidden_paths(params: PyTree) -> list[Path]:
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_hidden)
+    return [path for path, leaf in leaves if _is_hidden(leaf)]
+
+
+def _is_box(node: Any) -> bool:
+    return isinstance(node, nnx.Variable | AxisMetadata)
 
 
 def _is_hidden(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
-
-
-def _unboxed(path: Path) -> Path:
-    """The path of a tensor, without that into the box that linen's metadata and nnx's variables are."""
-    return path[:-1] if path and getattr(path[-1], "name", None) in ("value", "raw_value") else path
-
-
-def _last_name(path: Path) -> Any:
-    key = (None, *_unboxed(path))[-1]
-    return getattr(key, "key", getattr(key, "name", None))
 
 
 def _show(path: Sequence[Any]) -> str:

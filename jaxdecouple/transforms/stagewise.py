@@ -45,10 +45,10 @@ def transform_of(
     Raises:
       ValueError: it is no optax transform.
     """
-    if callable(optimizer) and getattr(optimizer, "__module__", "").startswith("optax"):
+    library, name = getattr(optimizer, "__module__", "").split(".")[0], getattr(optimizer, "__qualname__", "function")
+    if callable(optimizer) and library in ("optax", "jaxdecouple") and "<locals>" not in name:
         # optax.sgd itself would take the stage for its learning rate.
-        name = getattr(optimizer, "__name__", "function")
-        raise ValueError(f"the optimizer is the function optax.{name}; call it, as in optax.{name}(0.1)")
+        raise ValueError(f"the optimizer is the function {library}.{name}; call it, as in {library}.{name}(0.1)")
     transform = optimizer(stage, num_stages) if callable(optimizer) else optimizer
     if not isinstance(transform, optax.GradientTransformation):
         raise ValueError(

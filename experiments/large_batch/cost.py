@@ -1,0 +1,187 @@
+"""What layer-wise rates cost: time and memory of an update by mNAG, LARS and CLARS.
+
+    python -m experiments.large_batch.cost
+
+measures updates with a batch of B = 8192 images, accumulated in chunks of 512, for CLARS with the gradient norms of 512
+of them (thesis, section 4.4.4), on one device. Images are random, float32. Rounds over all optimizers are interleaved,
+ratios taken within a round. Memory is counted, as `experiments.memory` says.
+
+The directory gets results.json and table.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from experiments import command_line, devices, throughput
+from experiments.config import Config
+from experiments.large_batch.tables import markdown
+from experiments.memory import peak_bytes
+from experiments.training import Trainer
+from experiments.workdir import Workdir
+from jaxdecouple.data import Dataset
+from jaxdecouple.state import State
+
+FLAGS = flags.FLAGS
+OPTIMIZERS = {"mNAG": "sgd", "LARS": "lars", "CLARS": "clars"}
+BASELINE = "LARS"
+NUM_CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one optimizer.
+
+    Attributes:
+      seconds: of an update, one for each round.
+      ratios: to LARS, within each round.
+      peak_bytes: the most that the device held at once, state included; images not yet fed are on the host.
+    """
+
+    seconds: list[float]
+    ratios: list[float]
+    peak_bytes: int
+
+
+class Updates:
+    """A trainer that makes one update at a time, of the same random images."""
+
+    def __init__(self, config: Config, batches: Sequence[tuple[np.ndarray, np.ndarray]]):
+        images, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+        dataset = Dataset("random", images, labels, images[:1], labels[:1], tuple(map(str, range(NUM_CLASSES))))
+        self.trainer = Trainer(config, dataset, devices.of_stages(1))
+        self._batches = batches
+        self._state = self.run(self.trainer.init(0))  # compiles
+
+    def seconds(self) -> float:
+        """How long one update takes."""
+        start = time.perf_counter()
+        self._state = self.run(self._state)
+        return time.perf_counter() - start
+
+    def run(self, state: State) -> State:
+        """One update, waited for."""
+        for batch in self._batches:
+            state, _ = self.trainer.step(state, batch)
+        return jax.block_until_ready(state)
+
+    def peak_bytes(self) -> int:
+        """The most bytes on the device in an update; the trainer is of no other use afterwards."""
+        state, self._state = self.trainer.init(0), None
+        return peak_bytes(self.trainer.pipeline, state, self._batches, self.trainer.step)[0]
+
+
+def measure(
+    config: Config, image_size: int, optimizers: Sequence[str], repeats: int, say: Callable[[str], None] = print
+) -> dict[str, Cost]:
+    """The cost of each optimizer.
+
+    Args:
+      config: of the run: ``batch_size`` images a chunk, ``accumulate`` chunks an update.
+      image_size: height and width, in pixels.
+      optimizers: labels among `OPTIMIZERS`.
+      repeats: rounds over all of them.
+      say: called with each line on the progress.
+    """
+    random = np.random.default_rng(0)
+    shape = (config.batch_size, image_size, image_size, 3)
+    batches = [
+        (random.standard_normal(shape, np.float32), random.integers(NUM_CLASSES, size=config.batch_size, dtype="i4"))
+        for _ in range(config.accumulate)
+    ]
+    built = {}
+    for label in optimizers:
+        start = time.perf_counter()
+        built[label] = Updates(dataclasses.replace(config, optimizer=OPTIMIZERS[label]), batches)
+        say(f"{label}: compiled, and made a first update, in {time.perf_counter() - start:.1f} s")
+    seconds = throughput.in_turn({label: updates.seconds for label, updates in built.items()}, repeats)
+    costs = {}
+    for label, updates in built.items():
+        ratios = throughput.ratios(seconds[label], seconds[BASELINE])
+        costs[label] = Cost(seconds[label], ratios, updates.peak_bytes())
+    return costs
+
+
+def as_markdown(costs: dict[str, Cost]) -> str:
+    """A row per optimizer."""
+    rows = [["optimizer", "seconds per update", "range", "ratio to LARS", "peak MB", "ratio to LARS"]]
+    for label, cost in costs.items():
+        rows.append(
+            [
+                label,
+                f"{statistics.median(cost.seconds):.2f}",
+                f"{min(cost.seconds):.2f}..{max(cost.seconds):.2f}",
+                f"{statistics.median(cost.ratios):.3f}",
+                f"{cost.peak_bytes / 1e6:.0f}",
+                f"{cost.peak_bytes / costs[BASELINE].peak_bytes:.3f}",
+            ]
+        )
+    return markdown(rows)
+
+
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    flags.DEFINE_string("model", "resnet20", "as for experiments.train")
+    flags.DEFINE_integer("image_size", 32, "height and width of the images, in pixels")
+    flags.DEFINE_integer("batch_size", 8192, "B, images of an update")
+    flags.DEFINE_integer("chunk_size", 512, "images of one forward and backward")
+    flags.DEFINE_integer("norm_sample", 512, "examples whose gradient norms CLARS takes")
+    flags.DEFINE_integer("repeats", 5, "rounds over all optimizers")
+    command_line.define_workdir()
+
+
+def read_flags() -> Config:
+    """The config that the command line gives.
+
+    Raises:
+      ValueError: it cannot be trained.
+    """
+    if FLAGS.chunk_size < 1 or FLAGS.batch_size < 1 or FLAGS.batch_size % FLAGS.chunk_size:
+        raise ValueError(
+            f"batch_size is {FLAGS.batch_size} and chunk_size {FLAGS.chunk_size}; write a multiple of the chunk"
+        )
+    if FLAGS.repeats < 1 or FLAGS.image_size < 1:
+        raise ValueError(f"repeats is {FLAGS.repeats} and image_size {FLAGS.image_size}; write at least 1 for both")
+    config = Config(
+        method="backprop",
+        num_stages=1,
+        model=FLAGS.model,
+        dataset="random",
+        epochs=1,
+        batch_size=FLAGS.chunk_size,
+        accumulate=FLAGS.batch_size // FLAGS.chunk_size,
+        learning_rate=1e-3,
+        nesterov=True,
+        norm_sample=FLAGS.norm_sample,
+    )
+    config.check()
+    return config
+
+
+def main(argv: list[str]) -> None:
+    with command_line.frame(argv, interrupted="nothing was written"):
+        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/cost"))
+        config = read_flags()
+        Workdir.check(workdir, overwrite=FLAGS.overwrite)
+        devices.request(1)
+        devices.compile_once()
+        costs = measure(config, FLAGS.image_size, list(OPTIMIZERS), FLAGS.repeats, functools.partial(print, flush=True))
+        output = Workdir(workdir, dataclasses.asdict(config), overwrite=FLAGS.overwrite)
+        results = {label: dataclasses.asdict(cost) for label, cost in costs.items()}
+        output.write_json("results.json", {"machine": devices.describe(), "optimizers": results})
+        (output.path / "table.md").write_text(as_markdown(costs) + "\n")
+    print(f"\n{as_markdown(costs)}\n\nnumbers are in {output.path}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

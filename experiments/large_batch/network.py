@@ -1,0 +1,115 @@
+"""A network trained as a whole on one device, each of its layers with a learning rate of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+import jaxdecouple as jd
+from jaxdecouple import models
+from jaxdecouple.data import epoch_batches
+from jaxdecouple.jaxprs import fast_in_loops
+from jaxdecouple.stage import PyTree
+
+# The networks of thesis section 4.4.1 by their number of layers and their activation. Its widths are not known; those
+# of the convolutions are small, to train in minutes on a CPU. The residual network is cut inside its blocks, so that
+# each of its eight layers with weights is a module.
+MODELS: dict[str, Callable[[int], Sequence[nn.Module]]] = {
+    "fcn": functools.partial(models.mlp, hidden=(128,) * 4, activation=nn.sigmoid),
+    "cnn": functools.partial(models.cnn, channels=(8, 16, 16), hidden=(64,), activation=nn.sigmoid),
+    "resnet8": functools.partial(models.resnet8, normalise=False, split_blocks=True),
+}
+
+Examples = tuple[jax.Array, jax.Array]
+Rates = Mapping[str, float | jax.Array]
+
+
+class Network:
+    """A sequence of modules, their mean softmax cross entropy, and mini-batch SGD with Nesterov's momentum.
+
+    What it computes is compiled once for each shape of its inputs, not for each rate.
+
+    Attributes:
+      stage: all layers; its parameters are a dict from ``names`` to those of a layer.
+      momentum: beta of the thesis's eq. 4.6.
+    """
+
+    def __init__(self, layers: Sequence[Any], momentum: float = 0.9):
+        self.stage = jd.Stage(tuple(map(jd.as_layer, layers)))
+        self.momentum = momentum
+        self.gradient = jax.jit(jax.grad(self.loss))
+        self._epoch = jax.jit(functools.partial(fast_in_loops, self._scan))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The key of each layer in the parameters, in order."""
+        return self.stage.keys
+
+    def init(self, seed: int, x: jax.Array) -> PyTree:
+        """The parameters, for inputs [B, ...] like ``x``.
+
+        Raises:
+          ValueError: a layer has no parameters, or has batch statistics.
+        """
+        params, model_state = self.stage.init(jax.random.key(seed), x)
+        if model_state or set(params) != set(self.names):
+            raise ValueError(
+                f"the layers are {', '.join(self.names)}; write layers that have parameters, all of them, and no other "
+                "state, as batch normalisation has"
+            )
+        return params
+
+    def loss(self, params: PyTree, batch: Examples) -> jax.Array:
+        """The mean loss of a batch of inputs [B, ...] and labels [B], in nats."""
+        x, labels = batch
+        logits, _ = self.stage.apply(params, {}, x, key=jax.random.key(0), batch=0, train=True)
+        return jd.softmax_cross_entropy(logits, labels)
+
+    def optimizer(self, rates: Rates) -> optax.GradientTransformation:
+        """Nesterov's momentum (eq. 4.6) with the rate of each layer; its state does not depend on the rates."""
+        each = {name: optax.sgd(rates[name], momentum=self.momentum, nesterov=True) for name in self.names}
+        return optax.partition(each, lambda params: {name: name for name in params})
+
+    def epoch(
+        self, params: PyTree, opt_state: PyTree, rates: Rates, examples: Examples, order: np.ndarray
+    ) -> tuple[PyTree, PyTree, jax.Array]:
+        """One step for each row of ``order``: an epoch or a part of it.
+
+        Args:
+          params, opt_state: from `init` and from the optimizer's ``init``, or from the epoch before.
+          rates: of each layer, by its name.
+          examples: the training set.
+          order: [steps, B], indices of the examples of each batch.
+
+        Returns:
+          New parameters and optimizer state, and the loss of each batch before its step, [steps].
+        """
+        return self._epoch(params, opt_state, {name: float(rates[name]) for name in self.names}, examples, order)
+
+    def _scan(
+        self, params: PyTree, opt_state: PyTree, rates: Rates, examples: Examples, order: jax.Array
+    ) -> tuple[PyTree, PyTree, jax.Array]:
+        optimizer = self.optimizer(rates)
+
+        def step(carry: tuple[PyTree, PyTree], rows: jax.Array) -> tuple[tuple[PyTree, PyTree], jax.Array]:
+            params, opt_state = carry
+            batch = jax.tree.map(lambda all_of_them: all_of_them[rows], examples)
+            loss, gradient = jax.value_and_grad(self.loss)(params, batch)
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), loss
+
+        (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), order)
+        return params, opt_state, losses
+
+
+def order_of(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The examples of each batch of epoch 0, 1, ..., [steps, B]; the last ones are left out if they fill no batch."""
+    index = np.arange(num_examples, dtype=np.int32)
+    batches = epoch_batches(index, index, batch_size, seed=seed, epoch=epoch, drop_last=True)
+    return np.stack([rows for rows, _ in batches])

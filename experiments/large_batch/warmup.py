@@ -1,0 +1,151 @@
+"""Does large-batch training need a warm-up? LARS with and without one against CLARS without (thesis, Figure 13).
+
+    python -m experiments.large_batch.warmup
+
+trains with every trust coefficient eta of the list: CLARS, LARS, and LARS with 5, 10 and 20 epochs of linear warm-up,
+after which the learning rate stays what it is. The thesis: ResNet-56 and VGG-11 with batch normalisation on CIFAR-10,
+B = 8192, gamma_scale = 6.4, 20 epochs, eta from {1e-4, 1e-3, 1e-2, 1e-1}:
+
+    python -m experiments.large_batch.warmup --model=resnet56 --dataset=cifar10 --batch_size=8192
+
+The directory gets results.json, table.md and warmup.png.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from absl import app, flags
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments import command_line, devices
+from experiments.config import Config
+from experiments.large_batch import sweeps, tables
+from experiments.large_batch.outcomes import Outcome, announce, cell, write
+from experiments.large_batch.sweeps import Setting
+from experiments.workdir import Workdir
+from jaxdecouple.data import Dataset
+
+FLAGS = flags.FLAGS
+Key = tuple[str, float]  # label of a method, eta
+
+_COLOURS = {"CLARS": "#d62728", "LARS": "#222222"}
+_WARMED = ("#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#17becf")
+
+
+def configs(
+    setting: Setting, dataset: Dataset, *, batch_size: int, etas: Sequence[float], warmups: Sequence[float]
+) -> dict[Key, Config]:
+    """The config of every method with every eta."""
+    methods = {"CLARS": ("clars", 0.0), "LARS": ("lars", 0.0)}
+    methods |= {f"LARS, warm-up {epochs:g} epochs": ("lars", epochs) for epochs in warmups if epochs}
+    return {
+        (label, eta): setting.config(
+            dataset, batch_size, optimizer=optimizer, eta=eta, warmup_epochs=epochs, decay="constant"
+        )
+        for label, (optimizer, epochs) in methods.items()
+        for eta in etas
+    }
+
+
+def best(outcomes: Mapping[Key, Outcome]) -> dict[str, Key]:
+    """Of each method the eta with the least training loss at the end."""
+    chosen: dict[str, Key] = {}
+    for key, outcome in outcomes.items():
+        if key[0] not in chosen or outcome.final_loss < outcomes[chosen[key[0]]].final_loss:
+            chosen[key[0]] = key
+    return chosen
+
+
+def as_markdown(outcomes: Mapping[Key, Outcome], chance: float) -> str:
+    """A row per method, a column per eta: training loss of the last epoch and test error; lost, if above chance."""
+    etas = list(dict.fromkeys(eta for _, eta in outcomes))
+    chosen = best(outcomes)
+    rows = [["method", *(f"eta = {eta:g}" for eta in etas)]]
+    for label in chosen:
+        cells = []
+        for eta in etas:
+            outcome = outcomes[label, eta]
+            text = cell(outcome)
+            if outcome.finite and outcome.final_loss > chance:
+                text = f"lost: {text}"
+            cells.append(f"**{text}**" if chosen[label] == (label, eta) else text)
+        rows.append([label, *cells])
+    return tables.markdown(rows)
+
+
+def plot(outcomes: Mapping[Key, Outcome], path: pathlib.Path, title: str, chance: float) -> None:
+    """Training loss and test accuracy over epochs, each method with its best eta; and the final loss by eta."""
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
+    loss, accuracy, by_eta = figure.subplots(1, 3)
+    warmed = iter(_WARMED)
+    for index, (label, key) in enumerate(best(outcomes).items()):
+        colour = _COLOURS.get(label) or next(warmed)
+        style = {"color": colour, "marker": "o", "markersize": 3.5, "linewidth": 1.4}
+        records = outcomes[key].records
+        epochs = [record.epoch for record in records]
+        loss.plot(epochs, [record.train_loss for record in records], label=f"{label} (eta = {key[1]:g})", **style)
+        accuracy.plot(epochs, [100 * (1 - record.test_error) for record in records], **style)
+        runs = sorted((eta, run.final_loss) for (method, eta), run in outcomes.items() if method == label)
+        by_eta.plot([eta for eta, _ in runs], [loss if loss <= chance else math.nan for _, loss in runs], **style)
+        shift = 10 ** (0.06 * (index - 2))  # marks of several methods would hide one another
+        lost = [eta * shift for eta, loss in runs if not loss <= chance]
+        by_eta.plot(lost, [1.06 * chance] * len(lost), linestyle="", marker="x", color=colour)
+    loss.set(xlabel="epoch", ylabel="training loss (nats, mean over the epoch)")
+    accuracy.set(xlabel="epoch", ylabel="test accuracy (%)")
+    by_eta.set(xlabel="eta", ylabel="training loss of the last epoch (nats)", xscale="log")
+    for panel in (loss, by_eta):
+        panel.axhline(chance, color="grey", linestyle=":", linewidth=1)
+        panel.set_ylim(bottom=0, top=1.15 * chance)
+    for panel in (loss, accuracy):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in (loss, accuracy, by_eta):
+        panel.grid(alpha=0.3)
+    figure.suptitle(f"{title}; dotted: chance; x: above chance, or diverged")
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    sweeps.define_flags(Setting())
+    flags.DEFINE_integer("batch_size", 512, "B, images of an update (thesis: 8192)")
+    flags.DEFINE_list("etas", ["1e-4", "1e-3", "1e-2", "1e-1"], "trust coefficients, each tried with every method")
+    flags.DEFINE_list("warmups", ["5", "10", "20"], "epochs of linear warm-up from 1 % of the learning rate, for LARS")
+    command_line.define_workdir()
+
+
+def main(argv: list[str]) -> None:
+    with command_line.frame(argv, interrupted="nothing was written"):
+        setting, workdir = sweeps.read_flags(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/warmup"))
+        setting.check()
+        etas, warmups = (
+            sweeps.numbers("etas", FLAGS.etas, float),
+            sweeps.numbers("warmups", FLAGS.warmups, float, zero=True),
+        )
+        Workdir.check(workdir, overwrite=FLAGS.overwrite)
+        devices.request(1)
+        devices.compile_once()
+        dataset = setting.load()
+        chosen = configs(setting, dataset, batch_size=FLAGS.batch_size, etas=etas, warmups=warmups)
+        for config in chosen.values():
+            config.check()
+        output = Workdir(workdir, dataclasses.asdict(setting), overwrite=FLAGS.overwrite)
+        outcomes = sweeps.train_all(
+            chosen, dataset, lambda key, outcome: announce(f"{key[0]}, eta = {key[1]:g}", outcome)
+        )
+        chance = math.log(dataset.num_classes)
+        table = as_markdown(outcomes, chance)
+        write(output, setting.describe(dataset), outcomes, table)
+        title = f"{setting.title(dataset)}, B = {FLAGS.batch_size}, learning rate {setting.rate(FLAGS.batch_size):g}"
+        plot(outcomes, output.path / "warmup.png", title, chance)
+    print(f"\n{table}\n\ntraining loss of the last epoch and test error; picture and numbers are in {output.path}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
