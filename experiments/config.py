@@ -90,6 +90,11 @@ class Config:
         for name in ("momentum", "weight_decay", "warmup_epochs", "jitter", "eta", "norm_sample"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
+        if self.optimizer not in LAYER_WISE and (self.eta or not self.scale_biases):
+            raise ValueError(
+                f"eta is {self.eta} and scale_biases {self.scale_biases}, but optimizer {self.optimizer} has no such "
+                f"settings; write --optimizer={' or '.join(LAYER_WISE)}, or leave them out"
+            )
         if self.norm_sample > self.batch_size:
             raise ValueError(
                 f"norm_sample is {self.norm_sample}, but batches have {self.batch_size} examples; write at most that "

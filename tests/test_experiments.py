@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import jaxdecouple as jd
 from experiments import checkpoints, compare, devices, methods, plots, report, throughput, train
 from experiments.config import Config
 from experiments.training import NonFiniteLoss, Trainer
@@ -87,6 +88,9 @@ def test_a_workdir_never_holds_two_runs(finished):
         ({"accumulate": 500}, "accumulate is 500, but the run has 44 batches"),
         ({"decay_epochs": (20, 10)}, "write increasing epochs"),
         ({"optimizer": "sdg"}, "did you mean 'sgd'"),
+        ({"eta": 0.1}, "eta is 0.1.*but optimizer sgd has no such settings; write --optimizer=lars or clars"),
+        ({"optimizer": "lars", "eta": -0.1}, "eta is -0.1; write a number of at least 0"),
+        ({"optimizer": "clars", "norm_sample": 65}, "norm_sample is 65, but batches have 64 examples; write at most"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else None,
 )
@@ -116,6 +120,43 @@ def test_learning_rates_count_updates():
     np.testing.assert_allclose([rate(s) for s in range(24)], expected, rtol=1e-5)
     flat = dataclasses.replace(config, decay="constant", warmup_epochs=0.0).learning_rates(6)
     assert optax.constant_schedule(1.0)(5) == flat(5)
+
+
+def test_polynomial_decay_ends_at_zero():
+    config = dataclasses.replace(SMALL, learning_rate=1.0, epochs=8, decay="polynomial", warmup_epochs=2.0)
+    rate = config.learning_rates(batches_per_epoch=5)
+    expected = [0.01 + 0.099 * s for s in range(10)] + [(1 - s / 30) ** 2 for s in range(31)]
+    np.testing.assert_allclose([rate(s) for s in range(41)], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_layer_wise_optimizers_are_the_librarys():
+    settings = {"momentum": 0.8, "nesterov": True, "weight_decay": 0.01, "learning_rate": 0.3, "decay": "constant"}
+    params = {"a": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}}
+    norms = {"a": 2.0}
+    for name, build in (("lars", jd.lars), ("clars", jd.clars)):
+        for scale_biases, mask in ((True, True), (False, jd.weight_mask)):
+            config = dataclasses.replace(SMALL, optimizer=name, eta=0.05, scale_biases=scale_biases, **settings)
+            ours = config.stage_optimizer(10)(0, 1)
+            plain = build(0.3, 0.05, momentum=0.8, nesterov=True, weight_decay=0.01, mask=mask)
+            got, want = (tx.update(params, tx.init(params), params, gradient_norms=norms)[0] for tx in (ours, plain))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+
+
+def test_clars_measures_norms_once_for_each_update(digits, monkeypatch):
+    config = dataclasses.replace(
+        SMALL, method="adl", accumulate=3, batch_size=100, drop_last=False, epochs=1, optimizer="clars", norm_sample=50
+    )
+    trainer = Trainer(config, digits, devices.of_stages(2))
+    measured, measure = [], trainer.pipeline.measure_gradient_norms
+
+    def spy(state, batch, *, sample_size):
+        measured.append((state.tick, sample_size))
+        return measure(state, batch, sample_size=sample_size)
+
+    monkeypatch.setattr(trainer.pipeline, "measure_gradient_norms", spy)
+    run = trainer.run(0)
+    assert measured == [(2, 50), (5, 50), (8, 50), (11, 50), (14, 37)]  # of 15 batches, the last has 37 images
+    assert np.isfinite(run.final.loss)
 
 
 def test_every_method_trains_and_is_tabled(tmp_path, digits):
