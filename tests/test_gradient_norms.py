@@ -93,6 +93,7 @@ def test_stacked_layers_have_norms_of_their_own(x64):
     np.testing.assert_allclose(whole["004-006_Block"]["w"] ** 2, sum(w**2 for w in want[:-1]), rtol=1e-12)
 
 
+@pytest.mark.core
 def test_is_compiled_once_and_also_within_a_compiled_function():
     loss, params, batch, statistics = network(np.float32)
     calls = []
@@ -117,6 +118,7 @@ def test_is_compiled_once_and_also_within_a_compiled_function():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_of_a_batch_split_over_devices(check_vma):
     """Where parameters are the same on all devices, a derivative would sum over the devices' examples."""

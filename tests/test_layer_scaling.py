@@ -94,6 +94,7 @@ THESIS = {"eta": 0.01, "layer": LAYER["module"], "scaled": lambda path: True}
 CODE = {"eta": 0.01, "layer": LAYER["tensor"], "scaled": is_weight}
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("rule", READY)
 def test_the_default_is_equation_4_6(rule, x64):
     """v_{t+1} = w_t - gamma_k g, w_{t+1} = v_{t+1} + beta (v_{t+1} - v_t), from v_0 = w_0."""

@@ -90,6 +90,7 @@ class Attention(struct.PyTreeNode):
     weight: jax.Array
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("kind", ["nnx", "linen"])
 def test_boxes_are_no_modules(kind, x64):
     """nnx's variables and linen's metadata put a box around a tensor, which does not make it a layer."""
@@ -219,6 +220,16 @@ def test_five_examples_are_not_taken_for_five_layers():
         tx.update(w, tx.init(w), w, gradient_norms={"s": {"w": np.ones(4)}, "h": {"w": np.ones(4)}})
     tx.update(w, tx.init(w), w, gradient_norms={"s": {"w": np.ones(4)}, "h": {"w": 1.0}})
     tx.update(w, tx.init(w), w, gradient_norms={"s": {"w": np.ones((4, 4))}, "h": {"w": np.ones(4)}})
+
+
+@pytest.mark.parametrize("empty", [{}, None, (), {"deeper": None}])
+def test_modules_without_parameters_may_be_named_in_masks_and_norms(empty):
+    w = {"a": {"w": np.ones(2)}, "relu": empty}
+    tx = jd.scale_by_clars(0.5, mask={"a": True, "relu": False}, layers=lambda params: {"a": 1, "relu": 2})
+    updates, _ = tx.update(w, tx.init(w), w, gradient_norms={"a": np.sqrt(2), "relu": 1.0})
+    np.testing.assert_allclose(updates["a"]["w"], 0.5, rtol=1e-6)
+    nothing = {"relu": empty}
+    assert jax.tree.leaves(jd.scale_by_lars().update(nothing, optax.EmptyState(), nothing)[0]) == []
 
 
 def test_gradients_of_other_parameters():

@@ -190,6 +190,7 @@ def test_every_update_is_given_what_was_measured_last(schedule, x64):
     assert_close(flushed.stages[0].opt_state, state.stages[0].gradient_norms, atol=0)
 
 
+@pytest.mark.core
 def test_nothing_is_compiled_twice():
     pipeline = pipeline_of(2, jd.clars(0.1), schedules.fdg, dtype=jnp.float32)
     data = batches(12, dtype=np.float32)

@@ -9,7 +9,7 @@ ResNet-56 and VGG-11 with batch normalisation on CIFAR-10, 200 epochs, 20 of the
     python -m experiments.large_batch.batch_scaling --model=resnet56 --dataset=cifar10 --epochs=200 \\
         --batch_sizes=128,512,2048,8192
 
-The directory gets results.json, table.md and batch_scaling.png.
+The directory gets results.json, table.md, run by run metrics.jsonl, and batch_scaling.png.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="nothing was written"):
+    with command_line.frame(argv, interrupted="metrics.jsonl in the workdir holds the runs that were finished"):
         setting, workdir = sweeps.read_flags(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/batch_scaling"))
         setting.check()
         sizes = sweeps.numbers("batch_sizes", FLAGS.batch_sizes, int)
@@ -109,7 +109,9 @@ def main(argv: list[str]) -> None:
         for config in chosen.values():
             config.check()
         output = Workdir(workdir, dataclasses.asdict(setting), overwrite=FLAGS.overwrite)
-        outcomes = sweeps.train_all(chosen, dataset, lambda key, outcome: announce(f"{key[0]}, B = {key[1]}", outcome))
+        outcomes = sweeps.train_all(
+            chosen, dataset, lambda key, outcome: announce(output, key[0], f"B = {key[1]}", outcome)
+        )
         table = as_markdown(setting, outcomes)
         write(output, {**setting.describe(dataset), "eta": FLAGS.eta}, outcomes, table)
         title = f"{setting.title(dataset)}, learning rate {setting.base_rate:g} B / {setting.base_batch}"

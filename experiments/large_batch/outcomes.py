@@ -43,13 +43,14 @@ class Outcome:
         return self.records[-1].test_error if self.finite else math.nan
 
 
-def announce(label: str, outcome: Outcome) -> None:
-    """Prints how a run went, on one line."""
+def announce(output: Workdir, method: str, what: str, outcome: Outcome) -> None:
+    """Prints how a run went, on one line, and adds it to metrics.jsonl."""
+    output.append_metrics({"method": method, **as_json(outcome)})
     if outcome.finite:
-        what = f"training loss {outcome.final_loss:.4g}, test error {100 * outcome.test_error:.2f} %"
+        result = f"training loss {outcome.final_loss:.4g}, test error {100 * outcome.test_error:.2f} %"
     else:
-        what = f"diverged after {len(outcome.records)} epochs"
-    tqdm.write(f"{label:42s} {what}, {outcome.seconds:.0f} s", file=sys.stdout)
+        result = f"diverged after {len(outcome.records)} epochs"
+    tqdm.write(f"{f'{method}, {what}':42s} {result}, {outcome.seconds:.0f} s", file=sys.stdout)
     sys.stdout.flush()  # a sweep takes long, and its output may go into a file
 
 

@@ -8,7 +8,7 @@ B = 8192, gamma_scale = 6.4, 20 epochs, eta from {1e-4, 1e-3, 1e-2, 1e-1}:
 
     python -m experiments.large_batch.warmup --model=resnet56 --dataset=cifar10 --batch_size=8192
 
-The directory gets results.json, table.md and warmup.png.
+The directory gets results.json, table.md, run by run metrics.jsonl, and warmup.png.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="nothing was written"):
+    with command_line.frame(argv, interrupted="metrics.jsonl in the workdir holds the runs that were finished"):
         setting, workdir = sweeps.read_flags(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/warmup"))
         setting.check()
         etas, warmups = (
@@ -136,7 +136,7 @@ def main(argv: list[str]) -> None:
             config.check()
         output = Workdir(workdir, dataclasses.asdict(setting), overwrite=FLAGS.overwrite)
         outcomes = sweeps.train_all(
-            chosen, dataset, lambda key, outcome: announce(f"{key[0]}, eta = {key[1]:g}", outcome)
+            chosen, dataset, lambda key, outcome: announce(output, key[0], f"eta = {key[1]:g}", outcome)
         )
         chance = math.log(dataset.num_classes)
         table = as_markdown(outcomes, chance)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from flax.core.meta import AxisMetadata
 
@@ -89,7 +88,8 @@ class Layers:
       structure: of the tree.
       paths: of each tensor, in the tree's order.
       keys: of each tensor the layer that it belongs to; ``None`` if it is not to be scaled.
-      hidden: paths of subtrees that are another transform's (``optax.masked``, ``optax.multi_transform``).
+      hidden: paths of subtrees without tensors: empty ones, and those that are another transform's (``optax.masked``,
+        ``optax.multi_transform``).
     """
 
     structure: Any
@@ -257,7 +257,7 @@ def _is_box(node: Any) -> bool:
 
 
 def _is_hidden(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+    return not jax.tree.leaves(node)  # an optax.MaskedNode, for one
 
 
 def _show(path: Sequence[Any]) -> str:
