@@ -212,7 +212,7 @@ def test_by_name(name, model):
         ("ResNet50", "did you mean 'resnet50'"),
         ("mpl", "did you mean 'mlp'"),
         ("vgg", "did you mean 'vgg"),
-        ("transformer", "write mlp, cnn, resnet<6n.2>, or one of: resnet18"),
+        ("transformer", "write mlp, cnn, resnet<6n.2>, .*, or one of: resnet18, .*, vgg19$"),
         ("resnet21", "depth is 21; .*write 20 or 26; or one of: resnet18, resnet34"),
         ("vgg12", "depth is 12; the depths of VGG are 11, 13, 16, 19: write 11, the nearest$"),
     ],

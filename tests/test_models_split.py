@@ -11,7 +11,16 @@ from test_models_imagenet import trace
 
 import jaxdecouple as jd
 from jaxdecouple import schedules
-from jaxdecouple.models import BasicBlock, Bottleneck, Head, Stem, imagenet_resnet, resnet
+from jaxdecouple.models import (
+    BasicBlock,
+    Bottleneck,
+    Head,
+    PreActivationBlock,
+    PreActivationBottleneck,
+    Stem,
+    imagenet_resnet,
+    resnet,
+)
 from jaxdecouple.partitioning import flops
 
 BLOCKS = {
@@ -23,6 +32,10 @@ BLOCKS = {
     "bottleneck, projected": Bottleneck(16, 2, projection=True),
     "basic, not normalised": BasicBlock(12, 2, normalise=False),
     "bottleneck, not normalised": Bottleneck(32, projection=True, normalise=False),
+    "bottleneck, grouped and excited": Bottleneck(16, 2, projection=True, width=12, groups=3, reduction=4),
+    "pre-activated, padded": PreActivationBlock(12, 2),
+    "pre-activated, projected": PreActivationBlock(16, 2, projection=True),
+    "pre-activated bottleneck, widened": PreActivationBottleneck(32, projection=True),
 }
 
 
@@ -123,6 +136,9 @@ def travelling(block, x):
         ("bottleneck", [((2, 6, 6, 2), (2, 6, 6, 8))] * 2),
         ("bottleneck, widened", [((2, 6, 6, 8), (2, 6, 6, 8))] * 2),
         ("bottleneck, projected", [((2, 6, 6, 4), (2, 3, 3, 16)), ((2, 3, 3, 4), (2, 3, 3, 16))]),
+        ("bottleneck, grouped and excited", [((2, 6, 6, 12), (2, 3, 3, 16)), ((2, 3, 3, 12), (2, 3, 3, 16))]),
+        ("pre-activated, projected", [((2, 3, 3, 16), (2, 3, 3, 16))]),
+        ("pre-activated bottleneck, widened", [((2, 6, 6, 8), (2, 6, 6, 8))] * 2),
     ],
 )
 def test_what_travels_between_parts(name, pairs):

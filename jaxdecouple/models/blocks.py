@@ -6,6 +6,7 @@ and, beside them, what the shortcut has yet to add.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# He et al. (2015): variance 2 / (k * k * channels out).
+# He et al. (2015): variance 2 / (k * k * channels out), whatever the groups, as PyTorch counts.
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -29,6 +30,29 @@ class _Norm(nn.Module):
             use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype
         )
         return norm(x)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a factor from 0 to 1, which follows from the mean of every channel: [B, H, W, C] -> same.
+
+    Hu et al. (2018), equations 2 to 4: the means over space, a dense layer to C / reduction, ReLU, a dense layer back
+    to C, sigmoid. As there, the dense layers have no bias. They start as Flax's.
+    """
+
+    reduction: int = 16
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        if not 1 <= self.reduction <= channels:
+            raise ValueError(
+                f"reduction is {self.reduction}, and the input has {channels} channels; write 1 to {channels}"
+            )
+        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+        factors = nn.relu(dense(channels // self.reduction)(x.mean(axis=(1, 2))))
+        return x * nn.sigmoid(dense(channels)(factors))[:, None, None]
 
 
 class _Block(nn.Module):
@@ -48,10 +72,11 @@ class _Block(nn.Module):
     projection: bool = False
     part: int | None = None
     normalise: bool = True
+    reduction: int | None = None
 
     @property
-    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
-        """(channels, kernel size, stride) of each convolution."""
+    def convolutions(self) -> tuple[tuple[int, ...], ...]:
+        """(channels, kernel size, stride) of each convolution, and, if it has several, its number of groups."""
         raise NotImplementedError
 
     def parts(self) -> list[nn.Module]:
@@ -75,13 +100,26 @@ class _Block(nn.Module):
                 f"part {self.part} of a {type(self).__name__} takes a pair (activations, shortcut), as part "
                 f"{self.part - 1} gives; keep the parts in order"
             )
-        y, shortcut = x if self.part else (x, self._shortcut_of_first_part(x, train))
+        y, shortcut = x if self.part else (x, None)
         for part in range(last + 1) if self.part is None else (self.part,):
-            channels, size, stride = self.convolutions[part]
-            y = convolution(self, channels, size, stride, name=f"Conv_{part}")(y)
-            y = normalisation(self, name=f"_Norm_{part}")(y, train)
-            y = nn.relu(y if part < last else y + self._shortcut_of_last_part(shortcut, train))
+            y, shortcut = self._apply_part(part, y, shortcut, train)
         return y if self.part in (None, last) else (y, shortcut)
+
+    def _apply_part(self, part: int, y: jax.Array, shortcut: Any, train: bool) -> tuple[jax.Array, Any]:
+        """Activations and shortcut after a part; a first part makes the shortcut, a last adds it."""
+        if part == 0:
+            shortcut = self._shortcut_of_first_part(y, train)
+        y = convolution(self, *self.convolutions[part], name=f"Conv_{part}")(y)
+        y = normalisation(self, name=f"_Norm_{part}")(y, train)
+        if part == len(self.convolutions) - 1:
+            y = self._sum(y, shortcut, train)
+        return nn.relu(y), shortcut
+
+    def _sum(self, y: jax.Array, shortcut: jax.Array, train: bool) -> jax.Array:
+        if self.reduction is not None:
+            excitation = SqueezeExcitation(self.reduction, self.dtype, self.param_dtype, name="excitation")
+            y = excitation(y)
+        return y + self._shortcut_of_last_part(shortcut, train)
 
     def _shortcut_of_first_part(self, x: jax.Array, train: bool) -> jax.Array:
         if self.projection and self.stride > 1:
@@ -113,25 +151,31 @@ class BasicBlock(_Block):
         parameters: subsampled and padded with zero channels where the shapes ask for it (option A).
       part: which convolution to be (see `parts`); ``None``: the whole block.
       normalise: whether batch normalisation follows each convolution; without, they have a bias.
+      reduction: of a `SqueezeExcitation` before the sum; ``None``: there is none.
     """
 
     @property
-    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
+    def convolutions(self) -> tuple[tuple[int, ...], ...]:
         return (self.channels, 3, self.stride), (self.channels, 3, 1)
 
 
 class Bottleneck(_Block):
     """1x1, 3x3 and 1x1 convolutions and a shortcut: [B, H, W, C] -> [B, H / stride, W / stride, channels].
 
-    The first two have a quarter of the channels. The stride is that of the 3x3 convolution, as in torchvision ("v1.5");
-    He et al. (2016) have it in the first.
+    The stride is that of the 3x3 convolution, as in torchvision ("v1.5"); He et al. (2016) have it in the first.
 
-    Attributes: as those of `BasicBlock`.
+    Attributes: as those of `BasicBlock`, and
+      width: channels of the first two; by default a quarter of ``channels``.
+      groups: into which the 3x3 convolution is divided, each of width / groups channels (Xie et al. 2017).
     """
 
+    width: int | None = None
+    groups: int = 1
+
     @property
-    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
-        return (self.channels // 4, 1, 1), (self.channels // 4, 3, self.stride), (self.channels, 1, 1)
+    def convolutions(self) -> tuple[tuple[int, ...], ...]:
+        width = self.channels // 4 if self.width is None else self.width
+        return (width, 1, 1), (width, 3, self.stride, self.groups), (self.channels, 1, 1)
 
 
 def as_layers(blocks: Iterable[BasicBlock | Bottleneck], split: bool) -> list[nn.Module]:
@@ -139,13 +183,16 @@ def as_layers(blocks: Iterable[BasicBlock | Bottleneck], split: bool) -> list[nn
     return [layer for block in blocks for layer in (block.parts() if split else (block,))]
 
 
-def convolution(module: nn.Module, channels: int, size: int, stride: int = 1, name: str | None = None) -> nn.Conv:
+def convolution(
+    module: nn.Module, channels: int, size: int, stride: int = 1, groups: int = 1, name: str | None = None
+) -> nn.Conv:
     """A convolution in the dtypes of the module that it is part of; with a bias if that does without normalisation."""
     return nn.Conv(
         channels,
         (size, size),
         strides=stride,
         padding=size // 2,  # on each side, as PyTorch: with stride 2, "SAME" would pad one side more
+        feature_group_count=groups,
         use_bias=not module.normalise,
         kernel_init=_conv_init,
         dtype=module.dtype,

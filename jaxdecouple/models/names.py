@@ -1,32 +1,117 @@
-"""A model's name is its kind and its depth: ``mlp``, ``cnn``, ``vgg11``, ``resnet20``, ``resnet50``."""
+"""A model's name is its kind and its sizes: ``mlp``, ``vgg11``, ``resnet20``, ``wrn28_10``, ``resnext29_8x64d``."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdecouple.models.cnn import cnn
+from jaxdecouple.models.densenet import DEPTHS as DENSENET_DEPTHS
+from jaxdecouple.models.densenet import densenet
 from jaxdecouple.models.imagenet_resnet import DEPTHS, imagenet_resnet
 from jaxdecouple.models.mlp import mlp
-from jaxdecouple.models.resnet import resnet
+from jaxdecouple.models.mobilenet import mobilenet_v2
+from jaxdecouple.models.preactivation import preact_resnet
+from jaxdecouple.models.resnet import is_bottleneck_depth, resnet
+from jaxdecouple.models.resnext import resnext
 from jaxdecouple.models.vgg import DEPTHS as VGG_DEPTHS
 from jaxdecouple.models.vgg import vgg
+from jaxdecouple.models.wide_resnet import wide_resnet
 
-_WITHOUT_DEPTH = {"mlp": mlp, "cnn": cnn}
-_IMAGENET_NAMES = tuple(f"resnet{depth}" for depth in DEPTHS)
-_VGG_NAMES = tuple(f"vgg{depth}" for depth in VGG_DEPTHS)
-_KNOWN = f"resnet<6n+2>, or one of: {', '.join((*_IMAGENET_NAMES, *_VGG_NAMES))}"
-# Those that papers report on, for suggestions; `by_name` knows more.
-_USUAL = (
-    *_WITHOUT_DEPTH,
-    *(f"resnet{depth}" for depth in (8, 20, 32, 44, 56, 110)),
-    *_IMAGENET_NAMES,
-    *_VGG_NAMES,
+
+def _plain_resnet(depth: int, num_classes: int, *, small_images: bool, **options: Any) -> list[nn.Module]:
+    """The ImageNet form where there is one; else the CIFAR form, of basic blocks where they can make that depth."""
+    if depth in DEPTHS:
+        return imagenet_resnet(depth, num_classes, small_images=small_images, **options)
+    return resnet(depth, num_classes, bottleneck=is_bottleneck_depth(depth), **options)
+
+
+def _resnext(depth: int, cardinality: int, width: int, num_classes: int, **options: Any) -> list[nn.Module]:
+    return resnext(depth, num_classes, cardinality=cardinality, width=width, **options)
+
+
+class _Kind(NamedTuple):
+    """A kind of model.
+
+    Attributes:
+      pattern: of the names; the numbers in it are the first arguments of ``build``.
+      build: a function of these, the number of classes, and options.
+      options: those of `by_name` that it takes.
+      usual: the names that papers report on, for suggestions.
+      known: what to write, in messages; by default the usual names.
+    """
+
+    pattern: str
+    build: Callable[..., list[nn.Module]]
+    options: tuple[str, ...]
+    usual: tuple[str, ...]
+    known: tuple[str, ...] = ()
+
+
+def _with_depths(kind: str, depths: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"{kind}{depth}" for depth in depths)
+
+
+_SPLIT = ("split_blocks", "normalise")
+_SIZED = ("small_images", "normalise")
+_IMAGENET_NAMES = _with_depths("resnet", DEPTHS)
+_KINDS = (
+    _Kind("mlp", mlp, (), ("mlp",)),
+    _Kind("cnn", cnn, (), ("cnn",)),
+    _Kind(
+        r"resnet(\d+)",
+        _plain_resnet,
+        ("small_images", *_SPLIT),
+        (*_with_depths("resnet", (8, 20, 32, 44, 56, 98, 110, 164, 1001, 1202)), *_IMAGENET_NAMES),
+        ("resnet<6n+2>", "resnet<9n+2>"),
+    ),
+    _Kind(
+        r"resnet(\d+)_bottleneck",
+        functools.partial(resnet, bottleneck=True),
+        _SPLIT,
+        ("resnet164_bottleneck",),
+        ("resnet<9n+2>_bottleneck",),
+    ),
+    _Kind(
+        r"preact_resnet(\d+)",
+        preact_resnet,
+        _SPLIT,
+        ("preact_resnet164", "preact_resnet1001"),
+        ("preact_resnet<9n+2>",),
+    ),
+    _Kind(r"wrn(\d+)_(\d+)", wide_resnet, _SPLIT, ("wrn28_10",), ("wrn<6n+4>_<width>",)),
+    _Kind(r"resnext(\d+)", resnext, _SPLIT, ("resnext29",), ("resnext<9n+2>",)),
+    _Kind(
+        r"resnext(\d+)_(\d+)x(\d+)d",
+        _resnext,
+        _SPLIT,
+        ("resnext29_8x64d", "resnext29_16x64d"),
+        ("resnext<9n+2>_<groups>x<width>d",),
+    ),
+    _Kind(
+        r"se_resnet(\d+)",
+        functools.partial(imagenet_resnet, reduction=16),
+        ("small_images", *_SPLIT),
+        _with_depths("se_resnet", DEPTHS),
+    ),
+    _Kind("mobilenet_v2", mobilenet_v2, _SIZED, ("mobilenet_v2",)),
+    _Kind(r"densenet(\d+)", densenet, _SIZED, _with_depths("densenet", DENSENET_DEPTHS)),
+    _Kind(r"vgg(\d+)", vgg, ("normalise",), _with_depths("vgg", VGG_DEPTHS)),
 )
+_WITH_NORMALISATION = [kind for kind in _KINDS if "normalise" in kind.options]
+
+
+def _known(kinds: tuple[_Kind, ...] | list[_Kind]) -> str:
+    """What to write for one of them: the patterns, then the single names, and ImageNet's among those first."""
+    patterns = [name for kind in kinds for name in kind.known]
+    single = [name for kind in kinds if not kind.known for name in kind.usual if "normalise" in kind.options]
+    return f"{', '.join(patterns)}, or one of: {', '.join((*_IMAGENET_NAMES, *single))}"
 
 
 def by_name(
@@ -41,14 +126,34 @@ def by_name(
 ) -> list[nn.Module]:
     """The model of that name, as a sequence of modules: [B, ...] -> [B, num_classes].
 
+    ============================= =============================================================================
+    name                          model
+    ============================= =============================================================================
+    ``mlp``, ``cnn``              `mlp`, `cnn`
+    ``resnet18``, 34, 50, 101,    the ImageNet form (the CIFAR forms of these depths: `resnet`)
+    152
+    ``resnet<6n+2>``              the CIFAR form of basic blocks: ``resnet20``, 56, 98, 110, 164, 1202
+    ``resnet<9n+2>``              the CIFAR form of bottlenecks, if the depth is not 6n + 2: ``resnet1001``
+    ``resnet<9n+2>_bottleneck``   the CIFAR form of bottlenecks: ``resnet164_bottleneck``
+    ``preact_resnet<9n+2>``       with pre-activation: ``preact_resnet164``, ``preact_resnet1001``
+    ``wrn<6n+4>_<width>``         `wide_resnet`: ``wrn28_10``
+    ``resnext<9n+2>_<C>x<d>d``    `resnext`, C groups of d channels: ``resnext29_8x64d``, also ``resnext29``,
+                                  and ``resnext29_16x64d``
+    ``se_resnet18``, 34, 50, ...  the ImageNet form with squeeze and excitation
+    ``mobilenet_v2``              `mobilenet_v2`
+    ``densenet121``, 161, 169,    `densenet`
+    201
+    ``vgg11``, 13, 16, 19         `vgg`
+    ============================= =============================================================================
+
     Args:
-      name: ``mlp``; ``cnn``; ``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``; ``resnet18``, ``resnet34``, ``resnet50``,
-        ``resnet101`` or ``resnet152`` for the ImageNet form; or ``resnet<6n+2>`` for the CIFAR form (those of depths 50
-        and 152 are `resnet(50)` and `resnet(152)`).
+      name: as in the table.
       num_classes: outputs.
-      small_images: the ImageNet form with a stem for small images. The other models have one form only.
-      split_blocks: one module for each convolution of a residual block. The other models have no such blocks.
-      normalise: whether batch normalisation follows each convolution of a VGG or ResNet.
+      small_images: an ImageNet model (ResNet, SE-ResNet, MobileNetV2, DenseNet) with its form for small images. The
+        other models have one form only.
+      split_blocks: one module for each convolution of a residual block. VGG, MobileNetV2, DenseNet, ``mlp`` and ``cnn``
+        have no such blocks.
+      normalise: whether a convolutional network, other than ``cnn``, has batch normalisation.
       dtype: of the computation; by default that of inputs and parameters together.
       param_dtype: of the parameters.
 
@@ -56,27 +161,24 @@ def by_name(
       ValueError: no such model, where the message suggests the nearest; or one that never has batch normalisation, and
         ``normalise`` is false.
     """
-    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    if name in _WITHOUT_DEPTH:
-        if not normalise:
-            raise ValueError(
-                f"normalise is {normalise}, but {name!r} never has batch normalisation; write normalise=True, or, "
-                f"for a model that has it and can do without, {_KNOWN}"
-            )
-        return _WITHOUT_DEPTH[name](num_classes, **dtypes)
-    match = re.fullmatch(r"(resnet|vgg)([0-9]+)", name)
-    if not match:
-        near = difflib.get_close_matches(name.lower(), _USUAL, n=1, cutoff=0.4)
+    for kind in _KINDS:
+        if match := re.fullmatch(kind.pattern, name, re.ASCII):
+            break
+    else:
+        usual = [each for kind in _KINDS for each in kind.usual]
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), usual, n=1, cutoff=0.45)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {name!r}; {hint}write {', '.join(_WITHOUT_DEPTH)}, {_KNOWN}")
-    depth = int(match[2])
+        raise ValueError(f"unknown model {name!r}; {hint}write mlp, cnn, {_known(_KINDS)}")
+    given = {"small_images": small_images, "split_blocks": split_blocks, "normalise": normalise}
+    if not normalise and "normalise" not in kind.options:
+        raise ValueError(
+            f"normalise is {normalise}, but {name!r} never has batch normalisation; write normalise=True, or, "
+            f"for a model that has it and can do without, {_known(_WITH_NORMALISATION)}"
+        )
+    options = {option: given[option] for option in kind.options}
     try:
-        if match[1] == "vgg":
-            return vgg(depth, num_classes, normalise=normalise, **dtypes)
-        if depth in DEPTHS:
-            form = {"small_images": small_images, "split_blocks": split_blocks, "normalise": normalise}
-            return imagenet_resnet(depth, num_classes, **form, **dtypes)
-        return resnet(depth, num_classes, split_blocks=split_blocks, normalise=normalise, **dtypes)
+        sizes = [int(number) for number in match.groups()]
+        return kind.build(*sizes, num_classes, dtype=dtype, param_dtype=param_dtype, **options)
     except ValueError as error:
-        others = f"; or one of: {', '.join(_IMAGENET_NAMES)}" if match[1] == "resnet" else ""
+        others = f"; or one of: {', '.join(_IMAGENET_NAMES)}" if kind.build is _plain_resnet else ""
         raise ValueError(f"unknown model {name!r}: {error}{others}") from None

@@ -1,0 +1,111 @@
+"""MobileNetV2 of Sandler et al. (2018), as a sequence of layers that can be cut anywhere.
+
+Table 2 of that paper: a 3x3 convolution, 17 inverted residuals, a 1x1 convolution, mean and a dense layer. The wide
+activations are inside the blocks; between them there are few channels, so that a cut carries little. Convolutions and
+normalisation start as torchvision's, the classifier as Flax's; torchvision's dropout before the classifier is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdecouple.models.blocks import convolution, normalisation
+from jaxdecouple.models.resnet import Head
+
+# Expansion, channels, blocks and the first one's stride of each group.
+_GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+
+class MobileLayer(nn.Module):
+    """Convolution, normalisation and ReLU6, a ReLU of at most 6: [B, H, W, C] -> [B, H / stride, W / stride, channels].
+
+    Attributes:
+      channels: of the output.
+      size: of the kernel.
+      stride: of the convolution; odd sizes are rounded up.
+      dtype: of the computation; by default that of inputs and parameters together.
+      param_dtype: of the parameters.
+      normalise: whether there is batch normalisation; without, the convolution has a bias.
+    """
+
+    channels: int
+    size: int = 1
+    stride: int = 1
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = convolution(self, self.channels, self.size, self.stride)(x)
+        return nn.relu6(normalisation(self)(x, train))
+
+
+class InvertedResidual(nn.Module):
+    """A wide block between narrow ends: [B, H, W, C] -> [B, H / stride, W / stride, channels].
+
+    A 1x1 convolution to expansion * C channels (none if the expansion is 1), a 3x3 convolution of each channel by
+    itself, both with normalisation and ReLU6, and a 1x1 convolution to ``channels`` with normalisation alone; and the
+    input added, if it has the shape of the output.
+
+    Attributes:
+      channels: of the output.
+      stride: of the 3x3 convolution; odd sizes are rounded up.
+      expansion: how many times as wide the block is inside as at its input.
+      dtype: of the computation; by default that of inputs and parameters together.
+      param_dtype: of the parameters.
+      normalise: whether batch normalisation follows each convolution; without, they have a bias.
+    """
+
+    channels: int
+    stride: int = 1
+    expansion: int = 6
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        inside = self.expansion * x.shape[-1]
+        y = x
+        if self.expansion != 1:
+            y = nn.relu6(normalisation(self)(convolution(self, inside, 1)(y), train))
+        y = nn.relu6(normalisation(self)(convolution(self, inside, 3, self.stride, groups=inside)(y), train))
+        y = normalisation(self)(convolution(self, self.channels, 1)(y), train)
+        return x + y if y.shape == x.shape else y
+
+
+def mobilenet_v2(
+    num_classes: int = 1000,
+    *,
+    small_images: bool = False,
+    normalise: bool = True,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+) -> list[nn.Module]:
+    """MobileNetV2 of width 1, as 20 modules: [B, H, W, C] -> [B, num_classes].
+
+    3 504 872 parameters with 1000 classes, as torchvision's (the paper says 3.4 M, as does Table V of FDG, where there
+    are 200 classes: 2 480 072).
+
+    Args:
+      num_classes: outputs.
+      small_images: whether the stem and the second group have no stride, so that the last activations have H / 8 rows
+        rather than H / 32: 4 for CIFAR's images of 32x32, 8 for Tiny-ImageNet's of 64x64. This is what published
+        CIFAR versions do; the papers do not say how they have adapted theirs.
+      normalise: whether batch normalisation follows each convolution; without, they have a bias.
+      dtype: of the computation; by default that of inputs and parameters together.
+      param_dtype: of the parameters.
+    """
+    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+    common = {"normalise": normalise, **dtypes}
+    layers: list[nn.Module] = [MobileLayer(32, 3, 1 if small_images else 2, **common)]
+    for group, (expansion, channels, blocks, stride) in enumerate(_GROUPS):
+        stride = 1 if small_images and group == 1 else stride
+        layers.append(InvertedResidual(channels, stride, expansion, **common))
+        layers += [InvertedResidual(channels, 1, expansion, **common)] * (blocks - 1)
+    return [*layers, MobileLayer(1280, **common), Head(num_classes, **dtypes)]

@@ -1,0 +1,118 @@
+"""The pre-activation networks of He et al. (2016b) for CIFAR, as sequences of layers that can be cut anywhere.
+
+Normalisation and ReLU come before each convolution, so that nothing but sums lies on the way along the shortcuts: the
+stem is a convolution alone, and a normalisation and a ReLU come after the last block. Depth 9n + 2: three groups of n
+bottlenecks with 64, 128 and 256 channels (the second and third start with stride 2). Where a block changes the number
+of channels, the activation is before the fork, and the shortcut is a 1x1 convolution. The stride of a bottleneck is
+that of its 3x3 convolution, as everywhere here; in the authors' code it is the first one's.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdecouple.models.blocks import BasicBlock, Bottleneck, _Block, as_layers, convolution, normalisation
+from jaxdecouple.models.resnet import Head
+
+
+class _PreActivation(_Block):
+    """What blocks with normalisation and ReLU before each convolution share; parts and shortcuts are as a block's."""
+
+    def _apply_part(self, part: int, y: jax.Array, shortcut: Any, train: bool) -> tuple[jax.Array, Any]:
+        x, y = y, nn.relu(normalisation(self, name=f"_Norm_{part}")(y, train))
+        if part == 0:
+            shortcut = self._shortcut_of_first_part(y if self.projection else x, train)
+        y = convolution(self, *self.convolutions[part], name=f"Conv_{part}")(y)
+        if part == len(self.convolutions) - 1:
+            y = self._sum(y, shortcut, train)
+        return y, shortcut
+
+    def _project(self, x: jax.Array, train: bool) -> jax.Array:
+        # Not normalised: the next block does that to the sum.
+        return convolution(self, self.channels, 1, self.stride, name="projection")(x)
+
+
+class PreActivationBlock(_PreActivation, BasicBlock):
+    """Two 3x3 convolutions after normalisation and ReLU: [B, H, W, C] -> [B, H / stride, W / stride, channels].
+
+    Attributes: as those of `BasicBlock`; a projection is a convolution of the first activations.
+    """
+
+
+class PreActivationBottleneck(_PreActivation, Bottleneck):
+    """1x1, 3x3, 1x1 convolutions after normalisation and ReLU: [B, H, W, C] -> [B, H / stride, W / stride, channels].
+
+    Attributes: as those of `Bottleneck`; a projection is a convolution of the first activations.
+    """
+
+
+class PlainStem(nn.Module):
+    """3x3 convolution alone: [B, H, W, C] -> [B, H, W, channels]."""
+
+    channels: int = 16
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return convolution(self, self.channels, 3)(x)
+
+
+class ActivationHead(nn.Module):
+    """Normalisation, ReLU, mean over space and a dense layer: [B, H, W, C] -> [B, num_classes]."""
+
+    num_classes: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.relu(normalisation(self)(x, train))
+        return Head(self.num_classes, self.dtype, self.param_dtype, name="head")(x)
+
+
+def preact_resnet(
+    depth: int,
+    num_classes: int = 10,
+    *,
+    split_blocks: bool = False,
+    normalise: bool = True,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+) -> list[nn.Module]:
+    """The pre-activation ResNet of ``depth`` = 9n + 2 layers with weights: [B, H, W, C] -> [B, num_classes].
+
+    With 10 classes, ResNet-164 has 1.70 M parameters and ResNet-1001 10.3 M (the paper's tables say 1.7 M and 10.2 M).
+
+    Args:
+      depth: 11, 20, 29, 164, 1001, ...
+      num_classes: outputs.
+      split_blocks: whether each block is three modules, one for each convolution; see `resnet`.
+      normalise: whether there is batch normalisation; without, the convolutions have a bias.
+      dtype: of the computation; by default that of inputs and parameters together.
+      param_dtype: of the parameters.
+
+    Raises:
+      ValueError: depth is not 9n + 2.
+    """
+    if depth < 11 or (depth - 2) % 9:
+        below = max(11, depth - (depth - 2) % 9)
+        raise ValueError(f"depth is {depth}; a pre-activation ResNet has 9n + 2 layers: write {below} or {below + 9}")
+    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+    common = {"normalise": normalise, **dtypes}
+    blocks: list[PreActivationBottleneck] = []
+    for group, channels in enumerate((64, 128, 256)):
+        blocks.append(PreActivationBottleneck(channels, 2 if group else 1, projection=True, **common))
+        blocks += [PreActivationBottleneck(channels, **common)] * ((depth - 2) // 9 - 1)
+    return [PlainStem(**common), *as_layers(blocks, split_blocks), ActivationHead(num_classes, **common)]
+
+
+preact_resnet164 = functools.partial(preact_resnet, 164)
+preact_resnet1001 = functools.partial(preact_resnet, 1001)
