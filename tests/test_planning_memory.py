@@ -42,18 +42,20 @@ def bytes_at(run, device, moment, accumulate):
         for op in queue:
             used.setdefault(op.batch, updates)
             updates += op.kind is BACKWARD and (op.batch + 1) % accumulate == 0
-        done = [n for n in used if k < last and at[Op(BACKWARD, k, n)][1] <= moment]
+        done = [n for n in used if run.schedule.has_backward(k) and at[Op(BACKWARD, k, n)][1] <= moment]
         current = sum((n + 1) % accumulate == 0 for n in done)
         referred = set()
         for n in used:
-            start, forwarded, _ = at[Op(FORWARD, k, n)]
-            arrived = at[Op(FORWARD, k - 1, n)][2] if k else start
-            if k == last:
+            start, forwarded, arrived = at[Op(FORWARD, k, n)]
+            if k == last or run.schedule.learning != "gradient":
                 found += (arrived <= moment < forwarded) * sizes.inputs[k]
                 found += (start <= moment < forwarded) * sizes.residuals[k]
+                if k < last and run.schedule.learning == "synthetic":  # the output, and its gradient
+                    _, taught, above = at[Op(BACKWARD, k, n)]
+                    found += (forwarded <= moment < taught) * sizes.inputs[k + 1]
+                    found += (above <= moment < taught) * sizes.inputs[k + 1]
                 continue
-            finished = at[Op(BACKWARD, k, n)][1]
-            above = at[Op(FORWARD if k + 1 == last else BACKWARD, k + 1, n)][2]
+            _, finished, above = at[Op(BACKWARD, k, n)]
             found += (arrived <= moment < (finished if weights == "replay" else forwarded)) * sizes.inputs[k]
             found += (weights != "replay" and forwarded <= moment < finished) * sizes.residuals[k]
             found += (above <= moment < finished) * sizes.inputs[k + 1]
@@ -70,8 +72,10 @@ def test_bytes_in_flight_equal_what_lies_there(seed):
     p, q = rng.integers(0, 3, K - 1), rng.integers(1, 3, K - 1)
     schedule = (schedules.delays(p, q, order="backward_first"), schedules.gpipe(K, 3))[int(rng.random() < 0.3)]
     schedule = schedule.with_weights(str(rng.choice(weights)))
+    if rng.random() < 0.4:
+        schedule = [schedules.dgl(K), schedules.dni(K), schedules.delays(p, q, learning="synthetic")][seed % 3]
     parts = {name: rng.random(K) for name in ("forward", "backward")}
-    parts |= {name: rng.random(K - 1) for name in ("up", "down")}
+    parts |= {name: rng.random(K - 1) for name in ("up", "down", "teach")}
     parts |= {"joined": rng.random(K - 1)} if rng.random() < 0.5 else {}
     sizes = Sizes(inputs=rng.integers(1, 99, K), residuals=rng.integers(1, 99, K), params=rng.integers(1, 99, K))
     run = timeline(schedule, Times(**parts), num_batches=9, sizes=sizes, devices=[k // 2 for k in range(K)])

@@ -36,23 +36,23 @@ def naive(schedule, times, num_batches, devices, run_ahead):
         op = unit[0]
         if len(unit) == 2:
             return times.joined[op.stage]
-        redo = op.stage == last or (op.kind is BACKWARD and schedule.weights == "replay")
+        local = schedule.learning in ("greedy", "synthetic")
+        if local and op.kind is BACKWARD:
+            return times.teach[op.stage]
+        redo = local or op.stage == last or (op.kind is BACKWARD and schedule.weights == "replay")
         whole = times.forward[op.stage] + times.backward[op.stage]
         return whole if redo else (times.forward if op.kind is FORWARD else times.backward)[op.stage]
 
-    def inputs(op):
-        if op.kind is BACKWARD:
-            yield Op(FORWARD if op.stage + 1 == last else BACKWARD, op.stage + 1, op.batch)
-        elif op.stage:
-            yield Op(FORWARD, op.stage - 1, op.batch)
-
-    def sent(op):
-        up = op.kind is FORWARD and op.stage < last
-        if not up and op.stage == 0:
-            return end[unit_of[op]]
-        edge, before = op.stage - (not up), arrival.get(op._replace(batch=op.batch - 1), 0.0)
+    def reached(op):
+        """When what the operation needs of a neighbour is there."""
+        up = op.kind is FORWARD
+        if up and op.stage == 0:
+            return 0.0
+        made_forward = up or op.stage + 1 == last or schedule.learning == "synthetic"
+        source = Op(FORWARD if made_forward else BACKWARD, op.stage + (-1 if up else 1), op.batch)
+        edge, before = min(op.stage, source.stage), arrival.get(op._replace(batch=op.batch - 1), 0.0)
         near = devices[edge] == devices[edge + 1]
-        return max(end[unit_of[op]], before) + (0 if near else (times.up if up else times.down)[edge])
+        return max(end[unit_of[source]], before) + (0 if near else (times.up if up else times.down)[edge])
 
     while True:
         old = list(start), list(end), list(issued), dict(arrival)
@@ -61,10 +61,9 @@ def naive(schedule, times, num_batches, devices, run_ahead):
             ended = [v for v, at in losses if at < min(tick, num_batches - 1)]
             wait = [end[v] for v in ended[: len(ended) - run_ahead + 1]] if run_ahead else []
             issued[u] = max([issued[u - 1] if u else 0.0, *wait]) + times.host
-            ready = [arrival[source] for op in unit for source in inputs(op)]
-            start[u] = max([issued[u], *ready, *(end[v] for v in behind[-1:])])
+            arrival.update({op: reached(op) for op in unit})
+            start[u] = max([issued[u], *(arrival[op] for op in unit), *(end[v] for v in behind[-1:])])
             end[u] = start[u] + duration(unit)
-            arrival.update({op: sent(op) for op in unit})
         if old == (start, end, issued, arrival):
             return {op: (start[u], end[u]) for op, u in unit_of.items()}
 
@@ -88,6 +87,10 @@ def random_case(rng, most_stages=4):
 def test_both_passes_equal_the_naive_simulator(seed):
     rng = np.random.default_rng(seed)
     schedule, parts = random_case(rng)
+    if seed % 4 == 0 and not isinstance(schedule, schedules.FlushSchedule):
+        parts |= {"teach": rng.random(schedule.num_stages - 1)}
+        learning, q = ("greedy", [0] * len(schedule.q)) if seed % 8 == 0 else ("synthetic", schedule.q)
+        schedule = schedules.delays(schedule.p, q, learning=learning)
     host, run_ahead = rng.choice([0.0, 0.3]), rng.choice([None, 1, 3])
     devices = np.unique(rng.integers(0, 4, schedule.num_stages), return_inverse=True)[1].tolist()
     devices = devices if rng.random() < 0.5 else list(range(schedule.num_stages))
@@ -112,12 +115,30 @@ def test_pipedream_by_hand(slowdown):
     assert run.makespan == 6.75
     assert run.kind.tolist() == ["F", "F", "F", "B", "F", "B"] and run.tick.tolist() == [0, 1, 1, 1, 2, 2]
     assert run.bubble == pytest.approx(1 - 4 / 6.75)
-    assert run.arrival.tolist() == [1.5, 2.5, 3.75, 4.75, 5.75, 6.75]
+    # Of the input of F0.0, F1.0, F0.1, B0.0, F1.1, B0.1, in the order of dispatch.
+    assert run.arrival[run.stage == 1].tolist() == [1.5, 2.5] and run.arrival[run.kind == "B"].tolist() == [3.75, 5.75]
+    assert run.arrival[(run.stage == 0) & (run.kind == "F")].tolist() == [0, 1]  # as they start
+
+
+@pytest.mark.parametrize("slowdown", [(), (1, 1)])
+def test_synthetic_gradients_by_hand(slowdown):
+    times = Times(forward=[1, 1, 1], backward=[1, 1, 1], up=[0.5] * 2, down=[0.25] * 2, teach=[0.5, 1], slowdown=slowdown)
+    run = timeline(schedules.dni(3), times, num_batches=2)
+    # Queues: stage 0: F0 F1 B0 B1; stage 1: F0 F1 B0 B1; stage 2: F0 F1. A forward sends its results both ways.
+    stage0 = {"F0.0": (0, 2), "F0.1": (2, 4), "B0.0": (4.75, 5.25), "B0.1": (6.75, 7.25)}
+    stage1 = {"F1.0": (2.5, 4.5), "F1.1": (4.5, 6.5), "B1.0": (7.25, 8.25), "B1.1": (9.25, 10.25)}
+    assert spans(run) == stage0 | stage1 | {"F2.0": (5, 7), "F2.1": (7, 9)}
+
+
+def test_greedy_stages_reach_full_speed_with_any_transfer():
+    times = Times(forward=[1, 1, 1], backward=[2, 2, 2], up=[2.9] * 2, down=[100] * 2)
+    run = timeline(schedules.dgl(3), times)
+    assert run.speedup == pytest.approx(3) and run.busy == pytest.approx((1, 1, 1))
 
 
 def test_a_link_carries_one_transfer_at_a_time():
     run = timeline(schedules.gpipe(2, 3), Times(forward=[1, 0], backward=[0, 0.5], up=[4]), num_batches=3)
-    assert run.arrival[(run.stage == 0) & (run.kind == "F")].tolist() == [5, 9, 13]  # sent at 1, 2, 3
+    assert run.arrival[run.stage == 1].tolist() == [5, 9, 13]  # sent at 1, 2, 3
 
 
 @pytest.mark.parametrize("slowdown", [(), (1,)])

@@ -26,8 +26,8 @@ class Dispatches:
       backward: [N], whether the operation is a ``BACKWARD``; ``stage``, ``batch``, ``tick``: [N], where it belongs.
       dispatch: [N], the dispatch that the operation is part of: 0..D-1, not descending.
       source: [N], the operation whose result this one needs from a neighbour, or -1.
-      transfer: [N], seconds from the operation's end until its result has reached the neighbour.
-      link: [N], the in-order link on which it travels.
+      transfer: [N], seconds from the end of that operation until its result is here.
+      link: [N], the in-order link on which it travels: 0..2K-3, or 2K-2 for an operation that needs none.
       device: [D], where the dispatch runs; ``duration``: [D], its seconds.
       awaited: [D], the loss, as an operation, that must exist before the host issues the dispatch, or -1.
     """
@@ -62,15 +62,15 @@ def flatten(
     backward, stage, batch, tick, dispatch = _operations(schedule, num_batches, joining=times.joined is not None)
     source = _sources(schedule, backward, stage, batch, tick)
     edges = schedule.num_stages - 1
-    # Links 0..K-2 carry activations, K-1..2K-3 gradients, and the last one results that nobody needs.
-    up, down = ~backward & (stage < edges), (stage > 0) & (backward | (stage == edges))
-    link = np.where(down, edges + stage - 1, np.where(up, stage, 2 * edges))
+    # Links 0..K-2 carry activations to the stage above, K-1..2K-3 gradients to the stage below.
+    link = np.where(source < 0, 2 * edges, np.where(backward, edges + stage, stage - 1))
     place = np.asarray(devices)
     near = place[1:] == place[:-1]  # neighbours on one device hand over at once
     seconds = np.concatenate([np.where(near, 0.0, times.up), np.where(near, 0.0, times.down), [0.0]])
     heads = np.flatnonzero(np.diff(dispatch, prepend=-1))
     paired = np.diff(heads, append=len(dispatch)) == 2
-    single = np.array([[times.duration(kind, k, schedule.weights) for k in range(edges + 1)] for kind in _KINDS])
+    policy = schedule.weights, schedule.learning
+    single = np.array([[times.duration(kind, k, *policy) for k in range(edges + 1)] for kind in _KINDS])
     together = np.array([*(times.joined or (0.0,) * edges), 0.0])
     duration = np.where(paired, together[stage[heads]], single[backward[heads].astype(int), stage[heads]])
     return Dispatches(
@@ -125,13 +125,14 @@ def _joined(ops: Sequence[Op]) -> tuple[np.ndarray, np.ndarray]:
 def _sources(
     schedule: Schedule, backward: np.ndarray, stage: np.ndarray, batch: np.ndarray, tick: np.ndarray
 ) -> np.ndarray:
-    """Where each operation's input comes from; every result is needed by one neighbour at most."""
+    """Where each operation's input comes from."""
     last, count = schedule.num_stages - 1, len(stage)
     index = np.arange(count)
     place = np.full((2, schedule.num_stages, int(batch.max()) + 1), -1)
     place[backward.astype(int), stage, batch] = index
-    # The gradient for stage K-2 comes from the last stage's FORWARD.
-    above = place[(stage + 1 < last).astype(int), np.minimum(stage + 1, last), batch]
+    learning = np.array([schedule.learns_in_forward(k) for k in range(last + 1)])
+    higher = np.minimum(stage + 1, last)
+    above = place[(~learning[higher]).astype(int), higher, batch]
     below = np.where(stage > 0, place[0, np.maximum(stage - 1, 0), batch], -1)
     source = np.where(backward, above, below)
     needs = backward | (stage > 0)

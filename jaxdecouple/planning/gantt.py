@@ -18,7 +18,7 @@ _COLOURS = {"F": "#4c8bc4", "B": "#e0883a", "L": "#5aa469", "J": "#9a6fb0"}
 _WORDS = {
     "F": "forward",
     "B": "backward and update",
-    "L": "last stage: forward, loss, backward, update",
+    "L": "forward, loss, backward, update",
     "J": "backward joined with the next forward",
 }
 _MOST_BOXES = 6000  # in one picture
@@ -94,11 +94,12 @@ def _boxes(timeline: Timeline, start: float, stop: float) -> Iterator[_Box]:
         column[chosen].tolist() for column in (timeline.dispatch, timeline.kind, timeline.stage, timeline.batch)
     )
     starts, ends = timeline.start[chosen].tolist(), timeline.end[chosen].tolist()
-    last = timeline.schedule.loss_stage
+    schedule = timeline.schedule
     at = 0
     while at < len(chosen):
         joined = at + 1 < len(chosen) and dispatch[at + 1] == dispatch[at]
-        look = "J" if joined else "L" if stage[at] == last else kind[at]
+        learns = kind[at] == "F" and schedule.learns_in_forward(stage[at])
+        look = "J" if joined else "L" if learns else kind[at]
         label = f"{batch[at]},{batch[at + 1]}" if joined else str(batch[at])
         yield _Box(timeline.devices[stage[at]], stage[at], look, label, starts[at], ends[at])
         at += 1 + joined
@@ -200,11 +201,11 @@ def _events(timeline: Timeline) -> Iterator[dict[str, Any]]:
             if previous is not None:
                 yield previous["event"]
             previous = {"event": event, "dispatch": record.dispatch}
-        if arrival > record.end:
-            up = record.kind.value == "F" and record.stage < edges
-            edge = record.stage if up else record.stage - 1
-            seconds = (timeline.times.up if up else timeline.times.down)[edge]
-            yield _complete(name, links, 2 * edge + (not up), arrival - seconds, arrival, args)
+        up = record.kind.value == "F"
+        edge = record.stage - 1 if up else record.stage
+        seconds = (timeline.times.up if up else timeline.times.down)[edge] if edge >= 0 else 0.0
+        if seconds:
+            yield _complete(f"batch {record.batch}", links, 2 * edge + (not up), arrival - seconds, arrival, args)
     if previous is not None:
         yield previous["event"]
     if timeline.sizes is not None:

@@ -4,9 +4,10 @@ Counted for each batch, between operations (what one needs for itself while it r
 
 * the input activation, from its arrival to the end of the forward; where the forward is redone (``remat``, ``replay``)
   to the end of the backward. At stage 0 it arrives as its forward starts: how far ahead a host feeds is not counted;
-* the residuals, from the end of the forward to the end of the backward; none where the forward is redone. The last
-  stage has its own while its ``FORWARD`` runs;
-* the gradient of the stage's output, from its arrival to the end of the backward;
+* the residuals, from the end of the forward to the end of the backward; none where the forward is redone. A stage
+  that learns in its ``FORWARD`` has its own while that runs;
+* the gradient of the stage's output, from its arrival to the end of the backward; where stages learn from synthetic
+  gradients, the output itself as well, from the end of the forward on;
 * under ``stash`` and ``remat``, each version of the weights that is no longer the stage's own and that a batch still
   refers to.
 """
@@ -37,18 +38,20 @@ def bytes_over_time(timeline: Timeline, device: int, accumulate: int) -> tuple[n
 
 def _spans(timeline: Timeline, stage: int, accumulate: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """(from, until, bytes) of everything that ``stage`` keeps, batch by batch."""
-    sizes, weights, last = timeline.sizes, timeline.schedule.weights, timeline.schedule.loss_stage
+    sizes, weights, schedule = timeline.sizes, timeline.schedule.weights, timeline.schedule
     here = timeline.stage == stage
     forward, backward = (np.flatnonzero(here & (timeline.kind == kind)) for kind in "FB")
     started, forwarded = timeline.start[forward], timeline.end[forward]
-    arrived = started
-    if stage > 0:
-        arrived = timeline.arrival[(timeline.stage == stage - 1) & (timeline.kind == "F")]
-    if stage == last:
-        return [(arrived, forwarded, sizes.inputs[stage]), (started, forwarded, sizes.residuals[stage])]
+    arrived = timeline.arrival[forward]
+    if schedule.learns_in_forward(stage):
+        spans = [(arrived, forwarded, sizes.inputs[stage]), (started, forwarded, sizes.residuals[stage])]
+        if schedule.has_backward(stage):  # an output and its gradient, for the auxiliary network to learn from
+            finished = timeline.end[backward]
+            spans.append((forwarded, finished, sizes.inputs[stage + 1]))
+            spans.append((timeline.arrival[backward], finished, sizes.inputs[stage + 1]))
+        return spans
     finished = timeline.end[backward]
-    above = (timeline.stage == stage + 1) & (timeline.kind == ("F" if stage + 1 == last else "B"))
-    spans = [(timeline.arrival[above], finished, sizes.inputs[stage + 1])]
+    spans = [(timeline.arrival[backward], finished, sizes.inputs[stage + 1])]
     if redoes_forward(weights):
         spans.append((arrived, finished, sizes.inputs[stage]))
     else:

@@ -12,6 +12,7 @@ Three rules make the times:
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,7 +79,7 @@ def timeline(
         dispatch=work.dispatch,
         start=start[work.dispatch],
         end=end[work.dispatch],
-        arrival=arrival,
+        arrival=np.where(work.source < 0, start[work.dispatch], arrival),
     )
 
 
@@ -102,7 +103,7 @@ def _in_order(work: Dispatches, times: Times) -> tuple[np.ndarray, np.ndarray, n
     count = len(work.dispatch)
     source, link, transfer = work.source.tolist(), work.link.tolist(), work.transfer.tolist()
     start, end = [0.0] * len(work.device), [0.0] * len(work.device)
-    arrival = [0.0] * (count + 1)  # source -1, the batch itself, is always there
+    arrival = [0.0] * count
     device_free, link_free = [0.0] * (int(work.device.max()) + 1), [0.0] * (max(link) + 1)
     issued, awaited, dispatch = 0.0, work.awaited.tolist(), work.dispatch.tolist()
     lines = zip(work.device.tolist(), work.duration.tolist(), work.members, awaited, strict=True)
@@ -112,12 +113,13 @@ def _in_order(work: Dispatches, times: Times) -> tuple[np.ndarray, np.ndarray, n
         issued += times.host
         begin = max(device_free[device], issued)
         for op in members:
-            begin = max(begin, arrival[source[op]])
+            if source[op] >= 0:  # batches cross an edge in order, so the link has carried all that was sent before
+                sent = max(end[dispatch[source[op]]], link_free[link[op]])
+                arrival[op] = link_free[link[op]] = sent + transfer[op]
+                begin = max(begin, arrival[op])
         start[index] = begin
-        end[index] = device_free[device] = finish = begin + duration
-        for op in members:
-            arrival[op] = link_free[link[op]] = max(finish, link_free[link[op]]) + transfer[op]
-    return np.array(start), np.array(end), np.array(arrival[:count])
+        end[index] = device_free[device] = begin + duration
+    return np.array(start), np.array(end), np.array(arrival)
 
 
 def _shared(work: Dispatches, times: Times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,17 +152,17 @@ class _Events:
         dispatches, count = len(work.device), len(work.dispatch)
         self.now = self.virtual = 0.0
         self.running: list[tuple[float, int]] = []  # (virtual end, dispatch)
-        self.coming: list[tuple[float, int]] = []  # (time, operation whose result arrives, or -1: a dispatch is issued)
+        self.coming: list[tuple[float, int]] = []  # (time, operation whose input arrives, or -1: a dispatch is issued)
         self.start, self.end, self.arrival = [0.0] * dispatches, [np.nan] * dispatches, [0.0] * count
         self._slowdown, self._host = times.slowdown, times.host
         self._members, self._duration, self._device = work.members, work.duration.tolist(), work.device.tolist()
         self._link, self._transfer = work.link.tolist(), work.transfer.tolist()
         self._link_free = [0.0] * (max(self._link) + 1)
         self._dispatch, self._awaited = work.dispatch.tolist(), work.awaited.tolist()
-        self._consumer = [-1] * count  # of each operation's result
+        self._consumers: list[list[int]] = [[] for _ in range(count)]  # of each operation's result
         for op, source in enumerate(work.source.tolist()):
             if source >= 0:
-                self._consumer[source] = self._dispatch[op]
+                self._consumers[source].append(op)
         # A dispatch starts when nothing is missing: its inputs, and that it is issued.
         self._missing = (1 + np.bincount(work.dispatch, work.source >= 0, dispatches).astype(int)).tolist()
         self._queues = [np.flatnonzero(work.device == device)[::-1].tolist() for device in range(max(self._device) + 1)]
@@ -190,18 +192,17 @@ class _Events:
             done = True
 
     def arrive(self, op: int) -> None:
-        """The result of ``op`` has reached the neighbour that needs it."""
-        self._provide(self._consumer[op])
+        """What ``op`` needs from its neighbour is there."""
+        self._provide(self._dispatch[op])
 
     def finish(self, index: int) -> None:
         """Dispatch ``index`` is done."""
         self.end[index] = self.now
         self._busy[self._device[index]] = False
-        for op in self._members[index]:
+        for op in itertools.chain.from_iterable(self._consumers[op] for op in self._members[index]):
             link = self._link[op]
             self.arrival[op] = self._link_free[link] = max(self.now, self._link_free[link]) + self._transfer[op]
-            if self._consumer[op] >= 0:
-                heapq.heappush(self.coming, (self.arrival[op], op))
+            heapq.heappush(self.coming, (self.arrival[op], op))
         self._start_next(self._device[index])
         if index == self._waiting:
             self._waiting = -1

@@ -49,7 +49,7 @@ class Timeline:
       kind: [N], "F" or "B"; stage, batch, tick: [N], integers.
       dispatch: [N], which dispatch an operation is part of; joined ones share theirs, and its start and end.
       start, end: [N], seconds from the start of the run.
-      arrival: [N], seconds until the result is with the neighbour that needs it.
+      arrival: [N], seconds until what an operation needs of a neighbour is there; the start of one that needs nothing.
     """
 
     schedule: Schedule
@@ -94,7 +94,7 @@ class Timeline:
         stop = self.num_batches - min(self.schedule.drain + 1, self.num_batches // 4)
         found = []
         for stage in range(self.schedule.num_stages):
-            kind = "F" if stage == self.schedule.loss_stage else "B"
+            kind = "F" if self.schedule.learns_in_forward(stage) else "B"
             updates = (self.stage == stage) & (self.kind == kind) & (self.batch < stop)
             found.append(_steady(self.end[updates][self.num_batches // 2 :], period_of(self.schedule)))
         return max(filter(None, found), key=lambda part: (part.end - part.start) / part.batches, default=None)
@@ -116,7 +116,10 @@ class Timeline:
 
     @property
     def speedup(self) -> float:
-        """How many times faster, in the steady state, than the whole network on one device."""
+        """How many times faster, in the steady state, than the whole network on one device.
+
+        Where stages learn locally, that device is taken to have the auxiliary networks to work on as well.
+        """
         return self.times.serial / self.seconds_per_batch
 
     @property

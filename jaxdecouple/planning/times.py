@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jaxdecouple.schedules import FORWARD, Kind, Weights, redoes_forward
+from jaxdecouple.schedules import FORWARD, Kind, Learning, Weights, redoes_forward
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,8 @@ class Times:
     """Seconds of a network of K stages, for one batch.
 
     Any unit will do as long as it is one for all; figures and traces take it for seconds. The last stage's ``FORWARD``
-    contains loss, backward and update, so it takes ``forward[-1] + backward[-1]``.
+    contains loss, backward and update, so it takes ``forward[-1] + backward[-1]``; where stages learn locally, so does
+    every stage's, its auxiliary network included.
 
     Attributes:
       forward: K times of a stage's forward.
@@ -24,6 +25,8 @@ class Times:
       down: K - 1 times of a gradient's transfer k+1 -> k; 0 by default.
       joined: K - 1 times of one dispatch that does a ``BACKWARD`` and the ``FORWARD`` that follows it (see
         `schedules.join`), as measured under the weights policy in force. ``None``: operations are dispatched singly.
+      teach: K - 1 times of a ``BACKWARD`` where stages learn from synthetic gradients: the auxiliary network is taught
+        what it should have predicted; 0 by default.
       host: what the host needs to issue one dispatch; it issues them in order, and none starts before it is issued.
       slowdown: how many times longer an operation takes while 1, 2, ... devices are busy at once, for devices that
         share cores; the last entry serves for more devices. Empty: devices do not disturb one another.
@@ -34,6 +37,7 @@ class Times:
     up: Sequence[float] | None = None
     down: Sequence[float] | None = None
     joined: Sequence[float] | None = None
+    teach: Sequence[float] | None = None
     host: float = 0.0
     slowdown: Sequence[float] = ()
 
@@ -45,7 +49,12 @@ class Times:
         backward = _numbers("backward", self.backward, "seconds, one per stage", stages)
         if not any(forward + backward):
             raise ValueError("forward and backward are all 0; write the seconds of what takes time")
-        edges = {"up": "activation k -> k+1", "down": "gradient k+1 -> k", "joined": "backward with its forward"}
+        edges = {
+            "up": "activation k -> k+1",
+            "down": "gradient k+1 -> k",
+            "joined": "backward with its forward",
+            "teach": "auxiliary network",
+        }
         found: dict[str, Any] = {"forward": forward, "backward": backward}
         for name, what in edges.items():
             given = getattr(self, name)
@@ -72,10 +81,13 @@ class Times:
         """Seconds per batch of the whole network on one device: all forwards and backwards, no transfer."""
         return math.fsum(self.forward) + math.fsum(self.backward)
 
-    def duration(self, kind: Kind, stage: int, weights: Weights) -> float:
+    def duration(self, kind: Kind, stage: int, weights: Weights, learning: Learning = "gradient") -> float:
         """Seconds of one operation; under ``remat`` and ``replay`` a ``BACKWARD`` redoes the forward first."""
-        if stage == self.num_stages - 1:
+        local = learning != "gradient"
+        if stage == self.num_stages - 1 or (local and kind is FORWARD):
             return self.forward[stage] + self.backward[stage]
+        if local:
+            return self.teach[stage]
         if kind is FORWARD:
             return self.forward[stage]
         return self.backward[stage] + (self.forward[stage] if redoes_forward(weights) else 0.0)

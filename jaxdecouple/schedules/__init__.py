@@ -1,13 +1,26 @@
 """Schedules: which operation of which batch runs on which stage, tick by tick. Pure Python, without JAX."""
 
 from jaxdecouple.schedules.joining import join
-from jaxdecouple.schedules.presets import adl, backprop, ddg, delays, dsp, fdg, features_replay, gpipe, pipedream
+from jaxdecouple.schedules.presets import (
+    adl,
+    backprop,
+    ddg,
+    delays,
+    dgl,
+    dni,
+    dsp,
+    fdg,
+    features_replay,
+    gpipe,
+    pipedream,
+)
 from jaxdecouple.schedules.schedule import (
     BACKWARD,
     FORWARD,
     DelaySchedule,
     FlushSchedule,
     Kind,
+    Learning,
     Op,
     Order,
     Schedule,
@@ -28,6 +41,7 @@ __all__ = [
     "FlushSchedule",
     "GradientAge",
     "Kind",
+    "Learning",
     "Op",
     "Order",
     "Schedule",
@@ -38,6 +52,8 @@ __all__ = [
     "backprop",
     "ddg",
     "delays",
+    "dgl",
+    "dni",
     "draw",
     "dsp",
     "ends_group",

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
-from jaxdecouple.schedules.schedule import DelaySchedule, FlushSchedule, Order, ScheduleError, Weights, as_integer
+from jaxdecouple.schedules.schedule import (
+    DelaySchedule,
+    FlushSchedule,
+    Learning,
+    Order,
+    ScheduleError,
+    Weights,
+    as_integer,
+)
 
 
 def delays(
@@ -13,10 +22,13 @@ def delays(
     *,
     order: Order = "forward_first",
     weights: Weights = "stash",
+    learning: Learning = "gradient",
     name: str = "delays",
 ) -> DelaySchedule:
     """A schedule from activation delays ``p`` and gradient delays ``q``, in ticks, one of each per edge."""
-    return DelaySchedule(name=name, num_stages=len(p) + 1, p=tuple(p), q=tuple(q), order=order, weights=weights)
+    return DelaySchedule(
+        name=name, num_stages=len(p) + 1, p=tuple(p), q=tuple(q), order=order, weights=weights, learning=learning
+    )
 
 
 def backprop(num_stages: int) -> DelaySchedule:
@@ -64,6 +76,27 @@ def pipedream(num_stages: int, *, weights: Weights = "stash") -> DelaySchedule:
     return _uniform("pipedream", num_stages, p=1, q=0, order="forward_first", weights=weights)
 
 
+def dgl(num_stages: int) -> DelaySchedule:
+    """Decoupled greedy learning (Belilovsky et al. 2020) as a pipeline: a stage learns from a classifier of its own.
+
+    Only activations travel, those from before the stage's update. Give the pipeline ``auxiliary``, such as
+    `models.MLPClassifier`.
+    """
+    return dataclasses.replace(_uniform("dgl", num_stages, p=1, q=0, order="forward_first"), learning="greedy")
+
+
+def dni(num_stages: int, *, weights: Weights = "replay") -> DelaySchedule:
+    """Decoupled neural interfaces (Jaderberg et al. 2017): each stage learns from a gradient that it predicts.
+
+    In its forward a stage updates with the predicted gradient of its output, and sends the gradient of its input down,
+    where it teaches the predictor a tick later (``BACKWARD``). ``weights`` are those of the predictor that is taught:
+    today's (``replay``), or those that made the prediction (``stash``, ``remat``: here one and the same). Give the
+    pipeline ``auxiliary``, such as `models.GradientPredictor`.
+    """
+    schedule = _uniform("dni", num_stages, p=1, q=1, order="forward_first", weights=weights)
+    return dataclasses.replace(schedule, learning="synthetic")
+
+
 def dsp(
     p: Sequence[int], m: Sequence[int], *, order: Order = "backward_first", weights: Weights = "replay"
 ) -> DelaySchedule:
@@ -99,7 +132,7 @@ def dsp(
     return delays(p[:-1], q, order=order, weights=weights, name=f"dsp{given[3:]}")
 
 
-def _uniform(name: str, num_stages: int, *, p: int, q: int, order: Order, weights: Weights) -> DelaySchedule:
+def _uniform(name: str, num_stages: int, *, p: int, q: int, order: Order, weights: Weights = "stash") -> DelaySchedule:
     num_stages = as_integer(num_stages)
     edges = max(0, num_stages - 1) if isinstance(num_stages, int) else 0
     return DelaySchedule(name=name, num_stages=num_stages, p=(p,) * edges, q=(q,) * edges, order=order, weights=weights)

@@ -8,6 +8,9 @@ Two conventions hold for every schedule:
 * batch ``n`` is fed in tick ``n``;
 * the last stage owns the loss: its ``FORWARD`` is forward, loss, backward and update in one operation, so it has no
   ``BACKWARD``. For one batch, every other stage has one ``FORWARD`` and one ``BACKWARD``.
+
+Where stages learn locally (`Learning`), the ``FORWARD`` of every stage is such an operation, with an objective of the
+stage's own. A ``BACKWARD`` then teaches the stage's auxiliary network, if that learns from the gradient from above.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from typing import Literal, NamedTuple, get_args
 
 Order = Literal["forward_first", "backward_first"]
 Weights = Literal["stash", "remat", "replay", "latest"]
+# What a stage below the last learns from: the gradient that the stage above sends, the loss of an auxiliary classifier
+# (decoupled greedy learning), or a gradient that an auxiliary network predicts (decoupled neural interfaces).
+Learning = Literal["gradient", "greedy", "synthetic"]
 
 
 def redoes_forward(weights: Weights) -> bool:
@@ -107,8 +113,30 @@ class Schedule(abc.ABC):
 
     @property
     def loss_stage(self) -> int:
-        """The stage whose ``FORWARD`` contains loss, backward and update: the last one."""
+        """The stage that owns the loss: the last one."""
         return self.num_stages - 1
+
+    @property
+    def learning(self) -> Learning:
+        """What the stages below the last learn from."""
+        return "gradient"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every stage learns from an objective of its own, with the help of an auxiliary network."""
+        return self.learning != "gradient"
+
+    def learns_in_forward(self, stage: int) -> bool:
+        """Whether the stage's ``FORWARD`` contains backward and update."""
+        return self.is_local or stage == self.loss_stage
+
+    def has_backward(self, stage: int) -> bool:
+        """Whether the stage has a ``BACKWARD`` of each batch: whether the gradient from above is sent to it."""
+        return self.learning != "greedy" and stage != self.loss_stage
+
+    def gradient_source(self, stage: int, batch: int) -> Op:
+        """The operation that computes the gradient which a ``BACKWARD`` at ``stage`` takes."""
+        return Op(FORWARD if self.learns_in_forward(stage + 1) else BACKWARD, stage + 1, batch)
 
     def window(self, tick: int, first: int, stop: int) -> tuple[Op, ...]:
         """The operations of ``tick`` for the batches ``first <= n < stop``.
@@ -140,15 +168,20 @@ class DelaySchedule(Schedule):
 
     which is DSP's queue arithmetic q[k] = m[k] - p[k] - m[k+1] (DSP, appendix A, which numbers q one higher).
 
+    Where stages learn from synthetic gradients, the stage above computes a gradient in its forward, so that
+    m[k] = p[k] + q[k]; where they learn greedily, nothing comes down, and q is 0.
+
     Attributes:
       p: activation delays, K - 1 integers >= 0.
       q: gradient delays, K - 1 integers >= 0.
       order: within a tick, all forwards before all backwards, or the other way round.
+      learning: what the stages below the last learn from.
     """
 
     p: tuple[int, ...]
     q: tuple[int, ...]
     order: Order = "forward_first"
+    learning: Learning = "gradient"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,6 +198,7 @@ class DelaySchedule(Schedule):
                 raise ScheduleError(f"{name} = {delays} must hold integers of at least 0 (ticks)")
         if self.order not in get_args(Order):
             raise ScheduleError(f"order is {self.order!r}; write one of {', '.join(get_args(Order))}")
+        self._check_learning()
         if self.order == "backward_first" and edges and self.q[-1] == 0:
             raise ScheduleError(
                 f"q = {self.q} with order backward_first: stage {edges - 1} would need the gradient of a batch in the "
@@ -172,14 +206,33 @@ class DelaySchedule(Schedule):
                 "write a last gradient delay of at least 1, or order='forward_first'"
             )
 
+    def _check_learning(self) -> None:
+        if self.learning not in get_args(Learning):
+            raise ScheduleError(f"learning is {self.learning!r}; write one of {', '.join(get_args(Learning))}")
+        if self.is_local and self.order != "forward_first":
+            raise ScheduleError(
+                f"order is {self.order}, but where learning is {self.learning} a forward contains its backward; write "
+                "forward_first"
+            )
+        if self.learning == "greedy" and any(self.q):
+            raise ScheduleError(f"q = {self.q}, but greedy stages are sent no gradients; write {(0,) * len(self.q)}")
+        if self.learning == "synthetic" and self.weights == "latest":
+            raise ScheduleError(
+                "weights is 'latest', but the gradient predictors' activations are not stored; write stash, remat or "
+                "replay"
+            )
+
     @functools.cached_property
     def lag(self) -> tuple[int, ...]:
-        """m: ticks between a batch's forward and its backward, for each stage; 0 for the last."""
+        """m: ticks between a batch's forward and its backward, for each stage; 0 where there is none."""
+        if self.is_local:
+            edges = enumerate(zip(self.p, self.q, strict=True))
+            return *(p + q if self.has_backward(k) else 0 for k, (p, q) in edges), 0
         return tuple(sum(self.p[k:]) + sum(self.q[k:]) for k in range(self.num_stages))
 
     @property
     def drain(self) -> int:
-        return self.lag[0]
+        return max(map(operator.add, self._entered, self.lag))
 
     @functools.cached_property
     def _entered(self) -> tuple[int, ...]:
@@ -189,7 +242,8 @@ class DelaySchedule(Schedule):
         entered, lag = self._entered, self.lag
         # Ascending forwards and descending backwards let a delay of 0 be served within the tick.
         forwards = [Op(FORWARD, k, tick - entered[k]) for k in range(self.num_stages)]
-        backwards = [Op(BACKWARD, k, tick - entered[k] - lag[k]) for k in reversed(range(self.num_stages - 1))]
+        stages = filter(self.has_backward, reversed(range(self.num_stages)))
+        backwards = [Op(BACKWARD, k, tick - entered[k] - lag[k]) for k in stages]
         both = backwards + forwards if self.order == "backward_first" else forwards + backwards
         return tuple(op for op in both if op.batch >= 0)
 

@@ -44,6 +44,9 @@ def ends_group(batch: int, accumulate: int) -> bool:
 def gradient_ages(schedule: Schedule, num_batches: int, accumulate: int = 1) -> list[GradientAge]:
     """The age of every gradient that a run over ``num_batches`` batches, flush included, consumes.
 
+    Stages that learn locally consume a gradient in the forward that made it. What their auxiliary networks learn from
+    later is not counted.
+
     Args:
       schedule: a valid schedule.
       num_batches: batches fed.
@@ -57,8 +60,8 @@ def gradient_ages(schedule: Schedule, num_batches: int, accumulate: int = 1) -> 
         for kind, stage, batch in ops:
             if kind is FORWARD:
                 forwarded[stage, batch] = version[stage], tick
-                if stage != schedule.loss_stage:
-                    continue
+            if schedule.learns_in_forward(stage) != (kind is FORWARD):
+                continue
             seen, since = forwarded.pop((stage, batch))
             age = GradientAge(stage, batch, tick - since, seen, version[stage], -1)
             group[stage].append(age)

@@ -34,8 +34,9 @@ def _check_op(schedule: Schedule, op: Op, tick: int, done: dict[tuple[Kind, int]
     kind, stage, batch = op
     if not 0 <= stage < schedule.num_stages:
         raise ScheduleError(f"there are {schedule.num_stages} stages; write a stage of 0..{schedule.num_stages - 1}")
-    if kind is BACKWARD and stage == schedule.loss_stage:
-        raise ScheduleError("the last stage's FORWARD includes its backward; leave this operation out")
+    if kind is BACKWARD and not schedule.has_backward(stage):
+        which = "the last stage's" if stage == schedule.loss_stage else "a greedy stage's"
+        raise ScheduleError(f"{which} FORWARD includes its backward; leave this operation out")
     if batch in done[kind, stage]:
         raise ScheduleError(f"was already done in tick {done[kind, stage][batch]}; write it once")
     latest = max(done[kind, stage], default=-1)
@@ -48,14 +49,14 @@ def _check_op(schedule: Schedule, op: Op, tick: int, done: dict[tuple[Kind, int]
     if kind is BACKWARD:
         if batch not in done[FORWARD, stage]:
             raise ScheduleError("it has not been forwarded at this stage yet")
-        above = Op(FORWARD if stage + 1 == schedule.loss_stage else BACKWARD, stage + 1, batch)
+        above = schedule.gradient_source(stage, batch)
         if batch not in done[above.kind, above.stage]:
             raise ScheduleError(f"its gradient does not exist yet: it comes from the {above}, which has not happened")
 
 
 def _check_finished(schedule: Schedule, num_batches: int, done: dict[tuple[Kind, int], dict[int, int]]) -> None:
     for stage in range(schedule.num_stages):
-        for kind in (FORWARD,) if stage == schedule.loss_stage else (FORWARD, BACKWARD):
+        for kind in (FORWARD, BACKWARD) if schedule.has_backward(stage) else (FORWARD,):
             missing = sorted(set(range(num_batches)) - set(done[kind, stage]))
             if missing:
                 raise ScheduleError(
