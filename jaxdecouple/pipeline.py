@@ -9,7 +9,6 @@ each device works through its own queue and waits only for data. The host waits 
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,14 +17,16 @@ import numpy as np
 import optax
 
 from jaxdecouple.adapters import as_stages
-from jaxdecouple.losses import is_labels, softmax_cross_entropy
+from jaxdecouple.expected import Expected, check_usable
+from jaxdecouple.losses import softmax_cross_entropy
 from jaxdecouple.placement import Placement
 from jaxdecouple.planning import least_run_ahead
-from jaxdecouple.program import InnerProgram, Loss, LossProgram
+from jaxdecouple.program import Loss, LossProgram
+from jaxdecouple.programs import programs_for
 from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, join, validate
-from jaxdecouple.stage import PyTree, describe, shape_of
-from jaxdecouple.state import InFlight, Metrics, State
-from jaxdecouple.transforms import StageOptimizer, transform_of
+from jaxdecouple.stage import PyTree, shape_of
+from jaxdecouple.state import InFlight, Metrics, State, Workspace
+from jaxdecouple.transforms import StageOptimizer
 from jaxdecouple.transforms.gradient_norms import sample_of
 
 
@@ -43,6 +44,7 @@ class Pipeline:
     Attributes:
       stages, schedule, placement: as given.
       weights: the policy in force: which weights a backward pass uses.
+      programs: the compiled functions of each stage.
       run_ahead: how many ticks the host may be ahead of the devices.
     """
 
@@ -53,6 +55,8 @@ class Pipeline:
         *,
         optimizer: optax.GradientTransformation | StageOptimizer,
         loss: Loss = softmax_cross_entropy,
+        auxiliary: Any = None,
+        auxiliary_optimizer: optax.GradientTransformation | StageOptimizer | None = None,
         devices: Sequence[jax.Device] | None = None,
         weights: Weights | None = None,
         run_ahead: int | None = None,
@@ -66,6 +70,11 @@ class Pipeline:
           optimizer: an optax transform used by every stage, or a function ``(stage, num_stages) -> transform``
             (`stagewise` makes one).
           loss: ``(logits, targets) -> mean loss``, a scalar.
+          auxiliary: for schedules by which stages learn locally (`schedules.dgl`, `schedules.dni`), the auxiliary
+            network of each stage but the last: a Flax module, or a function ``(stage, num_stages) -> module``. A
+            classifier of a stage's output, with the network's number of outputs (DGL), or, called with the pair of a
+            stage's output and the targets, a predictor of the gradient of that output (DNI).
+          auxiliary_optimizer: as ``optimizer``, for the auxiliary networks; by default the same.
           devices: one per stage, repetitions allowed; by default the first K of ``jax.devices()``.
           weights: overrides the schedule's policy: ``stash``, ``remat``, ``replay`` or ``latest``.
           run_ahead: how many ticks the host may dispatch beyond the last finished loss; each costs the memory of a
@@ -90,36 +99,40 @@ class Pipeline:
         validate(self.schedule)
         self.placement = Placement(num_stages, devices)
         self._last = num_stages - 1
-        transforms = [transform_of(optimizer, k, num_stages) for k in range(num_stages)]
-        self._inner = [
-            InnerProgram(stage, transform, self.weights, donate)
-            for stage, transform in zip(self.stages[:-1], transforms[:-1], strict=True)
-        ]
-        self._loss = LossProgram(self.stages[-1], transforms[-1], loss, donate)
+        self.programs = programs_for(
+            self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate
+        )
+        self._loss: LossProgram = self.programs[-1]
         self.run_ahead = least_run_ahead(self.schedule) if run_ahead is None else run_ahead
         self._unfinished: collections.deque[jax.Array] = collections.deque()
-        self._expected: _Expected | None = None
+        self._expected: Expected | None = None
         self._accepted_targets: set[str] = set()  # shapes that the loss can take
 
-    @property
-    def programs(self) -> list[InnerProgram | LossProgram]:
-        """The compiled functions of each stage."""
-        return [*self._inner, self._loss]
-
-    def init(self, key: jax.Array, x: PyTree) -> State:
+    def init(self, key: jax.Array, x: PyTree, targets: PyTree | None = None) -> State:
         """A new run's state. The same key gives the same network for every way to cut it.
 
         Args:
           key: a ``jax.random.key``.
           x: inputs, [B, ...], of which only shapes and dtypes matter.
+          targets: [B, ...], likewise, for auxiliary networks that take them (DNI); by default labels, [B].
+
+        Raises:
+          ValueError: a layer cannot take what the one before it puts out, or an auxiliary network the output of its
+            stage, or its own output has another shape than it should.
         """
         x = shape_of(x)
+        if targets is None:
+            targets = jax.ShapeDtypeStruct(jax.tree.leaves(x)[0].shape[:1], np.dtype(np.int32))
+        targets = shape_of(targets)
         stages, shapes = [], x
         for k, program in enumerate(self.programs):
-            stage = program.init(self.placement.put(key, k), shapes)
+            stage = program.init(self.placement.put(key, k), shapes, targets)
             stages.append(self.placement.own(stage, k))
             shapes = program.output_shape(stages[-1], shapes)
-        self._expected = _Expected(x, shapes)
+        if self.schedule.learning == "greedy":
+            for program in self.programs[:-1]:
+                program.check_logits(shapes)
+        self._expected = Expected(x, shapes)
         return State(stages=tuple(stages), in_flight=tuple(InFlight() for _ in stages))
 
     def step(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[State, Metrics]:
@@ -135,13 +148,15 @@ class Pipeline:
         Raises:
           ValueError: the batch has another shape or dtype than the run, or a label outside the classes.
         """
-        _check_usable(state)
+        check_usable(state)
         inputs, targets = self._check(state, batch)
         self._bound_run_ahead()
         tick = int(state.tick)
-        work = _Workspace(state)
+        work = Workspace(state)
         work.activations[0][tick] = self.placement.put(inputs, 0)
-        work.targets[self._last][tick] = self.placement.put(targets, self._last)
+        for k in range(self._last + 1):
+            if self.schedule.learns_in_forward(k):
+                work.targets[k][tick] = self.placement.put(targets, k)
         metrics = self._dispatch(work, tick, self.schedule.window(tick, int(state.first), tick + 1))
         return work.freeze(tick=tick + 1, first=int(state.first)), metrics
 
@@ -155,8 +170,8 @@ class Pipeline:
           on_tick: called after each tick of the flush with the state so far, to read only, and the tick's metrics.
             Should it raise, the state is lost: its arrays were reused (see ``donate``).
         """
-        _check_usable(state)
-        work, first, stop = _Workspace(state), int(state.first), int(state.tick)
+        check_usable(state)
+        work, first, stop = Workspace(state), int(state.first), int(state.tick)
         for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
             metrics = self._dispatch(work, tick, self.schedule.window(tick, first, stop))
             if on_tick is not None:
@@ -214,12 +229,17 @@ class Pipeline:
           The state with ``stages[k].gradient_norms``: [sample_size] for each parameter.
 
         Raises:
-          ValueError: a size is below 1, or the sample larger than the batch.
+          ValueError: a size is below 1, or the sample larger than the batch; or the stages learn locally.
         """
-        _check_usable(state)
+        check_usable(state)
+        if self.schedule.is_local:
+            raise ValueError(
+                f"under schedule {self.schedule.name!r} stages learn from objectives of their own, of which single "
+                "examples' gradients are not measured; take an optimizer that needs none, such as jaxdecouple.lars"
+            )
         (inputs, targets), chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
         activations = [self.placement.put(inputs, 0)]
-        for k, program in enumerate(self._inner):
+        for k, program in enumerate(self.programs[:-1]):
             activations.append(self.placement.send(program.predict(state.stages[k], activations[k]), k, k + 1))
         stages, given = list(state.stages), self.placement.put(targets, self._last)
         for k, program in reversed(list(enumerate(self.programs))):
@@ -228,51 +248,71 @@ class Pipeline:
                 given = self.placement.send(given, k, k - 1)
         return state.replace(stages=tuple(stages))
 
-    def _dispatch(self, work: _Workspace, tick: int, ops: Iterable[Op]) -> Metrics:
-        metrics = Metrics()
+    def _dispatch(self, work: Workspace, tick: int, ops: Iterable[Op]) -> Metrics:
+        metrics, auxiliary, is_local = Metrics(), {}, self.schedule.is_local
         for op, *then in join(ops):
             try:
                 if then:
                     self._backward_forward(work, op.stage, op.batch, then[0].batch)
                 elif op.kind is not FORWARD:
-                    self._backward(work, op.stage, op.batch)
+                    if is_local:
+                        auxiliary[op.stage] = self._teach(work, op.stage, op.batch)
+                    else:
+                        self._backward(work, op.stage, op.batch)
                 elif op.stage == self._last:
                     metrics = self._train(work, op.batch)
                     self._unfinished.append(metrics.loss)
+                elif is_local:
+                    loss = self._learn(work, op.stage, op.batch)
+                    auxiliary |= {} if loss is None else {op.stage: loss}
                 else:
                     self._forward(work, op.stage, op.batch)
             except Exception as error:
                 error.add_note(f"while dispatching the {op}, tick {tick}")
                 raise
-        return metrics
+        return metrics.replace(auxiliary=auxiliary) if auxiliary else metrics
 
-    def _forward(self, work: _Workspace, k: int, n: int) -> None:
+    def _forward(self, work: Workspace, k: int, n: int) -> None:
         x = work.activations[k].pop(n)
-        y, work.stages[k], work.residuals[k][n] = self._inner[k].forward(work.stages[k], x, n)
+        y, work.stages[k], work.residuals[k][n] = self.programs[k].forward(work.stages[k], x, n)
         work.activations[k + 1][n] = self.placement.send(y, k, k + 1)
 
-    def _train(self, work: _Workspace, n: int) -> Metrics:
+    def _train(self, work: Workspace, n: int) -> Metrics:
         k = self._last
         x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
         gradient, work.stages[k], loss, accuracy = self._loss.train(work.stages[k], x, targets, n)
         self._send_down(work, gradient, k, n)
         return Metrics(n, loss, accuracy)
 
-    def _backward(self, work: _Workspace, k: int, n: int) -> None:
+    def _learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
+        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
+        y, work.stages[k], gradient, residual, loss = self.programs[k].learn(work.stages[k], x, targets, n)
+        work.activations[k + 1][n] = self.placement.send(y, k, k + 1)
+        if residual is not None:
+            work.residuals[k][n] = residual
+            self._send_down(work, gradient, k, n)
+        return loss
+
+    def _teach(self, work: Workspace, k: int, n: int) -> jax.Array:
         residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        gradient, work.stages[k] = self._inner[k].backward(work.stages[k], residual, gradient, n)
+        work.stages[k], error = self.programs[k].teach(work.stages[k], residual, gradient, n)
+        return error
+
+    def _backward(self, work: Workspace, k: int, n: int) -> None:
+        residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
+        gradient, work.stages[k] = self.programs[k].backward(work.stages[k], residual, gradient, n)
         self._send_down(work, gradient, k, n)
 
-    def _backward_forward(self, work: _Workspace, k: int, n: int, next_n: int) -> None:
+    def _backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
         residual, gradient, x = work.residuals[k].pop(n), work.gradients[k].pop(n), work.activations[k].pop(next_n)
-        gradient, y, work.stages[k], work.residuals[k][next_n] = self._inner[k].backward_forward(
+        gradient, y, work.stages[k], work.residuals[k][next_n] = self.programs[k].backward_forward(
             work.stages[k], residual, gradient, n, x, next_n
         )
         self._send_down(work, gradient, k, n)
         work.activations[k + 1][next_n] = self.placement.send(y, k, k + 1)
 
-    def _send_down(self, work: _Workspace, gradient: PyTree, k: int, n: int) -> None:
-        if k > 0:
+    def _send_down(self, work: Workspace, gradient: PyTree, k: int, n: int) -> None:
+        if gradient is not None:
             work.gradients[k - 1][n] = self.placement.send(gradient, k, k - 1)
 
     def _bound_run_ahead(self) -> None:
@@ -294,7 +334,7 @@ class Pipeline:
             logits = x = shape_of(inputs)
             for stage, program in zip(state.stages, self.programs, strict=True):
                 logits = program.output_shape(stage, logits)
-            self._expected = _Expected(x, logits)
+            self._expected = Expected(x, logits)
         self._expected.check(inputs, targets, state.tick, labels=self._loss.loss is softmax_cross_entropy)
         signature = str(shape_of(targets))
         if signature not in self._accepted_targets:
@@ -303,64 +343,5 @@ class Pipeline:
         return inputs, targets
 
 
-@dataclasses.dataclass(frozen=True)
-class _Expected:
-    """Shapes of the inputs and logits of a run, to hold every batch against."""
-
-    inputs: PyTree
-    logits: PyTree
-
-    def check(self, inputs: PyTree, targets: PyTree, n: int, labels: bool) -> None:
-        if _per_example(shape_of(inputs)) != _per_example(self.inputs):
-            raise ValueError(
-                f"batch {n} has inputs {describe(shape_of(inputs))}, but this run was initialised with "
-                f"{describe(self.inputs)}; only the first axis, the number of examples, may change"
-            )
-        sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves((inputs, targets))}
-        if len(sizes) != 1 or sizes == {0}:
-            raise ValueError(
-                f"batch {n} has inputs {describe(inputs)} and targets {describe(targets)}; "
-                "all must have the same number of examples, at least 1, as their first axis"
-            )
-        # Only labels still on the host are looked at: reading a device array would wait for it.
-        if labels and isinstance(targets, np.ndarray) and hasattr(self.logits, "shape"):
-            logits = jax.ShapeDtypeStruct((len(targets), *self.logits.shape[1:]), self.logits.dtype)
-            classes = logits.shape[-1]
-            if is_labels(logits, targets) and not 0 <= targets.min() <= targets.max() < classes:
-                raise ValueError(
-                    f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} "
-                    f"outputs; write labels of 0..{classes - 1}"
-                )
-
-
-class _Workspace:
-    """A state's containers, thawed for the length of a tick. Arrays are never copied."""
-
-    def __init__(self, state: State):
-        self.stages = list(state.stages)
-        self.activations = [dict(flight.activations) for flight in state.in_flight]
-        self.targets = [dict(flight.targets) for flight in state.in_flight]
-        self.residuals = [dict(flight.residuals) for flight in state.in_flight]
-        self.gradients = [dict(flight.gradients) for flight in state.in_flight]
-
-    def freeze(self, tick: int, first: int) -> State:
-        queues = zip(self.activations, self.targets, self.residuals, self.gradients, strict=True)
-        return State(tuple(self.stages), tuple(InFlight(*map(dict, queue)) for queue in queues), tick, first)
-
-
-def _check_usable(state: State) -> None:
-    leaves = jax.tree.leaves([(stage.params, stage.opt_state) for stage in state.stages])
-    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
-        raise ValueError(
-            "this state was given to step or flush before, which reused its memory; go on with the state that they "
-            "returned, or build the pipeline with donate=False to keep old states usable"
-        )
-
-
 def _mean(values: Sequence[Any], weights: Sequence[int]) -> float:
     return float(np.average(np.asarray(values, np.float64), weights=weights))
-
-
-def _per_example(tree: PyTree) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape[1:], leaf.dtype) for leaf in leaves]

@@ -20,12 +20,12 @@ from jaxdecouple.residuals import (
     travelling,
 )
 from jaxdecouple.runs import stacked
-from jaxdecouple.schedules import Weights, ends_group, keeps_versions, redoes_forward
+from jaxdecouple.schedules import Weights, keeps_versions, redoes_forward
 from jaxdecouple.stage import PyTree, Stage, describe, signature_of
 from jaxdecouple.state import StageState
-from jaxdecouple.transforms import Accumulation
 from jaxdecouple.transforms.gradient_norms import by_example, tensor_norms
 from jaxdecouple.transforms.layers import stacked_counts
+from jaxdecouple.transforms.updates import Updates
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
 
@@ -35,19 +35,22 @@ class Program:
 
     Attributes:
       stage: the layers.
-      optimizer: the stage's optax transform.
+      updates: the stage's optimizer.
     """
 
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation):
         self.stage = stage
-        self.optimizer = optax.with_extra_args_support(optimizer)
+        self.updates = Updates(optimizer)
         self._evaluate = jax.jit(self._predict)
         self._measure = jax.jit(self._norms_and_gradient, static_argnums=0)
 
-    def init(self, key: jax.Array, x: PyTree) -> StageState:
-        """The stage's initial state for inputs shaped like ``x``, where ``key`` is."""
+    def init(self, key: jax.Array, x: PyTree, targets: PyTree) -> StageState:
+        """The stage's initial state for inputs shaped like ``x``, where ``key`` is.
+
+        The shape of ``targets`` is for auxiliary networks, if the stage has one.
+        """
         params, model_state = self.stage.init(key, x)
-        return StageState(params, model_state, self.optimizer.init(params), key)
+        return StageState(params, model_state, self.updates.init(params), key)
 
     def output_shape(self, state: StageState, x: PyTree) -> PyTree:
         """Shapes and dtypes of the output for inputs shaped like ``x``."""
@@ -101,18 +104,6 @@ class Program:
     ) -> tuple[PyTree, PyTree]:
         return self.stage.apply(params, model_state, x, key=key, batch=batch, train=True)
 
-    def _ends_group(self, batch: int) -> bool:
-        every = self.optimizer.every if isinstance(self.optimizer, Accumulation) else 1
-        return ends_group(batch, every)
-
-    def _accumulate(self, grads: PyTree, opt_state: Any) -> Any:
-        return self.optimizer.add(grads, opt_state)
-
-    def _update(self, grads: PyTree, opt_state: Any, params: PyTree, norms: PyTree | None) -> tuple[PyTree, Any]:
-        finish = self.optimizer.finish if isinstance(self.optimizer, Accumulation) else self.optimizer.update
-        updates, opt_state = finish(grads, opt_state, params, **({} if norms is None else {"gradient_norms": norms}))
-        return optax.apply_updates(params, updates), opt_state
-
 
 class InnerProgram(Program):
     """A stage below the loss: a forward, and later, when the gradient has come, a backward with its update.
@@ -127,10 +118,10 @@ class InnerProgram(Program):
         self._linearizations: dict[Any, Linearization] = {}
         updating = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
         self._forward = jax.jit(self._forward_pass)
-        self._backward_accumulate = _jit(self._backward_then_add, ("opt_state",), donate)
-        self._backward_update = _jit(self._backward_then_update, updating, donate)
-        self._accumulate_forward = _jit(self._backward_then_add, ("opt_state", "values"), donate)
-        self._update_forward = _jit(self._backward_then_update, (*updating, "values"), donate)
+        self._backward_accumulate = compiled(self._backward_then_add, ("opt_state",), donate)
+        self._backward_update = compiled(self._backward_then_update, updating, donate)
+        self._accumulate_forward = compiled(self._backward_then_add, ("opt_state", "values"), donate)
+        self._update_forward = compiled(self._backward_then_update, (*updating, "values"), donate)
 
     def forward(self, state: StageState, x: PyTree, batch: int) -> tuple[PyTree, StageState, Residual]:
         """Output, new state and residual of a batch."""
@@ -141,7 +132,7 @@ class InnerProgram(Program):
         self, state: StageState, residual: Residual, gradient: PyTree, batch: int
     ) -> tuple[PyTree, StageState]:
         """Gradient with respect to the stage's input (``None`` at stage 0), and the state after the update."""
-        function = self._backward_update if self._ends_group(batch) else self._backward_accumulate
+        function = self._backward_update if self.updates.due(batch) else self._backward_accumulate
         sent, state, _ = self._call(function, state, residual, gradient, batch, ())
         return sent, state
 
@@ -152,7 +143,7 @@ class InnerProgram(Program):
         if residual.signature != signature_of(x):  # not worth a compilation for every pair of shapes
             sent, state = self.backward(state, residual, gradient, batch)
             return sent, *self.forward(state, x, next_batch)
-        function = self._update_forward if self._ends_group(batch) else self._accumulate_forward
+        function = self._update_forward if self.updates.due(batch) else self._accumulate_forward
         sent, state, forwarded = self._call(function, state, residual, gradient, batch, (x, next_batch))
         return sent, *self._store(state, x, forwarded)
 
@@ -199,14 +190,14 @@ class InnerProgram(Program):
         residual, gradient, _, batch, *then = rest
         grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
         forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
-        return sent, {"opt_state": self._accumulate(grads, opt_state)}, forwarded
+        return sent, {"opt_state": self.updates.add(grads, opt_state)}, forwarded
 
     def _backward_then_update(
         self, params: PyTree, opt_state: Any, values: tuple, model_state: PyTree, key: jax.Array, *rest: Any
     ) -> tuple[PyTree, dict[str, PyTree], tuple]:
         residual, gradient, norms, batch, *then = rest
         grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
-        params, opt_state = self._update(grads, opt_state, params, norms)
+        params, opt_state = self.updates.update(grads, opt_state, params, norms)
         forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
         return sent, {"params": params, "opt_state": opt_state}, forwarded
 
@@ -238,12 +229,15 @@ class InnerProgram(Program):
 class LossProgram(Program):
     """The last stage: forward, loss, backward and update in one dispatch. Nothing of it is ever in flight."""
 
-    def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, loss: Loss, donate: bool):
+    def __init__(
+        self, stage: Stage, optimizer: optax.GradientTransformation, loss: Loss, donate: bool, sends: bool = True
+    ):
         super().__init__(stage, optimizer)
         self.loss = loss
+        self._sends = sends and stage.first > 0  # whether anyone wants the gradient of its input
         self.score = jax.jit(self._score)
-        self._train_accumulate = _jit(self._train_then_add, ("opt_state",), donate)
-        self._train_update = _jit(self._train_then_update, ("params", "opt_state"), donate)
+        self._train_accumulate = compiled(self._train_then_add, ("opt_state",), donate)
+        self._train_update = compiled(self._train_then_update, ("params", "opt_state"), donate)
 
     def check(self, logits: PyTree, targets: PyTree) -> None:
         """Refuses a loss that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
@@ -264,9 +258,9 @@ class LossProgram(Program):
     def train(
         self, state: StageState, x: PyTree, targets: PyTree, batch: int
     ) -> tuple[PyTree, StageState, jax.Array, jax.Array | None]:
-        """Gradient with respect to the stage's input (``None`` at stage 0), new state, loss and accuracy."""
+        """Gradient with respect to the stage's input (``None`` if nobody wants it), new state, loss and accuracy."""
         rest = (state.model_state, state.key, x, targets, batch)
-        if self._ends_group(batch):
+        if self.updates.due(batch):
             sent, model_state, scores, params, opt_state = self._train_update(
                 state.params, state.opt_state, state.gradient_norms, *rest
             )
@@ -277,11 +271,11 @@ class LossProgram(Program):
 
     def _train_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
         grads, *results = self._gradients(params, *rest)
-        return *results, self._accumulate(grads, opt_state)
+        return *results, self.updates.add(grads, opt_state)
 
     def _train_then_update(self, params: PyTree, opt_state: Any, norms: PyTree | None, *rest: Any) -> tuple[Any, ...]:
         grads, *results = self._gradients(params, *rest)
-        return *results, *self._update(grads, opt_state, params, norms)
+        return *results, *self.updates.update(grads, opt_state, params, norms)
 
     def _gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, targets: PyTree, batch: jax.Array
@@ -293,7 +287,7 @@ class LossProgram(Program):
         arguments = (params, x, model_state, key, batch)
         linearization = linearization_of(loss_of, *arguments)
         loss, (logits, new_state), grads, sent = forward_backward(linearization, None, loss_of, *arguments)
-        return grads, sent if self.stage.first else None, new_state, (loss, accuracy(logits, targets))
+        return grads, sent if self._sends else None, new_state, (loss, accuracy(logits, targets))
 
     def _example_gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, given: PyTree
@@ -305,5 +299,6 @@ class LossProgram(Program):
         return self.loss(logits, targets), accuracy(logits, targets)
 
 
-def _jit(function: Callable, donated: tuple[str, ...], donate: bool) -> Callable:
+def compiled(function: Callable, donated: tuple[str, ...], donate: bool) -> Callable:
+    """``function``, compiled for each device it is called on; it may reuse the memory of the ``donated`` arguments."""
     return jax.jit(function, donate_argnames=donated if donate else ())

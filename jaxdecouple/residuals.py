@@ -146,6 +146,17 @@ def forward_backward(
     """``y`` and ``aux`` of ``function``, and the gradients with respect to the weights and to the input.
 
     Without ``gradient``, those of ``y`` itself, a scalar.
+    """
+    y, aux, backward = forward_with_backward(linearization, function, params, x, *rest)
+    return y, aux, *backward(jnp.ones_like(y) if gradient is None else gradient)
+
+
+def forward_with_backward(
+    linearization: Linearization, function: Function, params: PyTree, x: PyTree, *rest: PyTree
+) -> tuple[PyTree, PyTree, Callable[[PyTree], tuple[PyTree, PyTree]]]:
+    """``y`` and ``aux`` of ``function``, and what makes of the gradient of ``y`` those of the weights and the input.
+
+    Both are to be computed in one compiled function.
 
     On the CPU, XLA would fuse pieces of the forward into the backward that reads them, and so compute them many times:
     ResNet-20 takes 1.3 times as long. There, a barrier keeps the two as far apart as two functions.
@@ -159,7 +170,7 @@ def forward_backward(
         next(stored) if origin is Origin.COMPUTED else value
         for value, origin in zip(needed, linearization.origins, strict=True)
     ]
-    return y, aux, *_gradients(structure, values, params, jnp.ones_like(y) if gradient is None else gradient, y)
+    return y, aux, lambda gradient: _gradients(structure, values, params, gradient, y)
 
 
 def _gradients(

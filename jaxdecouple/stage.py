@@ -260,7 +260,7 @@ def _dtype(leaf: Any) -> Any:
 
 
 @contextlib.contextmanager
-def blaming(layer: Layer | Run, index: int, x: PyTree) -> Iterator[None]:
+def blaming(layer: Layer | Run, index: int, x: PyTree, what: str = "layer") -> Iterator[None]:
     """Names the layer in what goes wrong within.
 
     Raises:
@@ -270,6 +270,6 @@ def blaming(layer: Layer | Run, index: int, x: PyTree) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(
-            f"layer {index} ({layer.name}) cannot take {describe(x)}, the output of the layer before it "
+            f"{what} {index} ({layer.name}) cannot take {describe(x)}, the output of the layer before it "
             f"(or the network's input), or fails by itself: {error}"
         ) from error

@@ -13,6 +13,20 @@ from jaxdecouple.residuals import Residual
 from jaxdecouple.stage import PyTree
 
 
+class AuxiliaryState(struct.PyTreeNode):
+    """The auxiliary network of a stage that learns locally.
+
+    Attributes:
+      params: after its last update.
+      model_state: batch statistics and the like, after the stage's last forward.
+      opt_state: its optimizer's.
+    """
+
+    params: PyTree
+    model_state: PyTree
+    opt_state: optax.OptState
+
+
 class StageState(struct.PyTreeNode):
     """What stage k owns.
 
@@ -23,6 +37,7 @@ class StageState(struct.PyTreeNode):
       key: the run's random key, the same at every stage.
       gradient_norms: of single examples, [examples] for each parameter, as last measured, for optimizers that need
         them (CLARS); ``None`` before the first time.
+      auxiliary: the stage's auxiliary network, under schedules by which stages learn locally; else ``None``.
     """
 
     params: PyTree
@@ -30,6 +45,7 @@ class StageState(struct.PyTreeNode):
     opt_state: optax.OptState
     key: jax.Array
     gradient_norms: PyTree | None = None
+    auxiliary: AuxiliaryState | None = None
 
 
 class InFlight(struct.PyTreeNode):
@@ -37,7 +53,7 @@ class InFlight(struct.PyTreeNode):
 
     Attributes:
       activations: inputs, [B, ...], of batches not yet forwarded here.
-      targets: at the last stage, of batches fed but not yet at the loss.
+      targets: at stages with an objective, of batches fed but not yet there: the last, or, locally learning, all.
       residuals: what the forward of a batch left for its backward.
       gradients: of the loss with respect to this stage's output, of batches not yet backwarded here.
     """
@@ -71,8 +87,26 @@ class Metrics(struct.PyTreeNode):
       batch: its index.
       loss: scalar array on the last stage's device.
       accuracy: scalar array there, or ``None`` where targets are not labels.
+      auxiliary: by stage, the loss of each auxiliary network that learned in the tick, of whatever batch it had: scalar
+        arrays on the stages' devices; empty unless stages learn locally.
     """
 
     batch: int | None = None
     loss: jax.Array | None = None
     accuracy: jax.Array | None = None
+    auxiliary: dict[int, jax.Array] = struct.field(default_factory=dict)
+
+
+class Workspace:
+    """A state's containers, thawed for the length of a tick. Arrays are never copied."""
+
+    def __init__(self, state: State):
+        self.stages = list(state.stages)
+        self.activations = [dict(flight.activations) for flight in state.in_flight]
+        self.targets = [dict(flight.targets) for flight in state.in_flight]
+        self.residuals = [dict(flight.residuals) for flight in state.in_flight]
+        self.gradients = [dict(flight.gradients) for flight in state.in_flight]
+
+    def freeze(self, tick: int, first: int) -> State:
+        queues = zip(self.activations, self.targets, self.residuals, self.gradients, strict=True)
+        return State(tuple(self.stages), tuple(InFlight(*map(dict, queue)) for queue in queues), tick, first)

@@ -1,0 +1,305 @@
+"""Programs of stages that learn locally: each from an objective of its own, with the help of an auxiliary network.
+
+Forward, objective, backward and update are one dispatch, as at the last stage of every other schedule. What goes up is
+the activation from before the update.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdecouple.program import Loss, Program, compiled
+from jaxdecouple.residuals import (
+    Linearization,
+    Residual,
+    forward_backward,
+    forward_with_backward,
+    linearization_of,
+)
+from jaxdecouple.schedules import Weights, keeps_versions
+from jaxdecouple.stage import Layer, PyTree, Stage, blaming, describe, shape_of, shapes_after, signature_of
+from jaxdecouple.state import AuxiliaryState, StageState
+from jaxdecouple.transforms.updates import Updates
+
+# Auxiliary networks draw from the same key as layers, as if they came after any number of them.
+_BEYOND_LAYERS = 1 << 20
+
+
+def _shapes_after(layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+    return shapes_after(layer, params, model_state, x)
+
+
+class LocalProgram(Program):
+    """A stage with an auxiliary network, which is initialised and has random streams like a layer of the network.
+
+    Attributes:
+      auxiliary: the network.
+      auxiliary_updates: its optimizer.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        optimizer: optax.GradientTransformation,
+        auxiliary: Layer,
+        auxiliary_optimizer: optax.GradientTransformation,
+    ):
+        super().__init__(stage, optimizer)
+        self.auxiliary = auxiliary
+        self.auxiliary_updates = Updates(auxiliary_optimizer)
+        self._index = _BEYOND_LAYERS + stage.first + stage.num_layers - 1
+
+    def init(self, key: jax.Array, x: PyTree, targets: PyTree) -> StageState:
+        """The initial state of the stage and its auxiliary network, for inputs and targets shaped like these.
+
+        Raises:
+          ValueError: the network cannot take what the stage puts out, or puts out another shape than it should.
+        """
+        state = super().init(key, x, targets)
+        y = self.output_shape(state, x)
+        given = self._auxiliary_input(y, targets)
+        with self._blaming(given):
+            params, model_state, out = self.auxiliary.init_at(self._index, key, given, _shapes_after)
+        self._check_output(y, out)
+        auxiliary = AuxiliaryState(params, model_state, self.auxiliary_updates.init(params))
+        return state.replace(auxiliary=auxiliary)
+
+    def _assist(
+        self, params: PyTree, model_state: PyTree, given: PyTree, key: jax.Array, batch: Any
+    ) -> tuple[PyTree, PyTree]:
+        return self.auxiliary.apply_at(self._index, params, model_state, given, key=key, batch=batch, train=True)
+
+    def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
+        """What the auxiliary network is called with."""
+        raise NotImplementedError
+
+    def _check_output(self, y: PyTree, out: PyTree) -> None:
+        """Refuses an output of the auxiliary network that cannot be right, for what the stage puts out."""
+        raise NotImplementedError
+
+    def _blaming(self, given: PyTree) -> Any:
+        return blaming(self.auxiliary, self._index - _BEYOND_LAYERS, given, "the auxiliary network after layer")
+
+
+class GreedyProgram(LocalProgram):
+    """A stage that learns from the loss of a classifier on top of it (decoupled greedy learning)."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        optimizer: optax.GradientTransformation,
+        auxiliary: Layer,
+        auxiliary_optimizer: optax.GradientTransformation,
+        loss: Loss,
+        donate: bool,
+    ):
+        super().__init__(stage, optimizer, auxiliary, auxiliary_optimizer)
+        self.loss = loss
+        if self.auxiliary_updates.every != self.updates.every:
+            raise ValueError(
+                f"stage at layer {stage.first}: its optimizer accumulates {self.updates.every} batches, that of its "
+                f"auxiliary network {self.auxiliary_updates.every}; write the same accumulate for both"
+            )
+        self._learn_accumulate = compiled(self._learn_then_add, ("opt_state", "auxiliary"), donate)
+        self._learn_update = compiled(self._learn_then_update, ("params", "opt_state", "auxiliary"), donate)
+
+    def learn(
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int
+    ) -> tuple[PyTree, StageState, None, None, jax.Array]:
+        """Output and new state; nothing to send down and nothing to keep; the auxiliary network's loss."""
+        function = self._learn_update if self.updates.due(batch) else self._learn_accumulate
+        y, loss, changed = function(
+            state.params, state.opt_state, state.auxiliary, state.model_state, state.key, x, targets, batch
+        )
+        return y, state.replace(**changed), None, None, loss
+
+    def _learn_then_add(
+        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any
+    ) -> tuple[PyTree, jax.Array, dict[str, PyTree]]:
+        (grads, their_grads), y, loss, model_state, their_state = self._gradients(params, auxiliary, *rest)
+        auxiliary = auxiliary.replace(
+            model_state=their_state, opt_state=self.auxiliary_updates.add(their_grads, auxiliary.opt_state)
+        )
+        changed = {"opt_state": self.updates.add(grads, opt_state), "auxiliary": auxiliary, "model_state": model_state}
+        return y, loss, changed
+
+    def _learn_then_update(
+        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any
+    ) -> tuple[PyTree, jax.Array, dict[str, PyTree]]:
+        (grads, their_grads), y, loss, model_state, their_state = self._gradients(params, auxiliary, *rest)
+        params, opt_state = self.updates.update(grads, opt_state, params)
+        their_params, their_opt_state = self.auxiliary_updates.update(
+            their_grads, auxiliary.opt_state, auxiliary.params
+        )
+        auxiliary = AuxiliaryState(their_params, their_state, their_opt_state)
+        changed = {"params": params, "opt_state": opt_state, "auxiliary": auxiliary, "model_state": model_state}
+        return y, loss, changed
+
+    def _gradients(
+        self,
+        params: PyTree,
+        auxiliary: AuxiliaryState,
+        model_state: PyTree,
+        key: jax.Array,
+        x: PyTree,
+        targets: PyTree,
+        batch: jax.Array,
+    ) -> tuple[tuple[PyTree, PyTree], PyTree, jax.Array, PyTree, PyTree]:
+        """Of both networks, with the stage's output, the loss, and both new model states."""
+
+        def loss_of(params: tuple[PyTree, PyTree], x: PyTree, model_state: PyTree, their_state: PyTree) -> Any:
+            y, model_state = self._apply(params[0], x, model_state, key, batch)
+            logits, their_state = self._assist(params[1], their_state, y, key, batch)
+            return self.loss(logits, targets), (y, model_state, their_state)
+
+        arguments = ((params, auxiliary.params), x, model_state, auxiliary.model_state)
+        linearization = linearization_of(loss_of, *arguments)
+        loss, (y, *states), grads, _ = forward_backward(linearization, None, loss_of, *arguments)
+        return grads, y, loss, *states
+
+    def check_logits(self, logits: PyTree) -> None:
+        """Refuses a classifier whose output has another shape than the network's, shaped like ``logits``.
+
+        Raises:
+          ValueError: so it is.
+        """
+        if [leaf.shape[1:] for leaf in jax.tree.leaves(self._out)] != [
+            leaf.shape[1:] for leaf in jax.tree.leaves(logits)
+        ]:
+            raise ValueError(
+                f"the auxiliary network {self.auxiliary.name} after layer {self._index - _BEYOND_LAYERS} puts out "
+                f"{describe(self._out)}, but the network {describe(logits)}, and both are held against the same "
+                "targets; write one with as many outputs"
+            )
+
+    def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
+        return y
+
+    def _check_output(self, y: PyTree, out: PyTree) -> None:
+        self._out = out  # the network's own output is not known yet
+
+
+class SyntheticProgram(LocalProgram):
+    """A stage that learns from a predicted gradient of its output (decoupled neural interfaces).
+
+    The predictor is given the output and the targets. Later, when the gradient from above has come, it is taught: its
+    loss is the squared error, summed over an example's features, mean over the examples.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        optimizer: optax.GradientTransformation,
+        auxiliary: Layer,
+        auxiliary_optimizer: optax.GradientTransformation,
+        weights: Weights,
+        donate: bool,
+    ):
+        super().__init__(stage, optimizer, auxiliary, auxiliary_optimizer)
+        self.weights = weights
+        self._linearizations: dict[Any, Linearization] = {}
+        self._learn_accumulate = compiled(self._learn_then_add, ("opt_state",), donate)
+        self._learn_update = compiled(self._learn_then_update, ("params", "opt_state"), donate)
+        updating = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
+        self._teach_accumulate = compiled(self._teach_then_add, ("opt_state",), donate)
+        self._teach_update = compiled(self._teach_then_update, updating, donate)
+
+    def learn(
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int
+    ) -> tuple[PyTree, StageState, PyTree, Residual, None]:
+        """Output and new state; the gradient of the input (``None`` at stage 0); what `teach` will need."""
+        function = self._learn_update if self.updates.due(batch) else self._learn_accumulate
+        auxiliary = state.auxiliary
+        y, sent, their_state, changed = function(
+            state.params,
+            state.opt_state,
+            auxiliary.replace(opt_state=()),
+            state.model_state,
+            state.key,
+            x,
+            targets,
+            batch,
+        )
+        residual = Residual(
+            inputs=(y, targets, auxiliary.model_state),
+            params=auxiliary.params if keeps_versions(self.weights) else None,
+            signature=signature_of(y),
+        )
+        state = state.replace(**changed, auxiliary=auxiliary.replace(model_state=their_state))
+        return y, state, sent, residual, None
+
+    def teach(
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int
+    ) -> tuple[StageState, jax.Array]:
+        """The state after the predictor has learned from ``gradient``, that of the output; and its error."""
+        function = self._teach_update if self.auxiliary_updates.due(batch) else self._teach_accumulate
+        auxiliary = state.auxiliary
+        error, changed = function(auxiliary.params, auxiliary.opt_state, residual, gradient, state.key, batch)
+        return state.replace(auxiliary=auxiliary.replace(**changed)), error
+
+    def _learn_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
+        grads, model_state, *results = self._gradients(params, *rest)
+        return *results, {"opt_state": self.updates.add(grads, opt_state), "model_state": model_state}
+
+    def _learn_then_update(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
+        grads, model_state, *results = self._gradients(params, *rest)
+        params, opt_state = self.updates.update(grads, opt_state, params)
+        return *results, {"params": params, "opt_state": opt_state, "model_state": model_state}
+
+    def _gradients(
+        self,
+        params: PyTree,
+        auxiliary: AuxiliaryState,
+        model_state: PyTree,
+        key: jax.Array,
+        x: PyTree,
+        targets: PyTree,
+        batch: jax.Array,
+    ) -> tuple[PyTree, PyTree, PyTree, PyTree, PyTree]:
+        """Of the stage, with its new model state, output, gradient to be sent, and the predictor's new model state."""
+        arguments = (params, x, model_state, key, batch)
+        y, model_state, backward = forward_with_backward(
+            linearization_of(self._apply, *arguments), self._apply, *arguments
+        )
+        given = self._auxiliary_input(y, targets)
+        predicted, their_state = self._assist(auxiliary.params, auxiliary.model_state, given, key, batch)
+        grads, sent = backward(predicted)
+        return grads, model_state, y, sent if self.stage.first else None, their_state
+
+    def _teach_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[jax.Array, dict[str, PyTree]]:
+        error, grads = self._error(params, *rest)
+        return error, {"opt_state": self.auxiliary_updates.add(grads, opt_state)}
+
+    def _teach_then_update(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[jax.Array, dict[str, PyTree]]:
+        error, grads = self._error(params, *rest)
+        params, opt_state = self.auxiliary_updates.update(grads, opt_state, params)
+        return error, {"params": params, "opt_state": opt_state}
+
+    def _error(
+        self, params: PyTree, residual: Residual, gradient: PyTree, key: jax.Array, batch: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """The predictor's error, and its gradient. Each batch counts once in its model state: in the forward."""
+        y, targets, model_state = residual.inputs
+
+        def error_of(params: PyTree) -> jax.Array:
+            predicted, _ = self._assist(params, model_state, self._auxiliary_input(y, targets), key, batch)
+            pairs = zip(jax.tree.leaves(predicted), jax.tree.leaves(gradient), strict=True)
+            return sum(jnp.square(guess - true).sum() / len(true) for guess, true in pairs)
+
+        return jax.value_and_grad(error_of)(params if residual.params is None else residual.params)
+
+    def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
+        return y, targets
+
+    def _check_output(self, y: PyTree, out: PyTree) -> None:
+        wanted = [leaf for leaf in jax.tree.leaves(shape_of(y)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        if [leaf.shape for leaf in jax.tree.leaves(out)] != [leaf.shape for leaf in wanted]:
+            raise ValueError(
+                f"the auxiliary network {self.auxiliary.name} after layer {self._index - _BEYOND_LAYERS} puts out "
+                f"{describe(out)}, but predicts the gradient of {describe(wanted)}; write one whose output has the "
+                "shape of its first input"
+            )
