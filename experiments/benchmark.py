@@ -135,7 +135,7 @@ def _host(entrant: Entrant, settings: Settings) -> list[tuple[float, float]]:
 def _predict(entrant: Entrant, rounds: Sequence[Round], host: list[tuple[float, float]]) -> Timeline:
     schedule = entrant.pipeline.schedule
     per_dispatch = statistics.median(wall for wall, _ in host) / dispatches_per_tick(schedule)
-    times = as_times(rounds, entrant.pipeline.weights, joined_stages(schedule), per_dispatch)
+    times = as_times(rounds, entrant.pipeline.weights, joined_stages(schedule), per_dispatch, schedule.learning)
     return predict(entrant.pipeline, times)
 
 

@@ -30,7 +30,7 @@ from experiments.config import Config
 from experiments.report import Row
 from experiments.training import Run, Trainer
 from experiments.workdir import Workdir
-from jaxdecouple import data, schedules
+from jaxdecouple import schedules
 from jaxdecouple.state import State
 
 FLAGS = flags.FLAGS
@@ -205,7 +205,7 @@ def main(argv: list[str]) -> None:
         Workdir.check(workdir, overwrite=FLAGS.overwrite)
         devices.request(base.num_stages)
         devices.compile_once()
-        dataset = data.load(base.dataset, data_dir=base.data_dir or None)
+        dataset = base.load_data()
         places = devices.of_stages(base.num_stages, share=True)
         trainers = {label: Trainer(config, dataset, places) for label, config in configs(base, FLAGS.methods).items()}
         print(

@@ -6,17 +6,25 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import optax
 
 import jaxdecouple as jd
 from experiments.methods import AUTO, METHODS, PLANNED, Method, choose
+from jaxdecouple.data import Dataset, StreamedDataset
 from jaxdecouple.schedules import Schedule, ends_group
 from jaxdecouple.transforms import StageOptimizer
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "clars")
 LAYER_WISE = {"lars": jd.lars, "clars": jd.clars}
 LARGEST_SAMPLE = 512  # thesis, section 4.4.4
+DTYPES = ("float32", "bfloat16")
 DECAYS = ("step", "cosine", "polynomial", "constant")
+
+
+def _as_float32(logits: jax.Array) -> jax.Array:
+    return logits.astype(jnp.float32)
 
 
 def _flag(default: Any, help: str) -> Any:
@@ -31,11 +39,19 @@ class Config:
     num_stages: int = _flag(2, "K, stages the network is cut into, one device each")
     model: str = _flag(
         "resnet20",
-        "mlp, cnn, vgg11, 13, 16, 19, resnet<6n+2> (He et al. 2016, CIFAR form), or resnet18, 34, 50, 101, 152",
+        "mlp, cnn, vgg11, 13, 16, 19, resnet<6n+2> (CIFAR form), resnet<9n+2>_bottleneck, preact_resnet<9n+2>, "
+        "resnet18, 34, 50, 101, 152, wrn28_10, resnext29, se_resnet18, mobilenet_v2, densenet121",
     )
+    dtype: str = _flag("float32", f"of the computation: {' or '.join(DTYPES)}; parameters are float32")
     split_blocks: bool = _flag(False, "residual networks may be cut inside their blocks as well")
-    dataset: str = _flag("digits", "digits, npz:PATH, folder:PATH, or a tensorflow-datasets name such as cifar10")
-    data_dir: str = _flag("", "where tensorflow-datasets keeps its files; empty: its own default")
+    dataset: str = _flag(
+        "digits",
+        "digits, npz:PATH, folder:PATH, tiny_imagenet:PATH, imagenet:PATH, streamed:PATH, or a name of "
+        "tensorflow-datasets such as cifar10",
+    )
+    data_dir: str = _flag("", "where tensorflow-datasets keeps its files, and PATHs start; empty: its own default")
+    image_size: int = _flag(0, "height and width of streamed images, in pixels; 0: 224, or that of the data set")
+    data_threads: int = _flag(0, "threads that decode streamed images; 0: one per core. No result depends on them")
     epochs: int = _flag(10, "passes over the training set")
     batch_size: int = _flag(128, "examples fed per tick; for gpipe, and for ADL's results, that is a micro-batch")
     accumulate: int = _flag(0, "M, batches averaged per update (ADL eq. 16); 0: 4 for adl and gpipe, else 1")
@@ -48,6 +64,10 @@ class Config:
     jitter: float = _flag(0.0, "auto: how late activations and gradients may come, in the time of a batch")
     optimizer: str = _flag("sgd", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = _flag(0.1, "peak learning rate")
+    auxiliary_learning_rate: float = _flag(
+        0.0,
+        "of auxiliary networks; 0: dgl's learn as their stages do, dni's by Adam at 3e-5 (Jaderberg et al.)",
+    )
     momentum: float = _flag(0.9, "sgd, lars, clars: momentum; adam, adamw: beta1")
     eta: float = _flag(0.0, "lars, clars: trust coefficient (thesis, eqs. 4.3, 4.7); 0: 0.001 for lars, 0.01 for clars")
     scale_biases: bool = _flag(True, "lars, clars: biases and normalisation are scaled too (the thesis's code: false)")
@@ -62,6 +82,10 @@ class Config:
     decay_power: float = _flag(2.0, "polynomial: rate (1 - progress)^power (thesis, Fig. 11)")
     warmup_epochs: float = _flag(0.0, "epochs of linear warm-up from 1 % of the learning rate (ADL: 3)")
     augment: bool = _flag(True, "random crops, and flips where the images allow it")
+    normalise: str = _flag(
+        "channels",
+        "images by: channels, the data set's means and deviations; fdg, its code's; image, each by its own (DSP)",
+    )
     drop_last: bool = _flag(False, "leave out an epoch's last, smaller batch")
     eval_batch_size: int = _flag(500, "examples per test batch")
     seed: int = _flag(0, "of the initial network, the order of the data, augmentation and dropout")
@@ -76,10 +100,13 @@ class Config:
         self.layers(10)
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("decay", self.decay, DECAYS)
+        choose("dtype", self.dtype, DTYPES)
+        choose("normalise", self.normalise, jd.data.NORMALISATIONS)
         for name in ("weights", "order", "p", "m", "jitter"):
             if getattr(self, name) and name not in self._method.takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but method {self.method} has no such setting")
-        for name, least in {"num_stages": 1, "epochs": 1, "batch_size": 1, "eval_batch_size": 1, "seed": 0}.items():
+        positive = dict.fromkeys(("num_stages", "epochs", "batch_size", "eval_batch_size"), 1)
+        for name, least in {**positive, "seed": 0, "image_size": 0, "data_threads": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; write at least {least}")
         if self.accumulate < 0:
@@ -87,6 +114,7 @@ class Config:
         for name in ("learning_rate", "decay_factor", "decay_power"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number above 0")
+        self._check_local_learning()
         for name in ("momentum", "weight_decay", "warmup_epochs", "jitter", "eta", "norm_sample"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
@@ -110,6 +138,19 @@ class Config:
                 )
         self.schedule(), self.stage_optimizer(1.0)  # these refuse the rest
 
+    def _check_local_learning(self) -> None:
+        rate = self.auxiliary_learning_rate
+        if not 0 <= rate < float("inf"):
+            raise ValueError(f"auxiliary_learning_rate is {rate}; write a number above 0, or 0 for the method's own")
+        if self._method.auxiliary is None and rate:
+            raise ValueError(
+                f"auxiliary_learning_rate is {rate}, but method {self.method} has no auxiliary networks; leave it out"
+            )
+        if self._method.auxiliary is not None and self.beta != 1:
+            raise ValueError(f"beta is {self.beta}, but {self.method}'s stages pass no gradients on; leave it out")
+        if self._method.auxiliary is not None and self.optimizer == "clars":
+            raise ValueError(f"optimizer is clars, but gradient norms are not measured under {self.method}; write lars")
+
     @property
     def steps_per_update(self) -> int:
         """M: the given one, or the method's own."""
@@ -128,9 +169,41 @@ class Config:
         settings = {name: getattr(self, name) for name in self._method.takes if getattr(self, name)}
         return self._method.build(self.num_stages, self.steps_per_update, **settings)
 
-    def layers(self, num_classes: int, image_size: int = 32) -> list[nn.Module]:
+    def layers(self, num_classes: int, image_size: int = 32) -> list[Any]:
         """The model, as a sequence of modules, for images of about this height."""
-        return jd.models.by_name(self.model, num_classes, small_images=image_size < 64, split_blocks=self.split_blocks)
+        form = {"small_images": image_size < 64, "split_blocks": self.split_blocks}
+        if self.dtype == "float32":
+            return jd.models.by_name(self.model, num_classes, **form)
+        # The loss, and what the last stage sends down, are computed from float32 logits.
+        return [*jd.models.by_name(self.model, num_classes, **form, dtype=jnp.dtype(self.dtype)), _as_float32]
+
+    def auxiliary(self, num_classes: int) -> nn.Module | None:
+        """The auxiliary network of a stage that learns locally; ``None`` for methods that have none."""
+        network = self._method.auxiliary
+        return network and network(num_classes, None if self.dtype == "float32" else jnp.dtype(self.dtype))
+
+    def auxiliary_optimizer(self, batches_per_epoch: float) -> StageOptimizer | None:
+        """The optimizer of the auxiliary networks; ``None`` if they have none, or that of their stages."""
+        if self.method == "dni":  # gradients are small numbers: with the stages' own rate, predictors overshoot
+            inner = optax.adam(self.auxiliary_learning_rate or 3e-5)
+            return jd.stagewise(inner, accumulate=self.steps_per_update)
+        if not self.auxiliary_learning_rate:
+            return None
+        scaled = dataclasses.replace(self, learning_rate=self.auxiliary_learning_rate)
+        return scaled.stage_optimizer(batches_per_epoch)
+
+    def load_data(self) -> Dataset | StreamedDataset:
+        """The data set.
+
+        Raises:
+          ValueError: it cannot be had, or not at this size.
+        """
+        return jd.data.load(
+            self.dataset,
+            data_dir=self.data_dir or None,
+            image_size=self.image_size,
+            num_threads=self.data_threads,
+        )
 
     def learning_rates(self, batches_per_epoch: float) -> optax.Schedule:
         """The learning rate as a function of the update index."""

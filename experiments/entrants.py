@@ -169,10 +169,15 @@ def pipelined(
     schedule: Schedule,
     devices: Sequence[jax.Device],
     accumulate: int = 1,
+    auxiliary: Any = None,
 ) -> Entrant:
     """The library's pipeline; with ``accumulate`` M it is fed micro-batches of a M-th of the batch."""
     pipeline = jd.Pipeline(
-        stages, schedule, optimizer=jd.stagewise(optimizer(), accumulate=accumulate), devices=devices
+        stages,
+        schedule,
+        optimizer=jd.stagewise(optimizer(), accumulate=accumulate),
+        auxiliary=auxiliary,
+        devices=devices,
     )
     batch_size, last = settings.batch_size // accumulate, len(devices) - 1
     state = pipeline.init(jax.random.key(0), settings.sample(batch_size))
@@ -197,7 +202,9 @@ def method(name: str, settings: Settings, devices: Sequence[jax.Device], profile
     chosen = METHODS[name]
     schedule = chosen.build(settings.num_stages, chosen.accumulate)
     label = f"{name} M={chosen.accumulate}" if chosen.accumulate > 1 else name
-    return pipelined(label, settings, cut(settings, schedule, profile), schedule, devices, chosen.accumulate)
+    auxiliary = chosen.auxiliary and chosen.auxiliary(settings.num_classes, jnp.dtype(settings.dtype))
+    stages = cut(settings, schedule, profile)
+    return pipelined(label, settings, stages, schedule, devices, chosen.accumulate, auxiliary)
 
 
 def choose_automatically(settings: Settings, devices: Sequence[jax.Device]) -> Choice:

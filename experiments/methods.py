@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
 
 from jaxdecouple import schedules
+from jaxdecouple.models import GradientPredictor, MLPClassifier
 from jaxdecouple.schedules import Schedule
 
 
@@ -19,12 +23,14 @@ class Method:
       source: where the method is defined.
       takes: which of ``weights``, ``order``, ``p``, ``m``, ``jitter`` it understands.
       accumulate: its default M.
+      auxiliary: for methods by which stages learn locally, ``(num_classes, dtype) -> module``, the auxiliary network.
     """
 
     build: Callable[..., Schedule]
     source: str
     takes: tuple[str, ...] = ("weights",)
     accumulate: int = 1
+    auxiliary: Callable[[int, Any], nn.Module] | None = None
 
 
 def _dsp(num_stages: int, accumulate: int, p: tuple[int, ...] = (), m: tuple[int, ...] = (), **settings) -> Schedule:
@@ -43,6 +49,17 @@ METHODS: dict[str, Method] = {
     "adl": Method(lambda K, M, **s: schedules.adl(K, **s), "ADL, Algorithm 1", ("weights", "order"), accumulate=4),
     "dsp": Method(_dsp, "DSP, section 3.3", takes=("weights", "order", "p", "m")),
     "pipedream": Method(lambda K, M, **s: schedules.pipedream(K, **s), "Narayanan et al. 2019"),
+    "dgl": Method(
+        lambda K, M: schedules.dgl(K),
+        "Belilovsky et al. 2020",
+        takes=(),
+        auxiliary=lambda classes, dtype: MLPClassifier(classes, dtype=dtype),
+    ),
+    "dni": Method(
+        lambda K, M, **s: schedules.dni(K, **s),
+        "Jaderberg et al. 2017; thesis, 5.5.1 and 6.5.1",
+        auxiliary=lambda classes, dtype: GradientPredictor(classes, dtype=dtype),
+    ),
 }
 
 AUTO = "auto"  # not a preset: measured, cut and planned when a run begins (experiments/auto.py)

@@ -20,10 +20,11 @@ from typing import Any
 import jax
 
 from jaxdecouple import Pipeline
+from jaxdecouple.local_program import LocalProgram
 from jaxdecouple.planning import Timeline, Times, timeline
 from jaxdecouple.planning.timelines import period_of
 from jaxdecouple.program import InnerProgram, LossProgram
-from jaxdecouple.schedules import Schedule, Weights, join, redoes_forward
+from jaxdecouple.schedules import Learning, Schedule, Weights, join, redoes_forward
 from jaxdecouple.state import StageState
 
 RUN_AHEAD = 2  # dispatches in flight while a loop is timed: enough to keep a device busy
@@ -35,7 +36,7 @@ class Round:
     """One measurement of all operations, in seconds.
 
     Attributes:
-      forward: of the stages below the last, alone.
+      forward: of the stages below the last, alone; where stages learn locally, that includes learning.
       batch: of all stages, alone: all that one batch takes, which at the last stage is one operation.
       up, down: an activation's transfer k -> k+1, a gradient's transfer k+1 -> k.
       together: for 2, 3, ... busy devices, and each of these, the seconds of one stage's ``batch``.
@@ -71,7 +72,10 @@ class OperationMeter:
         *inner, last = pipeline.programs
         x, self._loops, self._up, self._down = placement.put(batch[0], 0), [], [], []
         for k, program in enumerate(inner):
-            loop = _StageLoop(program, state.stages[k], x, joined=k in joined)
+            if isinstance(program, LocalProgram):
+                loop = _LocalLoop(program, state.stages[k], x, placement.put(batch[1], k))
+            else:
+                loop = _StageLoop(program, state.stages[k], x, joined=k in joined)
             self._loops.append(loop)
             self._up.append(loop.forward())
             x = placement.send(self._up[-1], k, k + 1)
@@ -86,7 +90,7 @@ class OperationMeter:
         forward, batch = [], []
         for loop in self._loops:
             count = self._runs(loop.seconds(loop.batch, self._group), seconds)
-            if isinstance(loop, _StageLoop):
+            if isinstance(loop, _StageLoop | _LocalLoop):
                 forward.append(loop.seconds(loop.forward, count))
             batch.append(loop.seconds(loop.batch, count))
         send = self._pipeline.placement.send
@@ -119,7 +123,7 @@ class OperationMeter:
 class _Loop:
     """Runs one stage's work for a batch, over and over; ``sent`` is the last gradient for the stage below."""
 
-    def __init__(self, program: InnerProgram | LossProgram, state: StageState, x: Any):
+    def __init__(self, program: InnerProgram | LocalProgram | LossProgram, state: StageState, x: Any):
         self.program, self.state, self.x, self.sent = program, state, x, None
         self.n = 0
 
@@ -156,6 +160,25 @@ class _StageLoop(_Loop):
                 self.state, self._residual, self.gradient, self.n, self.x, self.n + 1
             )
         self.n += 1
+        return y
+
+
+class _LocalLoop(_Loop):
+    def __init__(self, program: LocalProgram, state: StageState, x: Any, targets: Any):
+        super().__init__(program, state, x)
+        self.gradient: Any = None
+        self._targets, self._residual = targets, None
+
+    def forward(self) -> Any:
+        y, self.state, learned = self.program.learn(self.state, self.x, self._targets, self.n)
+        self.sent, self._residual = learned.sent, learned.residual
+        self.n += 1
+        return y
+
+    def batch(self) -> Any:
+        y = self.forward()
+        if self._residual is not None:
+            self.state, _ = self.program.teach(self.state, self._residual, self.gradient, self.n - 1)
         return y
 
 
@@ -206,7 +229,9 @@ def host_times(
     return seconds, jax.block_until_ready(state)
 
 
-def as_times(rounds: Sequence[Round], weights: Weights, joined: set[int], host: float) -> Times:
+def as_times(
+    rounds: Sequence[Round], weights: Weights, joined: set[int], host: float, learning: Learning = "gradient"
+) -> Times:
     """What the timeline needs: medians over the rounds.
 
     Args:
@@ -214,6 +239,7 @@ def as_times(rounds: Sequence[Round], weights: Weights, joined: set[int], host: 
       weights: the policy they were made under.
       joined: stages whose ``batch`` is one dispatch, from `joined_stages`.
       host: seconds of one dispatch.
+      learning: what the stages below the last learn from.
     """
 
     def median(name: str) -> list[float]:
@@ -221,10 +247,12 @@ def as_times(rounds: Sequence[Round], weights: Weights, joined: set[int], host: 
 
     forward, batch, slowdown = median("forward"), median("batch"), median("slowdown")
     redone = 1 if redoes_forward(weights) else 0  # `Times` adds it again
-    below = [max(0.0, whole - (1 + redone) * f) for f, whole in zip(forward, batch, strict=False)]
+    local = learning != "gradient"  # then the first part of a batch is learning, the rest teaching
+    rest = [max(0.0, whole - (1 + (0 if local else redone)) * f) for f, whole in zip(forward, batch, strict=False)]
     return Times(
         forward=[*forward, batch[-1]],
-        backward=[*below, 0.0],
+        backward=[*([0.0] * len(rest) if local else rest), 0.0],
+        teach=rest if local else None,
         up=median("up"),
         down=median("down"),
         joined=batch[:-1] if joined else None,

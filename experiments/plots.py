@@ -72,7 +72,7 @@ def schedules(named: Mapping[str, Schedule], path: pathlib.Path, num_batches: in
     for panel in panels[len(named) :]:
         panel.set_axis_off()
     handles = [Rectangle((0, 0), 1, 1, color=c) for c in (_FORWARD_COLOUR, _BACKWARD_COLOUR, _LOSS_COLOUR)]
-    labels = ["forward of batch n", "backward and update", "last stage: forward, loss, backward, update"]
+    labels = ["forward of batch n", "backward and update", "forward, loss, backward, update"]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     figure.savefig(path, dpi=120)
 
@@ -85,7 +85,7 @@ def _draw_schedule(panel: matplotlib.axes.Axes, schedule: Schedule, num_batches:
                 width = 0.92 / len(boxes)
                 left = tick + 0.04 + position * width
                 colour = _FORWARD_COLOUR if op.kind is FORWARD else _BACKWARD_COLOUR
-                colour = _LOSS_COLOUR if stage == schedule.loss_stage else colour
+                colour = _LOSS_COLOUR if op.kind is FORWARD and schedule.learns_in_forward(stage) else colour
                 panel.add_patch(Rectangle((left, stage - 0.38), width, 0.76, facecolor=colour, edgecolor="white"))
                 size = 8 if len(boxes) <= 2 else 5.5
                 panel.text(left + width / 2, stage, op.batch, ha="center", va="center", color="white", fontsize=size)

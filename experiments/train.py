@@ -22,7 +22,7 @@ from experiments import flags as config_flags
 from experiments.config import Config
 from experiments.training import EpochRecord, Run, Trainer
 from experiments.workdir import Workdir
-from jaxdecouple import data, schedules
+from jaxdecouple import schedules
 from jaxdecouple.state import State
 
 FLAGS = flags.FLAGS
@@ -37,7 +37,7 @@ def train(config: Config, workdir: pathlib.Path, *, overwrite: bool = False, sha
     """
     config.check()
     Workdir.check(workdir, overwrite=overwrite)
-    dataset = data.load(config.dataset, data_dir=config.data_dir or None)
+    dataset = config.load_data()
     trainer = Trainer(config, dataset, devices.of_stages(config.num_stages, share_devices))
     output = Workdir(workdir, dataclasses.asdict(config), overwrite=overwrite)
     if trainer.choice is not None:

@@ -18,13 +18,26 @@ from experiments import auto
 from experiments.auto import Choice
 from experiments.config import LARGEST_SAMPLE, Config
 from experiments.methods import AUTO
-from jaxdecouple.data import Dataset, Preprocess, epoch_batches, num_batches
+from jaxdecouple.data import DataError, ImageData, Preprocess, num_batches
 from jaxdecouple.pipeline import Evaluation
 from jaxdecouple.state import Metrics, State
 
 
 class NonFiniteLoss(ArithmeticError):
     """The loss became NaN or infinite."""
+
+
+class BrokenData(DataError):
+    """An image could not be read in the middle of a run. The run stopped between two ticks: nothing computed is lost.
+
+    Attributes:
+      state: after the last whole tick; it can be trained further, flushed, tested and saved.
+      records: of the epochs finished.
+    """
+
+    def __init__(self, cause: DataError, state: State, records: list[EpochRecord]):
+        super().__init__(f"{cause} (training stopped after {state.tick} batches, {len(records)} whole epochs)")
+        self.state, self.records = state, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +86,13 @@ class Trainer:
 
     Attributes:
       config: the settings.
-      dataset: the data.
+      dataset: the data, in memory or streamed.
       pipeline: the compiled pipeline.
       preprocess: from stored images to inputs.
       choice: for the method ``auto``, what it measured and chose.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, devices: Sequence[jax.Device]):
+    def __init__(self, config: Config, dataset: ImageData, devices: Sequence[jax.Device]):
         """Builds the pipeline and checks that it can train; only ``auto`` computes anything, and nothing is written.
 
         Raises:
@@ -87,22 +100,22 @@ class Trainer:
         """
         config.check()
         self.config, self.dataset = config, dataset
-        self.batches_per_epoch = num_batches(len(dataset.y_train), config.batch_size, config.drop_last)
+        self.batches_per_epoch = num_batches(dataset.num_train, config.batch_size, config.drop_last)
         if config.steps_per_update > config.epochs * self.batches_per_epoch:
             raise ValueError(
                 f"accumulate is {config.steps_per_update}, but the run has {config.epochs * self.batches_per_epoch} "
                 "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"
             )
-        self.preprocess = Preprocess.for_dataset(dataset, augment=config.augment)
-        self._sample = self._inputs(dataset.x_train[:1])
-        size = min(config.batch_size, len(dataset.y_train))
+        self.preprocess = Preprocess.for_dataset(dataset, augment=config.augment, normalise=config.normalise)
+        self._sample = self.preprocess.eval(np.zeros((1, *dataset.image_shape), np.uint8))
+        size = min(config.batch_size, dataset.num_train)
         sample = jax.ShapeDtypeStruct((size, *self._sample.shape[1:]), self._sample.dtype)
         layers = config.layers(dataset.num_classes, sample.shape[1])
         optimizer = config.stage_optimizer(self.batches_per_epoch)
         boundaries, schedule = config.boundaries or None, config.schedule()
         self.choice: Choice | None = None
         if config.method == AUTO:
-            targets = np.zeros(size, dataset.y_train.dtype)
+            targets = np.zeros(size, np.int32)
             self.choice = auto.choose(
                 layers,
                 config.num_stages,
@@ -119,18 +132,28 @@ class Trainer:
             stages = jd.partition(
                 layers, config.num_stages, sample=sample, boundaries=boundaries, weights=schedule.weights
             )
-        self.pipeline = jd.Pipeline(stages, schedule, optimizer=optimizer, devices=devices)
+        self.pipeline = jd.Pipeline(
+            stages,
+            schedule,
+            optimizer=optimizer,
+            auxiliary=config.auxiliary(dataset.num_classes),
+            auxiliary_optimizer=config.auxiliary_optimizer(self.batches_per_epoch),
+            devices=devices,
+        )
 
     def init(self, seed: int) -> State:
         """The initial state of a run with this seed."""
         return self.pipeline.init(jax.random.key(seed), self._sample)
 
-    def epoch(self, epoch: int, seed: int) -> Iterator[tuple[jax.Array, np.ndarray]]:
-        """The training batches of epoch 0, 1, ..., augmented on the first stage's device."""
-        data, first = self.dataset, epoch * self.batches_per_epoch
+    def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array, np.ndarray]]:
+        """The training batches of epoch 0, 1, ..., augmented on the first stage's device.
+
+        They are a function of (epoch, seed); ``start`` skips the first batches and changes nothing of the others.
+        """
+        config, first = self.config, epoch * self.batches_per_epoch + start
         key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from the layers' keys
-        batches = epoch_batches(
-            data.x_train, data.y_train, self.config.batch_size, seed=seed, epoch=epoch, drop_last=self.config.drop_last
+        batches = self.dataset.train_batches(
+            config.batch_size, seed=seed, epoch=epoch, drop_last=config.drop_last, start=start, augment=config.augment
         )
         for n, (images, labels) in enumerate(batches, first):
             images = self.pipeline.placement.put(images, 0)
@@ -145,9 +168,9 @@ class Trainer:
 
     def evaluate(self, state: State) -> Evaluation:
         """On the test set."""
-        x, y, size = self.dataset.x_test, self.dataset.y_test, self.config.eval_batch_size
-        batches = epoch_batches(x, y, min(size, len(y)), seed=0, epoch=0, shuffle=False)
-        return self.pipeline.evaluate(state, ((self._inputs(images), labels) for images, labels in batches))
+        batches = self.dataset.test_batches(min(self.config.eval_batch_size, self.dataset.num_test))
+        inputs = ((self.preprocess.eval(images), labels) for images, labels in batches)
+        return self.pipeline.evaluate(state, inputs)
 
     def run(
         self,
@@ -165,31 +188,32 @@ class Trainer:
 
         Raises:
           NonFiniteLoss: a loss is NaN or infinite; the message names stage, tick and batch.
+          BrokenData: an image could not be read; the message names the file, and the error holds the state.
         """
         state, records, reader = self.init(seed), [], _LossReader(self.pipeline)
-        for epoch in range(self.config.epochs):
-            start, seen = time.perf_counter(), 0
-            for images, labels in self.epoch(epoch, seed):
-                tick = state.tick
-                state, metrics = self.step(state, (images, labels))
-                reader.add(tick, metrics, state)
-                seen += len(labels)
-                on_tick(reader.latest)
-            train_loss = reader.finish(state)
-            jax.block_until_ready(state)
-            seconds = time.perf_counter() - start
-            test = self.evaluate(state)
-            records.append(
-                EpochRecord(
-                    epoch + 1, state.tick, train_loss, test.loss, 1 - (test.accuracy or 0.0), seconds, seen / seconds
+        try:
+            for epoch in range(self.config.epochs):
+                start, seen = time.perf_counter(), 0
+                for images, labels in self.epoch(epoch, seed):
+                    tick = state.tick
+                    state, metrics = self.step(state, (images, labels))
+                    reader.add(tick, metrics, state)
+                    seen += len(labels)
+                    on_tick(reader.latest)
+                train_loss = reader.finish(state)
+                jax.block_until_ready(state)
+                seconds = time.perf_counter() - start
+                test = self.evaluate(state)
+                error = 1 - (test.accuracy or 0.0)
+                records.append(
+                    EpochRecord(epoch + 1, state.tick, train_loss, test.loss, error, seconds, seen / seconds)
                 )
-            )
-            on_epoch(records[-1], state)
-        state = self.pipeline.flush(state)
-        return Run(records, self.evaluate(state), state)
-
-    def _inputs(self, images: np.ndarray) -> jax.Array:
-        return self.preprocess.eval(images)
+                on_epoch(records[-1], state)
+            state = self.pipeline.flush(state)
+            return Run(records, self.evaluate(state), state)
+        except DataError as cause:  # raised while a batch is fetched: `state` is that of a whole number of ticks
+            jax.block_until_ready(state)  # a program that ends here must not leave computations running
+            raise BrokenData(cause, state, records) from cause
 
 
 class _LossReader:

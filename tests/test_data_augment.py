@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdecouple.data import DataError, Dataset, Preprocess, augment
+from jaxdecouple.data import DataError, Dataset, Preprocess, augment, statistics
 
 KEY = jax.random.key(0)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -137,7 +137,7 @@ def test_for_dataset_makes_training_images_standard(scale):
 
 def test_statistics_do_not_depend_on_how_images_are_cut_into_chunks(monkeypatch):
     whole = Preprocess.for_dataset(dataset(), augment=False)
-    monkeypatch.setattr(augment, "_CHUNK", 7)
+    monkeypatch.setattr(statistics, "_CHUNK", 7)
     cut = Preprocess.for_dataset(dataset(), augment=False)
     np.testing.assert_allclose(cut.mean + cut.std, whole.mean + whole.std, rtol=1e-14)
 
@@ -158,6 +158,39 @@ def test_for_dataset_flips_photographs_and_never_digits(shape, name, pad, flip):
     assert (config.pad, config.flip) == (pad, flip)
     still = Preprocess.for_dataset(data, augment=False)
     assert still == dataclasses.replace(config, pad=0, flip=False)
+
+
+def test_fdg_normalises_with_the_constants_of_its_code():
+    config = Preprocess.for_dataset(dataset(), augment=False, normalise="fdg")
+    assert config.mean == (0.4914, 0.4822, 0.4465) and config.std == (0.2023, 0.1994, 0.2010)
+    images = pictures()
+    np.testing.assert_allclose(config.eval(images), (images / 255 - config.mean) / config.std, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_each_image_can_be_standardised_by_itself(scale):
+    config = Preprocess.for_dataset(dataset(), augment=True, normalise="image")
+    images = pictures()
+    images[3] = 7  # constant: the deviation is taken as 1 / sqrt(90), and the result is 0
+    images[4] = 100
+    images[4, 0, 0, 0] = 101  # almost constant: also divided by 1 / sqrt(90)
+    levels = images.astype(np.float64)
+    centred = levels - levels.mean((1, 2, 3), keepdims=True)
+    expected = centred / np.maximum(levels.std((1, 2, 3), keepdims=True), 90**-0.5)
+    given = images if scale == 255 else images.astype(np.float32)
+    np.testing.assert_allclose(config.eval(given), expected, atol=1e-4)
+    corners, mirrored = augment.draw(KEY, len(images), pad=config.pad, flip=config.flip)
+    windows = by_loop(Preprocess(config.pad, True, (0, 0, 0), (1 / 255,) * 3), images, corners, mirrored)
+    windows -= windows.mean((1, 2, 3), keepdims=True)
+    expected = windows / np.maximum(windows.std((1, 2, 3), keepdims=True), 90**-0.5)
+    np.testing.assert_allclose(config.train(KEY, given), expected, atol=1e-4)  # each window, after the crop
+
+
+def test_other_normalisations_are_refused():
+    with pytest.raises(DataError, match="normalise is 'batch'; write one of channels, fdg, image"):
+        Preprocess.for_dataset(dataset(), augment=False, normalise="batch")
+    with pytest.raises(DataError, match="normalise is 'fdg', for colour images, but test has 1 channels"):
+        Preprocess.for_dataset(dataset((8, 8, 1)), augment=False, normalise="fdg")
 
 
 def test_a_constant_channel_does_not_divide_by_zero():

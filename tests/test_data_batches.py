@@ -55,9 +55,19 @@ def test_num_batches_counts_what_comes(batch_size, drop_last):
     assert num_batches(N, batch_size, drop_last) == expected
 
 
+@pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"shuffle": False}])
+def test_starting_later_gives_the_same_rest(options):
+    whole = rows(seed=2, epoch=1, **options)
+    for start in range(len(whole) + 1):
+        rest = rows(seed=2, epoch=1, start=start, **options)
+        assert [r.tolist() for r in rest] == [r.tolist() for r in whole[start:]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"start": 6}, "start is 6, but an epoch has 5 batches; write 0 to 5"),
+        ({"start": -1}, "start is -1"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"batch_size": 24, "drop_last": True}, "exceeds the 23 examples"),
         ({"y": Y[:-1]}, "x has 23 examples and y has 22"),

@@ -66,6 +66,18 @@ def test_what_makes_no_dataset_is_refused(changes, message):
         dataset(**changes)
 
 
+def test_a_dataset_gives_out_its_batches():
+    data = dataset()
+    assert (data.num_train, data.num_test, data.crops_itself) == (12, 6, False)
+    got, order = list(data.train_batches(5, seed=1, epoch=2, start=1)), np.random.default_rng([1, 2]).permutation(12)
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in got]), data.x_train[order[5:]])
+    np.testing.assert_array_equal(np.concatenate([y for _, y in got]), data.y_train[order[5:]])
+    assert [len(y) for _, y in data.train_batches(5, seed=1, epoch=2, drop_last=True)] == [5, 5]
+    tests = list(data.test_batches(4))
+    assert [len(y) for _, y in tests] == [4, 2]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in tests]), data.x_test)
+
+
 def test_class_names_may_reach_further_than_the_training_labels():
     data = dataset(y_test=ARRAYS["y_test"] + 1, class_names=tuple("abcd"))
     assert data.num_classes == 4
@@ -157,7 +169,7 @@ def test_folder_is_sorted_by_class_and_file_name(folder):
 
 
 def test_folder_decodes_more_files_than_one_threads_share(folder, monkeypatch):
-    monkeypatch.setattr("jaxdecouple.data.folder._CHUNK", 2)
+    monkeypatch.setattr("jaxdecouple.data.image_files._CHUNK", 2)
     test_folder_is_sorted_by_class_and_file_name(folder)
 
 
@@ -225,7 +237,10 @@ def test_folder_refuses_missing_and_unequal_directories(folder):
         ("cifa10", "did you mean 'cifar10'"),
         ("mnist.npz", "did you mean 'npz:mnist.npz'"),
         ("Folder:/x", "did you mean 'folder:/x'"),
+        ("imagnet:/x", "did you mean 'imagenet:/x'"),
+        ("tinyimagenet:/x", "did you mean 'tiny_imagenet:/x'"),
         ("npz:", "names no path; write 'npz:PATH'"),
+        ("imagenet", "names no path; write 'imagenet:PATH'"),
         ("zzz", "unknown data set 'zzz'; expected 'digits', 'npz:PATH', 'folder:PATH'"),
         ("", "unknown data set ''; expected"),
     ],
@@ -244,6 +259,7 @@ def test_a_missing_package_is_named(monkeypatch):
         ("digit", "did you mean 'digits'"),
         ("digits", "pip install scikit-learn"),
         ("folder:.", "pip install pillow"),
+        ("tiny_imagenet:.", "pip install pillow"),
     ]:
         with pytest.raises(DataError, match=advice):
             load(spec)
@@ -252,7 +268,7 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_importing_the_package_imports_no_optional_one():
     code = (
         "import sys, jaxdecouple.data\n"
-        "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'PIL', 'requests'}\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'PIL', 'requests', 'grain'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,8 +1,21 @@
-"""Image-classification data held in memory: loading, batches and on-device preprocessing."""
+"""Image-classification data, in memory or streamed: loading, batches and on-device preprocessing."""
 
-from jaxdecouple.data.augment import Preprocess
+from jaxdecouple.data.augment import NORMALISATIONS, Preprocess
 from jaxdecouple.data.batches import epoch_batches, num_batches
-from jaxdecouple.data.dataset import DataError, Dataset
+from jaxdecouple.data.dataset import Dataset
+from jaxdecouple.data.errors import DataError
+from jaxdecouple.data.interface import ImageData
 from jaxdecouple.data.load import load
+from jaxdecouple.data.streamed import StreamedDataset
 
-__all__ = ["DataError", "Dataset", "Preprocess", "epoch_batches", "load", "num_batches"]
+__all__ = [
+    "NORMALISATIONS",
+    "DataError",
+    "Dataset",
+    "ImageData",
+    "Preprocess",
+    "StreamedDataset",
+    "epoch_batches",
+    "load",
+    "num_batches",
+]

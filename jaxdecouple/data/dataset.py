@@ -1,19 +1,20 @@
 """A data set: labelled images of one common size, in a training and a test part, in memory."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
+
+from jaxdecouple.data.batches import epoch_batches
+from jaxdecouple.data.errors import DataError
+from jaxdecouple.data.statistics import channel_statistics
 
 _MOST_CLASSES = 2**20  # beyond this a label is taken for an identifier, not a class number
 
 
-class DataError(ValueError):
-    """Data, or a request for data, that cannot be used; the message says what to give instead."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels as NumPy arrays, checked once when the record is made.
+    """Images and labels as NumPy arrays, checked once when the record is made; an `ImageData`.
 
     Shapes: N images of the part, H rows, W columns, C channels (the same H, W, C in both parts).
 
@@ -36,6 +37,7 @@ class Dataset:
     x_test: np.ndarray
     y_test: np.ndarray
     class_names: tuple[str, ...] = ()
+    crops_itself = False  # not a field: a fact about the class
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -59,6 +61,32 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of every image."""
         return self.x_train.shape[1:]
+
+    @property
+    def num_train(self) -> int:
+        """Number of training images."""
+        return len(self.y_train)
+
+    @property
+    def num_test(self) -> int:
+        """Number of test images."""
+        return len(self.y_test)
+
+    def train_batches(
+        self, batch_size: int, *, seed: int, epoch: int, drop_last: bool = False, start: int = 0, augment: bool = True
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """One epoch's batches as they are stored, by `epoch_batches`; random crops are left to `Preprocess`."""
+        return epoch_batches(
+            self.x_train, self.y_train, batch_size, seed=seed, epoch=epoch, drop_last=drop_last, start=start
+        )
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All test images in their order, the last batch perhaps with fewer."""
+        return epoch_batches(self.x_test, self.y_test, batch_size, seed=0, epoch=0, shuffle=False)
+
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation per channel of the training images, by `statistics.channel_statistics`."""
+        return channel_statistics(self.x_train)
 
     def _check_same_images(self) -> None:
         train, test = self.x_train, self.x_test

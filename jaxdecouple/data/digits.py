@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxdecouple.data.dataset import DataError, Dataset
+from jaxdecouple.data.dataset import Dataset
+from jaxdecouple.data.errors import DataError
 
 _NUM_TRAIN = 1437
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdecouple.data.dataset import DataError, Dataset
+from jaxdecouple.data.dataset import Dataset
+from jaxdecouple.data.errors import DataError
 from jaxdecouple.data.tf_stand_in import tensorflow_stand_in
 
 _CHUNK = 1024
