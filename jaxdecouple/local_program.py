@@ -6,7 +6,9 @@ the activation from before the update.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,22 @@ from jaxdecouple.transforms.updates import Updates
 
 # Auxiliary networks draw from the same key as layers, as if they came after any number of them.
 _BEYOND_LAYERS = 1 << 20
+
+
+class Learned(NamedTuple):
+    """What a stage that learns locally gives besides its output.
+
+    Attributes:
+      loss: of the auxiliary network, if it learned.
+      sent: the gradient of the stage's input, if the stage below is to have it.
+      residual: what the auxiliary network will learn from later, if it does.
+      grads: the gradient that the optimizer was given, if it was to be observed.
+    """
+
+    loss: jax.Array | None = None
+    sent: PyTree | None = None
+    residual: Residual | None = None
+    grads: PyTree | None = None
 
 
 def _shapes_after(layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
@@ -68,6 +86,20 @@ class LocalProgram(Program):
         auxiliary = AuxiliaryState(params, model_state, self.auxiliary_updates.init(params))
         return state.replace(auxiliary=auxiliary)
 
+    def _compile(self, adding: tuple[str, ...], updating: tuple[str, ...], donate: bool) -> None:
+        """Compiles learning, with what may be donated where a batch ends no group and where it ends one."""
+        self._learn_accumulate = compiled(self._learn_then_add, adding, donate)
+        self._learn_update = compiled(self._learn_then_update, updating, donate)
+        observed_add = functools.partial(self._learn_then_add, observe=True)
+        observed_update = functools.partial(self._learn_then_update, observe=True)
+        self._observed_accumulate = compiled(observed_add, adding, donate)
+        self._observed_update = compiled(observed_update, updating, donate)
+
+    def _function(self, batch: int, observe: bool) -> Callable:
+        if self.updates.due(batch):
+            return self._observed_update if observe else self._learn_update
+        return self._observed_accumulate if observe else self._learn_accumulate
+
     def _assist(
         self, params: PyTree, model_state: PyTree, given: PyTree, key: jax.Array, batch: Any
     ) -> tuple[PyTree, PyTree]:
@@ -104,32 +136,30 @@ class GreedyProgram(LocalProgram):
                 f"stage at layer {stage.first}: its optimizer accumulates {self.updates.every} batches, that of its "
                 f"auxiliary network {self.auxiliary_updates.every}; write the same accumulate for both"
             )
-        self._learn_accumulate = compiled(self._learn_then_add, ("opt_state", "auxiliary"), donate)
-        self._learn_update = compiled(self._learn_then_update, ("params", "opt_state", "auxiliary"), donate)
+        self._compile(("opt_state", "auxiliary"), ("params", "opt_state", "auxiliary"), donate)
 
     def learn(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int
-    ) -> tuple[PyTree, StageState, None, None, jax.Array]:
-        """Output and new state; nothing to send down and nothing to keep; the auxiliary network's loss."""
-        function = self._learn_update if self.updates.due(batch) else self._learn_accumulate
-        y, loss, changed = function(
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int, observe: bool = False
+    ) -> tuple[PyTree, StageState, Learned]:
+        """Output, new state, and what else the stage has learned; there is nothing to send down."""
+        y, loss, changed, grads = self._function(batch, observe)(
             state.params, state.opt_state, state.auxiliary, state.model_state, state.key, x, targets, batch
         )
-        return y, state.replace(**changed), None, None, loss
+        return y, state.replace(**changed), Learned(loss=loss, grads=grads)
 
     def _learn_then_add(
-        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any
-    ) -> tuple[PyTree, jax.Array, dict[str, PyTree]]:
+        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any, observe: bool = False
+    ) -> tuple[PyTree, jax.Array, dict[str, PyTree], PyTree | None]:
         (grads, their_grads), y, loss, model_state, their_state = self._gradients(params, auxiliary, *rest)
         auxiliary = auxiliary.replace(
             model_state=their_state, opt_state=self.auxiliary_updates.add(their_grads, auxiliary.opt_state)
         )
         changed = {"opt_state": self.updates.add(grads, opt_state), "auxiliary": auxiliary, "model_state": model_state}
-        return y, loss, changed
+        return y, loss, changed, grads if observe else None
 
     def _learn_then_update(
-        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any
-    ) -> tuple[PyTree, jax.Array, dict[str, PyTree]]:
+        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any, observe: bool = False
+    ) -> tuple[PyTree, jax.Array, dict[str, PyTree], PyTree | None]:
         (grads, their_grads), y, loss, model_state, their_state = self._gradients(params, auxiliary, *rest)
         params, opt_state = self.updates.update(grads, opt_state, params)
         their_params, their_opt_state = self.auxiliary_updates.update(
@@ -137,7 +167,7 @@ class GreedyProgram(LocalProgram):
         )
         auxiliary = AuxiliaryState(their_params, their_state, their_opt_state)
         changed = {"params": params, "opt_state": opt_state, "auxiliary": auxiliary, "model_state": model_state}
-        return y, loss, changed
+        return y, loss, changed, grads if observe else None
 
     def _gradients(
         self,
@@ -202,19 +232,17 @@ class SyntheticProgram(LocalProgram):
         super().__init__(stage, optimizer, auxiliary, auxiliary_optimizer)
         self.weights = weights
         self._linearizations: dict[Any, Linearization] = {}
-        self._learn_accumulate = compiled(self._learn_then_add, ("opt_state",), donate)
-        self._learn_update = compiled(self._learn_then_update, ("params", "opt_state"), donate)
+        self._compile(("opt_state",), ("params", "opt_state"), donate)
         updating = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
         self._teach_accumulate = compiled(self._teach_then_add, ("opt_state",), donate)
         self._teach_update = compiled(self._teach_then_update, updating, donate)
 
     def learn(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int
-    ) -> tuple[PyTree, StageState, PyTree, Residual, None]:
-        """Output and new state; the gradient of the input (``None`` at stage 0); what `teach` will need."""
-        function = self._learn_update if self.updates.due(batch) else self._learn_accumulate
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int, observe: bool = False
+    ) -> tuple[PyTree, StageState, Learned]:
+        """Output, new state, what to send down, and what `teach` will need."""
         auxiliary = state.auxiliary
-        y, sent, their_state, changed = function(
+        y, sent, their_state, changed, grads = self._function(batch, observe)(
             state.params,
             state.opt_state,
             auxiliary.replace(opt_state=()),
@@ -230,7 +258,7 @@ class SyntheticProgram(LocalProgram):
             signature=signature_of(y),
         )
         state = state.replace(**changed, auxiliary=auxiliary.replace(model_state=their_state))
-        return y, state, sent, residual, None
+        return y, state, Learned(sent=sent, residual=residual, grads=grads)
 
     def teach(
         self, state: StageState, residual: Residual, gradient: PyTree, batch: int
@@ -241,14 +269,16 @@ class SyntheticProgram(LocalProgram):
         error, changed = function(auxiliary.params, auxiliary.opt_state, residual, gradient, state.key, batch)
         return state.replace(auxiliary=auxiliary.replace(**changed)), error
 
-    def _learn_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
+    def _learn_then_add(self, params: PyTree, opt_state: Any, *rest: Any, observe: bool = False) -> tuple[Any, ...]:
         grads, model_state, *results = self._gradients(params, *rest)
-        return *results, {"opt_state": self.updates.add(grads, opt_state), "model_state": model_state}
+        changed = {"opt_state": self.updates.add(grads, opt_state), "model_state": model_state}
+        return *results, changed, grads if observe else None
 
-    def _learn_then_update(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
+    def _learn_then_update(self, params: PyTree, opt_state: Any, *rest: Any, observe: bool = False) -> tuple[Any, ...]:
         grads, model_state, *results = self._gradients(params, *rest)
         params, opt_state = self.updates.update(grads, opt_state, params)
-        return *results, {"params": params, "opt_state": opt_state, "model_state": model_state}
+        changed = {"params": params, "opt_state": opt_state, "model_state": model_state}
+        return *results, changed, grads if observe else None
 
     def _gradients(
         self,

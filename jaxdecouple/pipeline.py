@@ -286,12 +286,12 @@ class Pipeline:
 
     def _learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
         x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
-        y, work.stages[k], gradient, residual, loss = self.programs[k].learn(work.stages[k], x, targets, n)
+        y, work.stages[k], learned = self.programs[k].learn(work.stages[k], x, targets, n)
         work.activations[k + 1][n] = self.placement.send(y, k, k + 1)
-        if residual is not None:
-            work.residuals[k][n] = residual
-            self._send_down(work, gradient, k, n)
-        return loss
+        self._send_down(work, learned.sent, k, n)
+        if learned.residual is not None:
+            work.residuals[k][n] = learned.residual
+        return learned.loss
 
     def _teach(self, work: Workspace, k: int, n: int) -> jax.Array:
         residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ class Program:
         self._evaluate = jax.jit(self._predict)
         self._measure = jax.jit(self._norms_and_gradient, static_argnums=0)
 
-    def init(self, key: jax.Array, x: PyTree, targets: PyTree) -> StageState:
+    def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
         """The stage's initial state for inputs shaped like ``x``, where ``key`` is.
 
         The shape of ``targets`` is for auxiliary networks, if the stage has one.
@@ -122,6 +123,11 @@ class InnerProgram(Program):
         self._backward_update = compiled(self._backward_then_update, updating, donate)
         self._accumulate_forward = compiled(self._backward_then_add, ("opt_state", "values"), donate)
         self._update_forward = compiled(self._backward_then_update, (*updating, "values"), donate)
+        observing = {"observe": True}
+        self._observed_accumulate = compiled(
+            functools.partial(self._backward_then_add, **observing), ("opt_state",), donate
+        )
+        self._observed_update = compiled(functools.partial(self._backward_then_update, **observing), updating, donate)
 
     def forward(self, state: StageState, x: PyTree, batch: int) -> tuple[PyTree, StageState, Residual]:
         """Output, new state and residual of a batch."""
@@ -133,8 +139,15 @@ class InnerProgram(Program):
     ) -> tuple[PyTree, StageState]:
         """Gradient with respect to the stage's input (``None`` at stage 0), and the state after the update."""
         function = self._backward_update if self.updates.due(batch) else self._backward_accumulate
-        sent, state, _ = self._call(function, state, residual, gradient, batch, ())
-        return sent, state
+        return self._call(function, state, residual, gradient, batch, ())[:2]
+
+    def observed_backward(
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int
+    ) -> tuple[PyTree, StageState, PyTree]:
+        """As `backward`, and the gradient that the optimizer was given."""
+        function = self._observed_update if self.updates.due(batch) else self._observed_accumulate
+        sent, state, _, grads = self._call(function, state, residual, gradient, batch, ())
+        return sent, state, grads
 
     def backward_forward(
         self, state: StageState, residual: Residual, gradient: PyTree, batch: int, x: PyTree, next_batch: int
@@ -144,13 +157,13 @@ class InnerProgram(Program):
             sent, state = self.backward(state, residual, gradient, batch)
             return sent, *self.forward(state, x, next_batch)
         function = self._update_forward if self.updates.due(batch) else self._accumulate_forward
-        sent, state, forwarded = self._call(function, state, residual, gradient, batch, (x, next_batch))
+        sent, state, forwarded, _ = self._call(function, state, residual, gradient, batch, (x, next_batch))
         return sent, *self._store(state, x, forwarded)
 
     def _call(
         self, function: Callable, state: StageState, residual: Residual, gradient: PyTree, batch: int, then: tuple
-    ) -> tuple[PyTree, StageState, tuple]:
-        sent, changed, forwarded = function(
+    ) -> tuple[PyTree, StageState, tuple, PyTree]:
+        sent, changed, forwarded, grads = function(
             state.params,
             state.opt_state,
             residual.values,
@@ -162,7 +175,7 @@ class InnerProgram(Program):
             batch,
             *then,
         )
-        return sent, state.replace(**changed), forwarded
+        return sent, state.replace(**changed), forwarded, grads
 
     def _store(self, state: StageState, x: PyTree, forwarded: tuple) -> tuple[PyTree, StageState, Residual]:
         y, model_state, values, inputs = forwarded
@@ -185,21 +198,35 @@ class InnerProgram(Program):
         return forward(linearization, self._apply, params, x, model_state, key, batch)
 
     def _backward_then_add(
-        self, params: PyTree, opt_state: Any, values: tuple, model_state: PyTree, key: jax.Array, *rest: Any
-    ) -> tuple[PyTree, dict[str, PyTree], tuple]:
+        self,
+        params: PyTree,
+        opt_state: Any,
+        values: tuple,
+        model_state: PyTree,
+        key: jax.Array,
+        *rest: Any,
+        observe: bool = False,
+    ) -> tuple[PyTree, dict[str, PyTree], tuple, PyTree | None]:
         residual, gradient, _, batch, *then = rest
         grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
         forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
-        return sent, {"opt_state": self.updates.add(grads, opt_state)}, forwarded
+        return sent, {"opt_state": self.updates.add(grads, opt_state)}, forwarded, grads if observe else None
 
     def _backward_then_update(
-        self, params: PyTree, opt_state: Any, values: tuple, model_state: PyTree, key: jax.Array, *rest: Any
-    ) -> tuple[PyTree, dict[str, PyTree], tuple]:
+        self,
+        params: PyTree,
+        opt_state: Any,
+        values: tuple,
+        model_state: PyTree,
+        key: jax.Array,
+        *rest: Any,
+        observe: bool = False,
+    ) -> tuple[PyTree, dict[str, PyTree], tuple, PyTree | None]:
         residual, gradient, norms, batch, *then = rest
         grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
         params, opt_state = self.updates.update(grads, opt_state, params, norms)
         forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
-        return sent, {"params": params, "opt_state": opt_state}, forwarded
+        return sent, {"params": params, "opt_state": opt_state}, forwarded, grads if observe else None
 
     def _gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, residual: Residual, gradient: PyTree, batch: Any
@@ -238,6 +265,12 @@ class LossProgram(Program):
         self.score = jax.jit(self._score)
         self._train_accumulate = compiled(self._train_then_add, ("opt_state",), donate)
         self._train_update = compiled(self._train_then_update, ("params", "opt_state"), donate)
+        self._observed_accumulate = compiled(
+            functools.partial(self._train_then_add, observe=True), ("opt_state",), donate
+        )
+        self._observed_update = compiled(
+            functools.partial(self._train_then_update, observe=True), ("params", "opt_state"), donate
+        )
 
     def check(self, logits: PyTree, targets: PyTree) -> None:
         """Refuses a loss that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
@@ -259,23 +292,36 @@ class LossProgram(Program):
         self, state: StageState, x: PyTree, targets: PyTree, batch: int
     ) -> tuple[PyTree, StageState, jax.Array, jax.Array | None]:
         """Gradient with respect to the stage's input (``None`` if nobody wants it), new state, loss and accuracy."""
-        rest = (state.model_state, state.key, x, targets, batch)
-        if self.updates.due(batch):
-            sent, model_state, scores, params, opt_state = self._train_update(
-                state.params, state.opt_state, state.gradient_norms, *rest
-            )
-        else:
-            sent, model_state, scores, opt_state = self._train_accumulate(state.params, state.opt_state, *rest)
-            params = state.params
-        return sent, state.replace(params=params, model_state=model_state, opt_state=opt_state), *scores
+        function = self._train_update if self.updates.due(batch) else self._train_accumulate
+        return self._call(function, state, x, targets, batch)[:-1]
 
-    def _train_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[Any, ...]:
-        grads, *results = self._gradients(params, *rest)
-        return *results, self.updates.add(grads, opt_state)
+    def observed_train(
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int
+    ) -> tuple[PyTree, StageState, jax.Array, jax.Array | None, PyTree]:
+        """As `train`, and the gradient that the optimizer was given."""
+        function = self._observed_update if self.updates.due(batch) else self._observed_accumulate
+        return self._call(function, state, x, targets, batch)
 
-    def _train_then_update(self, params: PyTree, opt_state: Any, norms: PyTree | None, *rest: Any) -> tuple[Any, ...]:
-        grads, *results = self._gradients(params, *rest)
-        return *results, *self.updates.update(grads, opt_state, params, norms)
+    def _call(self, function: Callable, state: StageState, x: PyTree, targets: PyTree, batch: int) -> tuple[Any, ...]:
+        sent, scores, changed, grads = function(
+            state.params, state.opt_state, state.gradient_norms, state.model_state, state.key, x, targets, batch
+        )
+        return sent, state.replace(**changed), *scores, grads
+
+    def _train_then_add(
+        self, params: PyTree, opt_state: Any, norms: PyTree | None, *rest: Any, observe: bool = False
+    ) -> tuple[Any, ...]:
+        grads, sent, model_state, scores = self._gradients(params, *rest)
+        changed = {"opt_state": self.updates.add(grads, opt_state), "model_state": model_state}
+        return sent, scores, changed, grads if observe else None
+
+    def _train_then_update(
+        self, params: PyTree, opt_state: Any, norms: PyTree | None, *rest: Any, observe: bool = False
+    ) -> tuple[Any, ...]:
+        grads, sent, model_state, scores = self._gradients(params, *rest)
+        params, opt_state = self.updates.update(grads, opt_state, params, norms)
+        changed = {"params": params, "opt_state": opt_state, "model_state": model_state}
+        return sent, scores, changed, grads if observe else None
 
     def _gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, targets: PyTree, batch: jax.Array
