@@ -5,6 +5,7 @@ from .adapters import as_layer as as_layer
 from .adapters import from_function as from_function
 from .adapters import from_linen as from_linen
 from .adapters import from_nnx as from_nnx
+from .diagnostics import Diagnostics as Diagnostics
 from .losses import accuracy as accuracy
 from .losses import softmax_cross_entropy as softmax_cross_entropy
 from .partitioning import partition as partition

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from jaxdecouple.adapters import as_stages
+from jaxdecouple.dispatcher import Dispatcher
 from jaxdecouple.expected import Expected, check_usable
 from jaxdecouple.losses import softmax_cross_entropy
 from jaxdecouple.placement import Placement
@@ -103,6 +104,7 @@ class Pipeline:
             self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate
         )
         self._loss: LossProgram = self.programs[-1]
+        self._dispatcher = Dispatcher(self.programs, self.placement)
         self.run_ahead = least_run_ahead(self.schedule) if run_ahead is None else run_ahead
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: Expected | None = None
@@ -135,12 +137,15 @@ class Pipeline:
         self._expected = Expected(x, shapes)
         return State(stages=tuple(stages), in_flight=tuple(InFlight() for _ in stages))
 
-    def step(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[State, Metrics]:
+    def step(
+        self, state: State, batch: tuple[PyTree, PyTree], *, dispatcher: Dispatcher | None = None
+    ) -> tuple[State, Metrics]:
         """One tick: feeds a batch and dispatches the tick's operations. Returns at once.
 
         Args:
           state: as left by `init`, `step` or `flush`; its arrays may be reused (see ``donate``).
           batch: ``(inputs, targets)``, each [B, ...]. B may change, at the price of one more compilation.
+          dispatcher: what carries out the operations, in place of the pipeline's own (see `diagnostics`).
 
         Returns:
           The new state, and the metrics of the batch that reached the loss in this tick.
@@ -157,10 +162,17 @@ class Pipeline:
         for k in range(self._last + 1):
             if self.schedule.learns_in_forward(k):
                 work.targets[k][tick] = self.placement.put(targets, k)
-        metrics = self._dispatch(work, tick, self.schedule.window(tick, int(state.first), tick + 1))
+        ops = self.schedule.window(tick, int(state.first), tick + 1)
+        metrics = self._dispatch(dispatcher, work, tick, ops)
         return work.freeze(tick=tick + 1, first=int(state.first)), metrics
 
-    def flush(self, state: State, on_tick: Callable[[State, Metrics], None] | None = None) -> State:
+    def flush(
+        self,
+        state: State,
+        on_tick: Callable[[State, Metrics], None] | None = None,
+        *,
+        dispatcher: Dispatcher | None = None,
+    ) -> State:
         """Finishes what is in flight, feeding nothing; training may go on afterwards.
 
         Gradients of an incomplete accumulation group stay in the optimizer's state.
@@ -169,11 +181,12 @@ class Pipeline:
           state: any state.
           on_tick: called after each tick of the flush with the state so far, to read only, and the tick's metrics.
             Should it raise, the state is lost: its arrays were reused (see ``donate``).
+          dispatcher: as of `step`.
         """
         check_usable(state)
         work, first, stop = Workspace(state), int(state.first), int(state.tick)
         for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
-            metrics = self._dispatch(work, tick, self.schedule.window(tick, first, stop))
+            metrics = self._dispatch(dispatcher, work, tick, self.schedule.window(tick, first, stop))
             if on_tick is not None:
                 on_tick(work.freeze(tick=stop, first=first), metrics)
         return work.freeze(tick=stop, first=stop)
@@ -248,72 +261,30 @@ class Pipeline:
                 given = self.placement.send(given, k, k - 1)
         return state.replace(stages=tuple(stages))
 
-    def _dispatch(self, work: Workspace, tick: int, ops: Iterable[Op]) -> Metrics:
-        metrics, auxiliary, is_local = Metrics(), {}, self.schedule.is_local
+    def _dispatch(self, dispatcher: Dispatcher | None, work: Workspace, tick: int, ops: Iterable[Op]) -> Metrics:
+        dispatcher, metrics, auxiliary = dispatcher or self._dispatcher, Metrics(), {}
+        is_local = self.schedule.is_local
         for op, *then in join(ops):
             try:
                 if then:
-                    self._backward_forward(work, op.stage, op.batch, then[0].batch)
+                    dispatcher.backward_forward(work, op.stage, op.batch, then[0].batch)
                 elif op.kind is not FORWARD:
                     if is_local:
-                        auxiliary[op.stage] = self._teach(work, op.stage, op.batch)
+                        auxiliary[op.stage] = dispatcher.teach(work, op.stage, op.batch)
                     else:
-                        self._backward(work, op.stage, op.batch)
+                        dispatcher.backward(work, op.stage, op.batch)
                 elif op.stage == self._last:
-                    metrics = self._train(work, op.batch)
+                    metrics = dispatcher.train(work, op.stage, op.batch)
                     self._unfinished.append(metrics.loss)
                 elif is_local:
-                    loss = self._learn(work, op.stage, op.batch)
+                    loss = dispatcher.learn(work, op.stage, op.batch)
                     auxiliary |= {} if loss is None else {op.stage: loss}
                 else:
-                    self._forward(work, op.stage, op.batch)
+                    dispatcher.forward(work, op.stage, op.batch)
             except Exception as error:
                 error.add_note(f"while dispatching the {op}, tick {tick}")
                 raise
         return metrics.replace(auxiliary=auxiliary) if auxiliary else metrics
-
-    def _forward(self, work: Workspace, k: int, n: int) -> None:
-        x = work.activations[k].pop(n)
-        y, work.stages[k], work.residuals[k][n] = self.programs[k].forward(work.stages[k], x, n)
-        work.activations[k + 1][n] = self.placement.send(y, k, k + 1)
-
-    def _train(self, work: Workspace, n: int) -> Metrics:
-        k = self._last
-        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
-        gradient, work.stages[k], loss, accuracy = self._loss.train(work.stages[k], x, targets, n)
-        self._send_down(work, gradient, k, n)
-        return Metrics(n, loss, accuracy)
-
-    def _learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
-        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
-        y, work.stages[k], learned = self.programs[k].learn(work.stages[k], x, targets, n)
-        work.activations[k + 1][n] = self.placement.send(y, k, k + 1)
-        self._send_down(work, learned.sent, k, n)
-        if learned.residual is not None:
-            work.residuals[k][n] = learned.residual
-        return learned.loss
-
-    def _teach(self, work: Workspace, k: int, n: int) -> jax.Array:
-        residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        work.stages[k], error = self.programs[k].teach(work.stages[k], residual, gradient, n)
-        return error
-
-    def _backward(self, work: Workspace, k: int, n: int) -> None:
-        residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        gradient, work.stages[k] = self.programs[k].backward(work.stages[k], residual, gradient, n)
-        self._send_down(work, gradient, k, n)
-
-    def _backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
-        residual, gradient, x = work.residuals[k].pop(n), work.gradients[k].pop(n), work.activations[k].pop(next_n)
-        gradient, y, work.stages[k], work.residuals[k][next_n] = self.programs[k].backward_forward(
-            work.stages[k], residual, gradient, n, x, next_n
-        )
-        self._send_down(work, gradient, k, n)
-        work.activations[k + 1][next_n] = self.placement.send(y, k, k + 1)
-
-    def _send_down(self, work: Workspace, gradient: PyTree, k: int, n: int) -> None:
-        if gradient is not None:
-            work.gradients[k - 1][n] = self.placement.send(gradient, k, k - 1)
 
     def _bound_run_ahead(self) -> None:
         """Waits until fewer than ``run_ahead`` losses are unfinished: dispatched work, and its memory, is bounded.

@@ -1,0 +1,115 @@
+"""Probes: which ticks and batches are looked at, and what is made of what is seen."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from jaxdecouple.diagnostics.records import DirectionRecord, GradientRecord
+from jaxdecouple.diagnostics.trees import compare, mean_of
+from jaxdecouple.diagnostics.true_gradient import TrueGradient
+from jaxdecouple.diagnostics.watching import WatchingDispatcher
+from jaxdecouple.pipeline import Pipeline
+from jaxdecouple.stage import PyTree
+from jaxdecouple.state import Metrics, State
+
+
+class Diagnostics:
+    """A pipeline's `step` and `flush`, with probes.
+
+    Attributes:
+      pipeline: the pipeline.
+      every: ticks between two probes of a kind.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, every: int = 10, direction_batches: int = 1):
+        """Builds the probes; nothing is compiled before the first.
+
+        Args:
+          pipeline: to be watched. It can be used without diagnostics at any time.
+          every: ticks between two probes of a kind. A probe costs about one more forward and backward.
+          direction_batches: over how many of the newest batches a direction probe takes the mean of the true gradient.
+            One is noisy: the norm of its gradient is larger than that of the full one, and ``sigma`` smaller.
+
+        Raises:
+          ValueError: a number is below 1.
+        """
+        for name, value in (("every", every), ("direction_batches", direction_batches)):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name} is {value!r}; write an integer of at least 1")
+        self.pipeline, self.every = pipeline, int(every)
+        self._true_gradient = TrueGradient(pipeline)
+        self._dispatcher = WatchingDispatcher(pipeline)
+        self._recent: collections.deque[tuple[PyTree, PyTree]] = collections.deque(maxlen=int(direction_batches))
+        self._records: collections.deque[Callable[[], GradientRecord | DirectionRecord | None]] = collections.deque()
+
+    def step(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[State, Metrics]:
+        """As `Pipeline.step`; waits for nothing either."""
+        tick, watching = int(state.tick), self._dispatcher
+        directing = tick % self.every == self.every // 2
+        self._recent.append(batch)
+        true = self._mean_gradient(state, tick) if directing else None
+        watching.begin_tick(tick, batch if tick % self.every == 0 else None, directing)
+        state, metrics = self.pipeline.step(state, batch, dispatcher=watching)
+        if directing:
+            self._records.append(_direction(tick, true, dict(watching.consumed), state))
+        self._finish(state)
+        return state, metrics
+
+    def flush(self, state: State, on_tick: Callable[[State, Metrics], None] | None = None) -> State:
+        """As `Pipeline.flush`; batches that are followed are followed to their end."""
+        ticks = iter(range(int(state.tick), int(state.tick) + self.pipeline.schedule.drain + 1))
+        self._dispatcher.begin_tick(next(ticks), None, False)
+
+        def after(state: State, metrics: Metrics) -> None:
+            self._finish(state)
+            self._dispatcher.begin_tick(next(ticks), None, False)
+            if on_tick is not None:
+                on_tick(state, metrics)
+
+        state = self.pipeline.flush(state, after, dispatcher=self._dispatcher)
+        self._finish(state, flushed=True)
+        return state
+
+    def records(self) -> Iterator[GradientRecord | DirectionRecord]:
+        """What has been found since the last call, oldest first. Reading waits for the devices."""
+        while self._records:
+            yield self._records.popleft()()
+
+    def _mean_gradient(self, state: State, tick: int) -> list[PyTree]:
+        found = [
+            self._true_gradient([stage.params for stage in state.stages], state, *batch, tick - age)
+            for age, batch in enumerate(reversed(self._recent))
+        ]
+        return found[0] if len(found) == 1 else [mean_of(list(parts)) for parts in zip(*found, strict=True)]
+
+    def _finish(self, state: State, flushed: bool = False) -> None:
+        for followed in self._dispatcher.finished(flushed):
+            true = self._true_gradient(followed.params, state, *followed.data, followed.batch)
+            found = [compare(*pair) for pair in zip(true, followed.grads, strict=True)]
+            self._records.append(followed.reader(found))
+
+
+def _direction(
+    tick: int, true: list[PyTree], consumed: dict[int, PyTree], state: State
+) -> Callable[[], DirectionRecord]:
+    found = {k: compare(true[k], grads) for k, grads in consumed.items()}
+    size = [_bytes(flight) for flight in state.in_flight]
+
+    def read() -> DirectionRecord:
+        values = {k: np.array(jax.device_get(scalars), np.float64) for k, scalars in found.items()}
+        products = {k: value[3] for k, value in values.items()}
+        squares = {k: value[1] ** 2 for k, value in values.items()}
+        stages = range(len(size))
+        sigma = [float(products[k] / squares[k]) if k in found and squares[k] else None for k in stages]
+        whole = None if None in sigma else float(sum(products.values()) / sum(squares.values()))
+        return DirectionRecord(tick=tick, sigma=sigma, sigma_all=whole, bytes_in_flight=size)
+
+    return read
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum({id(leaf): leaf.nbytes for leaf in jax.tree.leaves(tree)}.values())

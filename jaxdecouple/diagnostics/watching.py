@@ -1,0 +1,184 @@
+"""Watching: operations are carried out as ever, and what happens to weights and gradients is noted down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdecouple.diagnostics.records import GradientRecord
+from jaxdecouple.diagnostics.trees import copied, distance
+from jaxdecouple.dispatcher import Dispatcher
+from jaxdecouple.pipeline import Pipeline
+from jaxdecouple.stage import PyTree
+from jaxdecouple.state import Metrics, Workspace
+
+
+class Followed:
+    """A batch under a gradient probe, from its feeding until all its gradients are known."""
+
+    def __init__(self, batch: int, data: tuple[PyTree, PyTree], num_stages: int):
+        self.batch, self.data = batch, data
+        self.params: list[PyTree] = [None] * num_stages
+        self.grads: list[PyTree] = [None] * num_stages
+        self.gaps: list[Any] = [None] * num_stages
+        self.forwarded: list[tuple[int, int]] = [(0, 0)] * num_stages  # (tick, updates made)
+        self.computed = [-1] * num_stages  # tick
+        self.staleness: list[int | None] = [None] * num_stages
+
+    @property
+    def computed_everywhere(self) -> bool:
+        """Whether every stage has computed a gradient of it."""
+        return all(tick >= 0 for tick in self.computed)
+
+    @property
+    def done(self) -> bool:
+        """Whether, besides, every such gradient has gone into an update."""
+        return self.computed_everywhere and None not in self.staleness
+
+    def reader(self, found: list[tuple[jax.Array, ...]]) -> Callable[[], GradientRecord]:
+        """What makes the record, once it is asked for."""
+        batch, gaps, staleness = self.batch, self.gaps, self.staleness
+        lag = [tick - begun for tick, (begun, _) in zip(self.computed, self.forwarded, strict=True)]
+        tick = max(self.computed)
+
+        def read() -> GradientRecord:
+            norm, true_norm, difference, product, count = np.array(jax.device_get(found), np.float64).T
+            return GradientRecord(
+                batch=batch,
+                tick=tick,
+                lag=lag,
+                staleness=list(staleness),
+                weight_gap=[float(gap) for gap in gaps],
+                norm=norm.tolist(),
+                true_norm=true_norm.tolist(),
+                difference=_ratio(difference, true_norm),
+                root_mean_square=_ratio(difference, np.sqrt(count)),
+                cosine=_ratio(product, norm * true_norm),
+            )
+
+        return read
+
+
+class WatchingDispatcher(Dispatcher):
+    """Carries out operations, and notes when weights change and what gradients are consumed.
+
+    Attributes:
+      consumed: by stage, the gradients of this tick, if they are wanted.
+    """
+
+    def __init__(self, pipeline: Pipeline):
+        super().__init__(pipeline.programs, pipeline.placement)
+        self.consumed: dict[int, PyTree] = {}
+        self._tick, self._wants_all = 0, False
+        self._followed: dict[int, Followed] = {}
+        num_stages = len(pipeline.programs)
+        self._updates = [0] * num_stages
+        self._group: list[list[Followed]] = [[] for _ in range(num_stages)]  # whose gradients no update has consumed
+
+    def begin_tick(self, tick: int, followed: tuple[PyTree, PyTree] | None, wants_all: bool) -> None:
+        """Follows the batch that is fed in this tick, if it is given; wants all gradients of the tick, or not."""
+        self._tick, self._wants_all = tick, wants_all
+        self.consumed = {}
+        if followed is not None:
+            self._followed[tick] = Followed(tick, followed, len(self.programs))
+
+    def finished(self, flushed: bool = False) -> list[Followed]:
+        """Batches all of whose gradients have gone into updates; they are not followed any longer.
+
+        After a flush also those whose gradients wait in an accumulation group.
+        """
+        followed = self._followed.values()
+        done = [batch for batch in followed if batch.done or (flushed and batch.computed_everywhere)]
+        for followed in done:
+            del self._followed[followed.batch]
+        return done
+
+    def forward(self, work: Workspace, k: int, n: int) -> None:
+        self._before_forward(work, k, n)
+        super().forward(work, k, n)
+
+    def train(self, work: Workspace, k: int, n: int) -> Metrics:
+        self._before_forward(work, k, n)
+        if not self._wants(n):
+            return self._counting(work, k, lambda: super(WatchingDispatcher, self).train(work, k, n))
+
+        def observed() -> Metrics:
+            x, targets, stage = work.activations[k].pop(n), work.targets[k].pop(n), work.stages[k]
+            self._before_gradient(work, k, n)
+            sent, work.stages[k], loss, accuracy, grads = self.programs[k].observed_train(stage, x, targets, n)
+            self._after_gradient(k, n, grads)
+            self.send_down(work, sent, k, n)
+            return Metrics(n, loss, accuracy)
+
+        return self._counting(work, k, observed)
+
+    def backward(self, work: Workspace, k: int, n: int) -> None:
+        if not self._wants(n):
+            return self._counting(work, k, lambda: super(WatchingDispatcher, self).backward(work, k, n))
+
+        def observed() -> None:
+            residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
+            self._before_gradient(work, k, n)
+            sent, work.stages[k], grads = self.programs[k].observed_backward(work.stages[k], residual, gradient, n)
+            self._after_gradient(k, n, grads)
+            self.send_down(work, sent, k, n)
+
+        return self._counting(work, k, observed)
+
+    def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
+        if self._wants(n) or next_n in self._followed:
+            self.backward(work, k, n)
+            self.forward(work, k, next_n)
+        else:
+            self._counting(work, k, lambda: super(WatchingDispatcher, self).backward_forward(work, k, n, next_n))
+
+    def learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
+        self._before_forward(work, k, n)
+        wanted = self._wants(n)
+        if wanted:
+            self._before_gradient(work, k, n)
+        loss, grads = self._counting(work, k, lambda: self._learn(work, k, n, observe=wanted))
+        if wanted:
+            self._after_gradient(k, n, grads)
+        return loss
+
+    def _wants(self, n: int) -> bool:
+        return self._wants_all or n in self._followed
+
+    def _before_forward(self, work: Workspace, k: int, n: int) -> None:
+        if n in self._followed:
+            followed = self._followed[n]
+            followed.params[k] = copied(work.stages[k].params)  # the originals may be donated before the end
+            followed.forwarded[k] = self._tick, self._updates[k]
+
+    def _before_gradient(self, work: Workspace, k: int, n: int) -> None:
+        if n in self._followed:
+            followed = self._followed[n]
+            followed.gaps[k] = distance(work.stages[k].params, followed.params[k])
+            self._group[k].append(followed)
+
+    def _after_gradient(self, k: int, n: int, grads: PyTree) -> None:
+        if self._wants_all:
+            self.consumed[k] = grads
+        if n in self._followed:
+            self._followed[n].grads[k], self._followed[n].computed[k] = grads, self._tick
+
+    def _counting(self, work: Workspace, k: int, dispatch: Callable[[], Any]) -> Any:
+        """Counts an update of stage k, if the dispatch gives it other weights."""
+        before = work.stages[k].params
+        result = dispatch()
+        if work.stages[k].params is not before:
+            for followed in self._group[k]:
+                followed.staleness[k] = self._updates[k] - followed.forwarded[k][1]
+            self._group[k].clear()
+            self._updates[k] += 1
+        return result
+
+
+def _ratio(over: np.ndarray, under: np.ndarray) -> list[float]:
+    """Elementwise; NaN where both are 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (over / under).tolist()
