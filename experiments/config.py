@@ -88,6 +88,9 @@ class Config:
     )
     drop_last: bool = _flag(False, "leave out an epoch's last, smaller batch")
     eval_batch_size: int = _flag(500, "examples per test batch")
+    diagnose_every: int = _flag(
+        0, "ticks between two probes of staleness, of the distance from the true gradient and of direction; 0: none"
+    )
     seed: int = _flag(0, "of the initial network, the order of the data, augmentation and dropout")
 
     def check(self) -> None:
@@ -106,7 +109,7 @@ class Config:
             if getattr(self, name) and name not in self._method.takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but method {self.method} has no such setting")
         positive = dict.fromkeys(("num_stages", "epochs", "batch_size", "eval_batch_size"), 1)
-        for name, least in {**positive, "seed": 0, "image_size": 0, "data_threads": 0}.items():
+        for name, least in {**positive, "seed": 0, "image_size": 0, "data_threads": 0, "diagnose_every": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; write at least {least}")
         if self.accumulate < 0:

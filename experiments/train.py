@@ -3,24 +3,27 @@
     python -m experiments.train --method=adl --num_stages=4 --model=resnet56 --dataset=cifar10 --accumulate=4
 
 The directory gets config.json, metrics.jsonl (a line per epoch), summary.json, curves.png, schedule.png and the final
-checkpoint; with --method=auto, what it measured and the timeline it expects as well. Nothing is written before the data
+checkpoint; with --method=auto, what it measured and the timeline it expects as well; with --diagnose_every,
+diagnostics.jsonl (a line per probe) and diagnostics.png. Nothing is written before the data
 are loaded and the settings have been found trainable.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import sys
 import time
+from typing import Any
 
 from absl import app, flags
 from tqdm import tqdm
 
-from experiments import checkpoints, command_line, devices, plots
+from experiments import checkpoints, command_line, devices, diagnostic_plots, plots
 from experiments import flags as config_flags
 from experiments.config import Config
-from experiments.training import EpochRecord, Run, Trainer
+from experiments.training import Diagnosis, EpochRecord, Run, Trainer
 from experiments.workdir import Workdir
 from jaxdecouple import schedules
 from jaxdecouple.state import State
@@ -51,14 +54,19 @@ def train(config: Config, workdir: pathlib.Path, *, overwrite: bool = False, sha
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
         def on_epoch(record: EpochRecord, state: State) -> None:
-            output.append_metrics(dataclasses.asdict(record))
+            output.append("metrics.jsonl", dataclasses.asdict(record))
             tqdm.write(_line(record, config.epochs), file=sys.stdout)
 
-        run = trainer.run(config.seed, on_tick=on_tick, on_epoch=on_epoch)
+        def on_diagnosis(record: Diagnosis) -> None:
+            output.append("diagnostics.jsonl", {"probe": type(record).__name__, **_numbers(dataclasses.asdict(record))})
+
+        run = trainer.run(config.seed, on_tick=on_tick, on_epoch=on_epoch, on_diagnosis=on_diagnosis)
     output.write_json("summary.json", _summary(config, trainer, run, time.perf_counter() - start))
     title = f"{trainer.pipeline.schedule.name}, K = {config.num_stages}, {config.model} on {dataset.name}"
     plots.curves({config.method: [run.records]}, output.path / "curves.png", title)
     plots.schedules({trainer.pipeline.schedule.name: trainer.pipeline.schedule}, output.path / "schedule.png")
+    if config.diagnose_every:
+        diagnostic_plots.picture(run.diagnostics, output.path / "diagnostics.png", title)
     checkpoints.save(output.path / "checkpoints" / "final", run.state)
     return run
 
@@ -78,6 +86,15 @@ def _summary(config: Config, trainer: Trainer, run: Run, seconds: float) -> dict
         "seconds": seconds,
         **devices.describe(),
     }
+
+
+def _numbers(value: Any) -> Any:
+    """``value`` with ``None`` in place of what JSON has no number for, such as the cosine with a gradient of 0."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _line(record: EpochRecord, epochs: int) -> str:

@@ -19,8 +19,11 @@ from experiments.auto import Choice
 from experiments.config import LARGEST_SAMPLE, Config
 from experiments.methods import AUTO
 from jaxdecouple.data import DataError, ImageData, Preprocess, num_batches
+from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
 from jaxdecouple.pipeline import Evaluation
 from jaxdecouple.state import Metrics, State
+
+Diagnosis = GradientRecord | DirectionRecord
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -64,11 +67,12 @@ class EpochRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run: its records, and its state with nothing in flight."""
+    """A finished run: its records, its state with nothing in flight, and its diagnostics, if there were any."""
 
     records: list[EpochRecord]
     final: Evaluation
     state: State
+    diagnostics: list[Diagnosis] = dataclasses.field(default_factory=list)
 
     @property
     def test_error(self) -> float:
@@ -141,6 +145,9 @@ class Trainer:
             devices=devices,
         )
 
+        every = config.diagnose_every
+        self._diagnostics = jd.Diagnostics(self.pipeline, every=every) if every else None
+
     def init(self, seed: int) -> State:
         """The initial state of a run with this seed."""
         return self.pipeline.init(jax.random.key(seed), self._sample)
@@ -159,12 +166,14 @@ class Trainer:
             images = self.pipeline.placement.put(images, 0)
             yield self.preprocess.train(jax.random.fold_in(key, n), images), labels
 
-    def step(self, state: State, batch: tuple[Any, Any]) -> tuple[State, Metrics]:
+    def step(
+        self, state: State, batch: tuple[Any, Any], diagnostics: jd.Diagnostics | None = None
+    ) -> tuple[State, Metrics]:
         """One tick, and before it, where the optimizer needs them, the gradient norms of some of its examples."""
         if self.config.measures_norms(state.tick):
             sample = min(len(batch[1]), self.config.norm_sample or LARGEST_SAMPLE)
             state = self.pipeline.measure_gradient_norms(state, batch, sample_size=sample)
-        return self.pipeline.step(state, batch)
+        return (diagnostics or self.pipeline).step(state, batch)
 
     def evaluate(self, state: State) -> Evaluation:
         """On the test set."""
@@ -178,6 +187,7 @@ class Trainer:
         *,
         on_tick: Callable[[float], Any] = lambda loss: None,
         on_epoch: Callable[[EpochRecord, State], Any] = lambda record, state: None,
+        on_diagnosis: Callable[[Diagnosis], Any] = lambda record: None,
     ) -> Run:
         """Trains for the config's epochs, then flushes and tests.
 
@@ -185,18 +195,28 @@ class Trainer:
           seed: of this run, in place of the config's.
           on_tick: called once per batch with the newest loss known (NaN before the first).
           on_epoch: called after each epoch's test.
+          on_diagnosis: called after each epoch, and after the flush, with each record of the diagnostics.
 
         Raises:
           NonFiniteLoss: a loss is NaN or infinite; the message names stage, tick and batch.
           BrokenData: an image could not be read; the message names the file, and the error holds the state.
         """
         state, records, reader = self.init(seed), [], _LossReader(self.pipeline)
+        diagnostics, found = self._diagnostics, []
+        if diagnostics:
+            diagnostics.reset()
+
+        def collect() -> None:
+            for record in diagnostics.records() if diagnostics else ():
+                found.append(record)
+                on_diagnosis(record)
+
         try:
             for epoch in range(self.config.epochs):
                 start, seen = time.perf_counter(), 0
                 for images, labels in self.epoch(epoch, seed):
                     tick = state.tick
-                    state, metrics = self.step(state, (images, labels))
+                    state, metrics = self.step(state, (images, labels), diagnostics)
                     reader.add(tick, metrics, state)
                     seen += len(labels)
                     on_tick(reader.latest)
@@ -209,8 +229,10 @@ class Trainer:
                     EpochRecord(epoch + 1, state.tick, train_loss, test.loss, error, seconds, seen / seconds)
                 )
                 on_epoch(records[-1], state)
-            state = self.pipeline.flush(state)
-            return Run(records, self.evaluate(state), state)
+                collect()
+            state = (diagnostics or self.pipeline).flush(state)
+            collect()
+            return Run(records, self.evaluate(state), state, found)
         except DataError as cause:  # raised while a batch is fetched: `state` is that of a whole number of ticks
             jax.block_until_ready(state)  # a program that ends here must not leave computations running
             raise BrokenData(cause, state, records) from cause

@@ -66,7 +66,7 @@ class Workdir:
         partial.write_text(json.dumps(value, indent=2) + "\n")
         partial.replace(self.path / name)
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds a line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a") as lines:
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Adds a line to a file of JSON lines, such as ``metrics.jsonl``."""
+        with (self.path / name).open("a") as lines:
             lines.write(json.dumps(record) + "\n")

@@ -122,7 +122,8 @@ def test_pipedream_by_hand(slowdown):
 
 @pytest.mark.parametrize("slowdown", [(), (1, 1)])
 def test_synthetic_gradients_by_hand(slowdown):
-    times = Times(forward=[1, 1, 1], backward=[1, 1, 1], up=[0.5] * 2, down=[0.25] * 2, teach=[0.5, 1], slowdown=slowdown)
+    links = {"up": [0.5] * 2, "down": [0.25] * 2}
+    times = Times(forward=[1, 1, 1], backward=[1, 1, 1], teach=[0.5, 1], slowdown=slowdown, **links)
     run = timeline(schedules.dni(3), times, num_batches=2)
     # Queues: stage 0: F0 F1 B0 B1; stage 1: F0 F1 B0 B1; stage 2: F0 F1. A forward sends its results both ways.
     stage0 = {"F0.0": (0, 2), "F0.1": (2, 4), "B0.0": (4.75, 5.25), "B0.1": (6.75, 7.25)}

@@ -262,7 +262,9 @@ def run(settings: RateSettings, workdir: pathlib.Path, *, overwrite: bool = Fals
     with tqdm(total=len(labels) * len(settings.rates), unit="run", disable=None) as bar:
 
         def on_run(outcome: Outcome) -> None:
-            output.append_metrics({"layer": labels[outcome.layer], "rate": outcome.rate, "epochs": outcome.text})
+            output.append(
+                "metrics.jsonl", {"layer": labels[outcome.layer], "rate": outcome.rate, "epochs": outcome.text}
+            )
             bar.update()
 
         outcomes = sweep(network, examples, settings, on_run=on_run)

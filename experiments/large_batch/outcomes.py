@@ -45,7 +45,7 @@ class Outcome:
 
 def announce(output: Workdir, method: str, what: str, outcome: Outcome) -> None:
     """Prints how a run went, on one line, and adds it to metrics.jsonl."""
-    output.append_metrics({"method": method, **as_json(outcome)})
+    output.append("metrics.jsonl", {"method": method, **as_json(outcome)})
     if outcome.finite:
         result = f"training loss {outcome.final_loss:.4g}, test error {100 * outcome.test_error:.2f} %"
     else:

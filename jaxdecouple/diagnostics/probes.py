@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jaxdecouple.diagnostics.trees import compare, mean_of
 from jaxdecouple.diagnostics.true_gradient import TrueGradient
 from jaxdecouple.diagnostics.watching import WatchingDispatcher
 from jaxdecouple.pipeline import Pipeline
-from jaxdecouple.stage import PyTree
+from jaxdecouple.stage import PyTree, signature_of
 from jaxdecouple.state import Metrics, State
 
 
@@ -30,7 +30,8 @@ class Diagnostics:
 
         Args:
           pipeline: to be watched. It can be used without diagnostics at any time.
-          every: ticks between two probes of a kind. A probe costs about one more forward and backward.
+          every: ticks between two probes of a kind. A probe costs about one more forward and backward. Batches of
+            another shape than the first, as an epoch's last can be, are left out.
           direction_batches: over how many of the newest batches a direction probe takes the mean of the true gradient.
             One is noisy: the norm of its gradient is larger than that of the full one, and ``sigma`` smaller.
 
@@ -42,17 +43,30 @@ class Diagnostics:
                 raise ValueError(f"{name} is {value!r}; write an integer of at least 1")
         self.pipeline, self.every = pipeline, int(every)
         self._true_gradient = TrueGradient(pipeline)
-        self._dispatcher = WatchingDispatcher(pipeline)
-        self._recent: collections.deque[tuple[PyTree, PyTree]] = collections.deque(maxlen=int(direction_batches))
-        self._records: collections.deque[Callable[[], GradientRecord | DirectionRecord | None]] = collections.deque()
+        self._recent: collections.deque[tuple[int, tuple[PyTree, PyTree]]] = collections.deque(
+            maxlen=int(direction_batches)
+        )
+        self._usual: Hashable = None
+        self._records: collections.deque[Callable[[], GradientRecord | DirectionRecord]] = collections.deque()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all that was seen, before another run of the same pipeline; what is compiled stays."""
+        self._dispatcher = WatchingDispatcher(self.pipeline)
+        self._recent.clear()
+        self._records.clear()
 
     def step(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[State, Metrics]:
         """As `Pipeline.step`; waits for nothing either."""
         tick, watching = int(state.tick), self._dispatcher
-        directing = tick % self.every == self.every // 2
-        self._recent.append(batch)
-        true = self._mean_gradient(state, tick) if directing else None
-        watching.begin_tick(tick, batch if tick % self.every == 0 else None, directing)
+        if self._is_usual(batch):
+            self._recent.append((tick, batch))
+        else:
+            watching.ignored.add(tick)
+        directing = tick % self.every == self.every // 2 and len(self._recent) > 0
+        following = tick % self.every == 0 and tick not in watching.ignored
+        true = self._mean_gradient(state) if directing else None
+        watching.begin_tick(tick, batch if following else None, directing)
         state, metrics = self.pipeline.step(state, batch, dispatcher=watching)
         if directing:
             self._records.append(_direction(tick, true, dict(watching.consumed), state))
@@ -79,11 +93,15 @@ class Diagnostics:
         while self._records:
             yield self._records.popleft()()
 
-    def _mean_gradient(self, state: State, tick: int) -> list[PyTree]:
-        found = [
-            self._true_gradient([stage.params for stage in state.stages], state, *batch, tick - age)
-            for age, batch in enumerate(reversed(self._recent))
-        ]
+    def _is_usual(self, batch: tuple[PyTree, PyTree]) -> bool:
+        """Whether a batch has the shape of the first. An epoch's last would need compilations of its own."""
+        signature = signature_of(batch)
+        self._usual = self._usual or signature
+        return signature == self._usual
+
+    def _mean_gradient(self, state: State) -> list[PyTree]:
+        params = [stage.params for stage in state.stages]
+        found = [self._true_gradient(params, state, *batch, n) for n, batch in self._recent]
         return found[0] if len(found) == 1 else [mean_of(list(parts)) for parts in zip(*found, strict=True)]
 
     def _finish(self, state: State, flushed: bool = False) -> None:

@@ -67,11 +67,13 @@ class WatchingDispatcher(Dispatcher):
 
     Attributes:
       consumed: by stage, the gradients of this tick, if they are wanted.
+      ignored: batches whose gradients are never wanted.
     """
 
     def __init__(self, pipeline: Pipeline):
         super().__init__(pipeline.programs, pipeline.placement)
         self.consumed: dict[int, PyTree] = {}
+        self.ignored: set[int] = set()
         self._tick, self._wants_all = 0, False
         self._followed: dict[int, Followed] = {}
         num_stages = len(pipeline.programs)
@@ -146,7 +148,7 @@ class WatchingDispatcher(Dispatcher):
         return loss
 
     def _wants(self, n: int) -> bool:
-        return self._wants_all or n in self._followed
+        return n in self._followed or (self._wants_all and n not in self.ignored)
 
     def _before_forward(self, work: Workspace, k: int, n: int) -> None:
         if n in self._followed:
