@@ -47,6 +47,8 @@ METHODS: dict[str, dict] = {
     "adl M=4": {"method": "adl", "accumulate": MICRO_BATCHES},
     "dsp": {"method": "dsp"},
     "pipedream": {"method": "pipedream"},
+    "dgl": {"method": "dgl"},
+    "dni": {"method": "dni"},
 }
 BASELINE = "backprop"
 ONE_WORKER = "one worker (whole network, one core)"

@@ -32,7 +32,12 @@ def picture(records: Sequence[GradientRecord | DirectionRecord], path: pathlib.P
     panels = figure.subplots(2, 3).ravel()
     batches, ticks = [record.batch for record in gradients], [record.tick for record in directions]
     _lines(panels[0], batches, [r.staleness for r in gradients], "staleness (updates)")
-    _lines(panels[1], batches, [r.weight_gap for r in gradients], "distance of the weights from those of the forward (relative)")
+    _lines(
+        panels[1],
+        batches,
+        [r.weight_gap for r in gradients],
+        "distance of the weights from those of the forward (relative)",
+    )
     _lines(panels[2], batches, [r.difference for r in gradients], "|gradient - true gradient| / |true gradient|")
     _lines(panels[3], batches, [r.norm for r in gradients], "norm of the gradient (dashed: the true one's)")
     _lines(panels[3], batches, [r.true_norm for r in gradients], panels[3].get_title(), dashed=True)

@@ -38,7 +38,7 @@ class Row:
         return [
             self.label,
             _list(self.schedule.p) if delays else "flush",
-            _list(self.schedule.q) if delays else "flush",
+            (_list(self.schedule.q) if self.schedule.has_backward(0) else "-") if delays else "flush",
             # Without staleness, and without a second forward, the policies are one and the same.
             self.schedule.weights if late or schedules.redoes_forward(self.schedule.weights) else "-",
             " | ".join(_levels(row) for row in levels),

@@ -168,6 +168,7 @@ def test_every_method_trains_and_is_tabled(tmp_path, digits):
     table = (tmp_path / "all" / "table.md").read_text().splitlines()
     assert len(table) == 2 + len(methods.METHODS) + 1  # FDG has two rows
     assert table[6].startswith("| fdg beta=1 | 1 | 1 | stash | 1 / 0 |")
+    assert table[11].startswith("| dgl | 1 | - | - | 0 / 0 |") and table[12].startswith("| dni | 1 | 1 | replay |")
     assert table[3].startswith("| gpipe M=4 | flush | flush | replay | 0 / 0 |")
     results = json.loads((tmp_path / "all" / "results.json").read_text())["methods"]
     assert results["backprop"]["speed_against_backprop"] == 1.0
@@ -202,3 +203,39 @@ def test_the_command_line_refuses_without_a_traceback(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and not (tmp_path / "x").exists()
     assert "error: unknown method 'fgd'; did you mean 'fdg'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_probes_are_written_and_drawn(tmp_path):
+    config = dataclasses.replace(SMALL, method="features_replay", epochs=1, diagnose_every=4)
+    run = train.train(config, tmp_path / "run", share_devices=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
+    kinds = [line["probe"] for line in lines]
+    assert len(lines) == len(run.diagnostics) and set(kinds) == {"GradientRecord", "DirectionRecord"}
+    followed = [line for line in lines if line["probe"] == "GradientRecord"]
+    assert [line["staleness"] for line in followed][1:] == [[1, 0]] * (len(followed) - 1)
+    assert (tmp_path / "run" / "diagnostics.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"method": "dgl", "beta": 0.5}, "dgl's stages pass no gradients on"),
+        ({"method": "dni", "optimizer": "clars"}, "gradient norms are not measured under dni; write lars"),
+        ({"method": "fdg", "auxiliary_learning_rate": 0.1}, "method fdg has no auxiliary networks"),
+        ({"dtype": "float16"}, "dtype 'float16'; did you mean 'bfloat16'"),
+        ({"diagnose_every": -1}, "diagnose_every is -1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(SMALL, **settings).check()
+
+
+def test_bfloat16_computes_with_float32_parameters_and_loss(digits):
+    config = dataclasses.replace(SMALL, dtype="bfloat16", epochs=1)
+    trainer = Trainer(config, digits, devices.of_stages(2))
+    state = trainer.init(0)
+    assert {leaf.dtype.name for stage in state.stages for leaf in jax.tree.leaves(stage.params)} == {"float32"}
+    state, _ = trainer.step(state, next(trainer.epoch(0, 0)))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.in_flight[1].activations)} == {"bfloat16"}
+    assert trainer.pipeline.predict(state, np.zeros((2, *digits.image_shape), "f4")).dtype == np.float32

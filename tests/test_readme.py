@@ -44,6 +44,9 @@ def test_the_method_table():
         order = schedule.order.replace("_", " ")
         weights = "-" if name == "backprop(K)" else schedule.weights
         assert rows[name] == [str(schedule.p[0]), str(schedule.q[0]), order, weights]
+    assert rows["dgl(K)"] == ["1", "-", "every stage learns in its forward", "-"]
+    dni = schedules.dni(3)
+    assert rows["dni(K)"][:2] == [str(dni.p[0]), str(dni.q[0])] and rows["dni(K)"][3] == dni.weights
     assert rows["gpipe(K, M)"][3] == schedules.gpipe(3, 4).weights
     dsp = schedules.dsp((1, 1, 0), (4, 2, 0))
     assert rows["dsp(p, m)"][2:] == [dsp.order.replace("_", " "), dsp.weights]
@@ -55,7 +58,7 @@ def _cells(line):
 
 
 def test_the_timeline_example(tmp_path):
-    code = "import jaxdecouple as jd\n" + re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = "import jaxdecouple as jd\n" + re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
@@ -63,6 +66,15 @@ def test_the_timeline_example(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3.47") and "3.48 times one device" in code
     assert {path.name for path in tmp_path.iterdir()} == {"ddg.png", "ddg.json"}
+
+
+def test_the_example_of_local_learning():
+    quickstart, local = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:2]
+    before, after = quickstart.split("state = pipeline.init")
+    code = f"{before}{local}state = pipeline.init{after}\nprint(sorted(metrics.auxiliary))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[0]\n")
 
 
 def test_the_table_of_predicted_speeds():
