@@ -36,7 +36,7 @@ def picture(records: Sequence[GradientRecord | DirectionRecord], path: pathlib.P
         panels[1],
         batches,
         [r.weight_gap for r in gradients],
-        "distance of the weights from those of the forward (relative)",
+        "distance of the weights from the forward's (relative)",
     )
     _lines(panels[2], batches, [r.difference for r in gradients], "|gradient - true gradient| / |true gradient|")
     _lines(panels[3], batches, [r.norm for r in gradients], "norm of the gradient (dashed: the true one's)")

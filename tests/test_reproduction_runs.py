@@ -41,11 +41,13 @@ def test_a_divergence_is_a_result():
     assert {column.value(found) for _, columns in training.MEASURES.values() for column in columns} == {DIVERGES}
 
 
-def test_a_row_with_diagnostics_says_what_it_lacks_or_asks_for_them():
-    try:
-        assert diagnostics.scaled(TRAINING, Scale("small"))["diagnose_every"] == diagnostics.EVERY["small"]
-    except ValueError as error:
-        assert "need Config.diagnose_every" in str(error)
+def test_a_row_with_diagnostics():
+    settings = {**diagnostics.scaled(TRAINING, Scale("small", epochs=2)), "model": "mlp", "beta": 1.0}
+    assert settings["diagnose_every"] == diagnostics.EVERY["small"]
+    (found,) = results(diagnostics.KIND, settings).values()
+    for _, columns in diagnostics.MEASURES.values():
+        assert all(isinstance(column.value(found), float) for column in columns)
+    assert {type(record) for record in diagnostics.records(found)} == set(diagnostics._PROBES.values())
 
 
 def test_speed_is_measured_and_predicted():

@@ -1,0 +1,13 @@
+"""Runs rows of the tables and figures of this folder; see `experiments.reproduction.program`.
+
+python -m experiments.adl --row=ROW
+"""
+
+from absl import app
+
+from experiments.adl import paper
+from experiments.reproduction import program
+
+if __name__ == "__main__":
+    program.define_flags(paper())
+    app.run(lambda argv: program.main(argv, paper()))

@@ -1,0 +1,1 @@
+"""Reproductions: what the programs that run every row of a paper's tables share."""

@@ -1,0 +1,59 @@
+"""Rows that are memory: the most bytes that the devices of a pipeline hold, against back-propagation on as many.
+
+The peaks of the K devices are added up: the mean of them, which ADL reports, has the same ratio to back-propagation's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from experiments.memory import peak_bytes
+from experiments.reproduction.kind import Column, Emit, Kind, Scale
+from experiments.reproduction.speed import BACKPROP, METHOD, SMALL, pipelined, shape_of
+
+
+def scaled(settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+    """The row's settings; at the small scale, of a small network."""
+    return {**settings, **(SMALL if scale.name == "small" else {})}
+
+
+def run(settings: Mapping[str, Any], seeds: Sequence[int], emit: Emit) -> None:
+    """Counts once for each seed, which is only a number here.
+
+    Raises:
+      ValueError: there are fewer devices than stages.
+    """
+    common = {name: value for name, value in settings.items() if name not in METHOD}
+    for seed in seeds:
+        baseline, own = peaks({**common, **BACKPROP}), peaks(settings)
+        emit(seed, {"peak_bytes": own, "baseline_bytes": baseline, "ratio": sum(own) / sum(baseline)})
+    jax.clear_caches()
+
+
+def peaks(settings: Mapping[str, Any]) -> list[int]:
+    """The peak of each device, in bytes."""
+    entrant, shape = pipelined(settings), shape_of(settings)
+    ticks = 2 * entrant.pipeline.schedule.drain + 2 * entrant.accumulate + 2
+    batches = itertools.islice(itertools.cycle(shape.distinct(entrant.batch_size)), ticks)
+    state = entrant.pipeline.init(jax.random.key(0), shape.sample(entrant.batch_size))
+    return peak_bytes(entrant.pipeline, state, batches)
+
+
+KIND = Kind(
+    scaled,
+    run,
+    {
+        "ratio": (
+            "memory relative to BP",
+            (
+                Column("memory relative to BP", lambda result: result["ratio"]),
+                Column("MB, all devices", lambda result: sum(result["peak_bytes"]) / 1e6, 0),
+            ),
+        )
+    },
+    seeded=False,
+)
