@@ -161,14 +161,7 @@ def by_name(
       ValueError: no such model, where the message suggests the nearest; or one that never has batch normalisation, and
         ``normalise`` is false.
     """
-    for kind in _KINDS:
-        if match := re.fullmatch(kind.pattern, name, re.ASCII):
-            break
-    else:
-        usual = [each for kind in _KINDS for each in kind.usual]
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), usual, n=1, cutoff=0.45)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {name!r}; {hint}write mlp, cnn, {_known(_KINDS)}")
+    kind, sizes = _kind_of(name)
     given = {"small_images": small_images, "split_blocks": split_blocks, "normalise": normalise}
     if not normalise and "normalise" not in kind.options:
         raise ValueError(
@@ -177,8 +170,18 @@ def by_name(
         )
     options = {option: given[option] for option in kind.options}
     try:
-        sizes = [int(number) for number in match.groups()]
         return kind.build(*sizes, num_classes, dtype=dtype, param_dtype=param_dtype, **options)
     except ValueError as error:
         others = f"; or one of: {', '.join(_IMAGENET_NAMES)}" if kind.build is _plain_resnet else ""
         raise ValueError(f"unknown model {name!r}: {error}{others}") from None
+
+
+def _kind_of(name: str) -> tuple[_Kind, list[int]]:
+    """The kind of model that a name means, and the numbers in it."""
+    for kind in _KINDS:
+        if match := re.fullmatch(kind.pattern, name, re.ASCII):
+            return kind, [int(number) for number in match.groups()]
+    usual = [each for kind in _KINDS for each in kind.usual]
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), usual, n=1, cutoff=0.45)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown model {name!r}; {hint}write mlp, cnn, {_known(_KINDS)}")
