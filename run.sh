@@ -15,7 +15,7 @@ usage: ./run.sh [WORD] [ARGUMENTS]
   train      train one model:     python -m experiments.train ARGUMENTS
   benchmark  measure speed, host time and memory of all methods: python -m experiments.benchmark ARGUMENTS
   plan       plan a pipeline for devices that need not be there:  python -m experiments.plan ARGUMENTS
-  test       run the tests:       python -m pytest ARGUMENTS, on the CPU unless JAX_PLATFORMS is set
+  test       run the tests, several at once: python -m pytest ARGUMENTS, on the CPU unless JAX_PLATFORMS is set
   python     run the environment's Python
   setup      set the environment up and print the path of its Python
   pythons    list the Pythons that can be used, the preferred one first; sets nothing up
@@ -237,7 +237,11 @@ export PYTHONPATH="$top${PYTHONPATH:+:$PYTHONPATH}"
 case "$word" in
   # -P: from within another checkout, still this one's code
   compare | train | benchmark | plan) exec "$venv/bin/python" -P -m "experiments.$word" "$@" ;;
-  test) cd "$top"; export JAX_PLATFORMS="${JAX_PLATFORMS-cpu}"; exec "$venv/bin/python" -m pytest "$@" ;;
+  test)
+    cd "$top"
+    export JAX_PLATFORMS="${JAX_PLATFORMS-cpu}"
+    # Most of the time goes to compilation, which takes one core; -n 0 runs them in one process.
+    exec "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@" ;;
   python) exec "$venv/bin/python" "$@" ;;
   setup) printf '%s\n' "$venv/bin/python" ;;
 esac

@@ -42,13 +42,19 @@ def run(
     store: Store,
     out: pathlib.Path,
     strict: bool = False,
+    only_known: bool = False,
     command: str = "",
 ) -> None:
-    """Runs what is missing of the chosen rows, table by table, and writes and prints each table when it is complete."""
+    """Runs what is missing of the chosen rows, table by table, and writes and prints each table when it is complete.
+
+    With ``only_known`` nothing is run, and tables of which nothing is known are left out.
+    """
     for name, rows in chosen.items():
         table = paper.tables[name]
         print(f"\n{table.title}: {len(rows)} rows", flush=True)
-        lines = run_rows(table, rows, scale=scale, seeds=seeds, store=store, strict=strict)
+        lines = run_rows(table, rows, scale=scale, seeds=seeds, store=store, strict=strict, only_known=only_known)
+        if only_known and not any(line.results for line in lines):
+            continue
         directory = out / paper.name / name
         tables.write(directory, table, lines, scale=scale.name, command=command, rows_in_table=len(table.rows))
         print(f"\n{tables.as_markdown(table, lines)}\n\n({table.statistic}; ours is in {directory})", flush=True)
@@ -94,6 +100,7 @@ def define_flags(paper: Paper) -> None:
     flags.DEFINE_string("dataset", "", "as for experiments.train, in place of the paper's; small scale: of digits")
     flags.DEFINE_string("data_dir", "", "as for experiments.train")
     flags.DEFINE_integer("epochs", 0, "small scale: passes over the training set; 0: 3 to 12")
+    flags.DEFINE_bool("only_known", False, "run nothing: write the tables of what the workdir holds")
     flags.DEFINE_string("out", "", "directory for tables and pictures; empty: tables/ in the workdir")
     flags.DEFINE_string("workdir", "", "directory of results, which is used again; empty: runs/reproduction")
     flags.DEFINE_bool("overwrite", False, "forget the results that the workdir holds")
@@ -119,7 +126,17 @@ def main(argv: list[str], paper: Paper) -> None:
         command = " ".join([f"python -m experiments.{paper.name}", *sys.argv[1:]])
         out = pathlib.Path(FLAGS.out) if FLAGS.out else store.path / "tables"
         single = sum(map(len, chosen.values())) == 1
-        run(paper, chosen, scale=scale, seeds=seeds, store=store, out=out, strict=single, command=command)
+        run(
+            paper,
+            chosen,
+            scale=scale,
+            seeds=seeds,
+            store=store,
+            out=out,
+            strict=single,
+            only_known=FLAGS.only_known,
+            command=command,
+        )
 
 
 def _settings(settings: Mapping[str, object]) -> str:

@@ -30,6 +30,7 @@ def run_rows(
     seeds: Sequence[int],
     store: Store,
     strict: bool = False,
+    only_known: bool = False,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
 ) -> list[Line]:
     """Runs what is missing. A row that cannot be run is reported in its line, and the others go on.
@@ -41,6 +42,7 @@ def run_rows(
       seeds: of the runs.
       store: holds what was run before, by any row of any table.
       strict: raise for a row that cannot be run: it was asked for alone.
+      only_known: run nothing.
       say: called with a text on each result.
     """
     lines = []
@@ -48,7 +50,8 @@ def run_rows(
         job, reason = None, ""
         try:
             job = job_of(table, row, scale)
-            _run_missing(job, table, row, seeds=_seeds(table, seeds), store=store, say=say)
+            if not only_known:
+                _run_missing(job, table, row, seeds=_seeds(table, seeds), store=store, say=say)
         except ValueError as error:
             if strict:
                 raise

@@ -3,9 +3,9 @@
 `of_training` and the constants here are all of it. Never touched: the method, K, beta, M, p, m, order and weights; the
 optimizer, learning rate, momentum and weight decay; the parts of a run after which the rate drops. A warm-up takes its
 part too, but at least an epoch: its updates have to be many beside those that a gradient is late. Gradients are as late
-as in the paper, in updates, while a run has 264 updates, or with many stages 66, where the paper's have 117 000: lateness
-weighs more here. A test error says something about methods beside the others of its table and K, and nothing beside the
-paper's.
+as in the paper, in updates, while a run has 264 updates, or with many stages 66, where the paper's have 117 000:
+lateness weighs more here. A test error says something about methods beside the others of its table and K, and nothing
+beside the paper's.
 """
 
 from __future__ import annotations

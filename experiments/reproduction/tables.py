@@ -130,8 +130,15 @@ def _as_json(table: Table, line: Line) -> dict[str, Any]:
         "settings_of_the_paper": table.settings_of(line.row),
         "settings_run": dict(line.job.settings) if line.job else None,
         "reason": line.reason,
-        "results": {str(seed): result for seed, result in line.results.items()},
+        "results": {str(seed): _shortened(table, result) for seed, result in line.results.items()},
     }
+
+
+def _shortened(table: Table, result: Result) -> dict[str, Any]:
+    """Without what happened in each epoch and at each probe, where the table does not show it."""
+    unseen = set() if table.plot else {"records"}
+    unseen |= set() if table.kind == "diagnostics" else {"diagnostics"}
+    return {name: value for name, value in result.items() if name not in unseen}
 
 
 def _middle(table: Table, column: Column, line: Line) -> list[str]:

@@ -46,7 +46,11 @@ TABLE = Table(
         Row("resnet98/K4/dsp", R98 | DSP, 6.59, "quoted from DSP"),
         Row("resnet164/K4/dsp", R164 | DSP, 5.58, "quoted from DSP, where it is 5.68"),
         *(
-            Row(f"{network['model']}/K{count}/{name}", network | _METHODS[name] | stages(count), error)
+            Row(
+                f"{network['model'].removeprefix('preact_')}/K{count}/{name}",
+                network | _METHODS[name] | stages(count),
+                error,
+            )
             for network, count, *errors in _ERRORS
             for name, error in zip(_METHODS, errors, strict=True)
         ),
