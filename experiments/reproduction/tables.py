@@ -135,9 +135,8 @@ def _as_json(table: Table, line: Line) -> dict[str, Any]:
 
 
 def _shortened(table: Table, result: Result) -> dict[str, Any]:
-    """Without what happened in each epoch and at each probe, where the table does not show it."""
-    unseen = set() if table.plot else {"records"}
-    unseen |= set() if table.kind == "diagnostics" else {"diagnostics"}
+    """Without the probes, which are many, and without the epochs where the table does not show them: the store has all."""
+    unseen = {"diagnostics"} if table.plot else {"diagnostics", "records"}
     return {name: value for name, value in result.items() if name not in unseen}
 
 
