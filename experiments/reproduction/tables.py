@@ -135,7 +135,7 @@ def _as_json(table: Table, line: Line) -> dict[str, Any]:
 
 
 def _shortened(table: Table, result: Result) -> dict[str, Any]:
-    """Without the probes, which are many, and without the epochs where the table does not show them: the store has all."""
+    """Without the probes, which are many, and the epochs where the table does not show them; the store has all."""
     unseen = {"diagnostics"} if table.plot else {"diagnostics", "records"}
     return {name: value for name, value in result.items() if name not in unseen}
 
