@@ -6,7 +6,6 @@ the activation from before the update.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import optax
 
 from jaxdecouple.program import Loss, Program, compiled
 from jaxdecouple.residuals import (
-    Linearization,
     Residual,
     forward_backward,
     forward_with_backward,
@@ -47,10 +45,6 @@ class Learned(NamedTuple):
     grads: PyTree | None = None
 
 
-def _shapes_after(layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
-    return shapes_after(layer, params, model_state, x)
-
-
 class LocalProgram(Program):
     """A stage with an auxiliary network, which is initialised and has random streams like a layer of the network.
 
@@ -69,31 +63,30 @@ class LocalProgram(Program):
         super().__init__(stage, optimizer)
         self.auxiliary = auxiliary
         self.auxiliary_updates = Updates(auxiliary_optimizer)
-        self._index = _BEYOND_LAYERS + stage.first + stage.num_layers - 1
+        self._after = stage.first + stage.num_layers - 1  # the last layer below it
+        self._index = _BEYOND_LAYERS + self._after
 
     def init(self, key: jax.Array, x: PyTree, targets: PyTree) -> StageState:
         """The initial state of the stage and its auxiliary network, for inputs and targets shaped like these.
 
         Raises:
-          ValueError: the network cannot take what the stage puts out, or puts out another shape than it should.
+          ValueError: the network cannot take what the stage puts out.
         """
         state = super().init(key, x, targets)
         y = self.output_shape(state, x)
         given = self._auxiliary_input(y, targets)
-        with self._blaming(given):
-            params, model_state, out = self.auxiliary.init_at(self._index, key, given, _shapes_after)
-        self._check_output(y, out)
+        with blaming(self.auxiliary, self._after, given, "the auxiliary network after layer"):
+            params, model_state, self._out = self.auxiliary.init_at(self._index, key, given, shapes_after)
+        self._y = shape_of(y)
         auxiliary = AuxiliaryState(params, model_state, self.auxiliary_updates.init(params))
         return state.replace(auxiliary=auxiliary)
 
     def _compile(self, adding: tuple[str, ...], updating: tuple[str, ...], donate: bool) -> None:
         """Compiles learning, with what may be donated where a batch ends no group and where it ends one."""
-        self._learn_accumulate = compiled(self._learn_then_add, adding, donate)
-        self._learn_update = compiled(self._learn_then_update, updating, donate)
-        observed_add = functools.partial(self._learn_then_add, observe=True)
-        observed_update = functools.partial(self._learn_then_update, observe=True)
-        self._observed_accumulate = compiled(observed_add, adding, donate)
-        self._observed_update = compiled(observed_update, updating, donate)
+        self._learn_accumulate = compiled(self._learn, adding, donate, due=False)
+        self._learn_update = compiled(self._learn, updating, donate, due=True)
+        self._observed_accumulate = compiled(self._learn, adding, donate, due=False, observe=True)
+        self._observed_update = compiled(self._learn, updating, donate, due=True, observe=True)
 
     def _function(self, batch: int, observe: bool) -> Callable:
         if self.updates.due(batch):
@@ -109,12 +102,16 @@ class LocalProgram(Program):
         """What the auxiliary network is called with."""
         raise NotImplementedError
 
-    def _check_output(self, y: PyTree, out: PyTree) -> None:
-        """Refuses an output of the auxiliary network that cannot be right, for what the stage puts out."""
-        raise NotImplementedError
+    def check_auxiliary(self, logits: PyTree) -> None:
+        """Refuses an auxiliary network whose output, known since `init`, has the wrong shape.
 
-    def _blaming(self, given: PyTree) -> Any:
-        return blaming(self.auxiliary, self._index - _BEYOND_LAYERS, given, "the auxiliary network after layer")
+        Args:
+          logits: shapes of the whole network's output.
+
+        Raises:
+          ValueError: so it is.
+        """
+        raise NotImplementedError
 
 
 class GreedyProgram(LocalProgram):
@@ -147,27 +144,14 @@ class GreedyProgram(LocalProgram):
         )
         return y, state.replace(**changed), Learned(loss=loss, grads=grads)
 
-    def _learn_then_add(
-        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any, observe: bool = False
+    def _learn(
+        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any, due: bool, observe: bool = False
     ) -> tuple[PyTree, jax.Array, dict[str, PyTree], PyTree | None]:
         (grads, their_grads), y, loss, model_state, their_state = self._gradients(params, auxiliary, *rest)
-        auxiliary = auxiliary.replace(
-            model_state=their_state, opt_state=self.auxiliary_updates.add(their_grads, auxiliary.opt_state)
-        )
-        changed = {"opt_state": self.updates.add(grads, opt_state), "auxiliary": auxiliary, "model_state": model_state}
-        return y, loss, changed, grads if observe else None
-
-    def _learn_then_update(
-        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any, observe: bool = False
-    ) -> tuple[PyTree, jax.Array, dict[str, PyTree], PyTree | None]:
-        (grads, their_grads), y, loss, model_state, their_state = self._gradients(params, auxiliary, *rest)
-        params, opt_state = self.updates.update(grads, opt_state, params)
-        their_params, their_opt_state = self.auxiliary_updates.update(
-            their_grads, auxiliary.opt_state, auxiliary.params
-        )
-        auxiliary = AuxiliaryState(their_params, their_state, their_opt_state)
-        changed = {"params": params, "opt_state": opt_state, "auxiliary": auxiliary, "model_state": model_state}
-        return y, loss, changed, grads if observe else None
+        changed = self.updates.changes(due, grads, opt_state, params)
+        theirs = self.auxiliary_updates.changes(due, their_grads, auxiliary.opt_state, auxiliary.params)
+        auxiliary = auxiliary.replace(**theirs, model_state=their_state)
+        return y, loss, {**changed, "auxiliary": auxiliary, "model_state": model_state}, grads if observe else None
 
     def _gradients(
         self,
@@ -191,26 +175,18 @@ class GreedyProgram(LocalProgram):
         loss, (y, *states), grads, _ = forward_backward(linearization, None, loss_of, *arguments)
         return grads, y, loss, *states
 
-    def check_logits(self, logits: PyTree) -> None:
-        """Refuses a classifier whose output has another shape than the network's, shaped like ``logits``.
-
-        Raises:
-          ValueError: so it is.
-        """
-        if [leaf.shape[1:] for leaf in jax.tree.leaves(self._out)] != [
-            leaf.shape[1:] for leaf in jax.tree.leaves(logits)
-        ]:
+    def check_auxiliary(self, logits: PyTree) -> None:
+        """As of `LocalProgram`: both outputs are held against the same targets."""
+        theirs, networks = ([leaf.shape[1:] for leaf in jax.tree.leaves(tree)] for tree in (self._out, logits))
+        if theirs != networks:
             raise ValueError(
-                f"the auxiliary network {self.auxiliary.name} after layer {self._index - _BEYOND_LAYERS} puts out "
+                f"the auxiliary network {self.auxiliary.name} after layer {self._after} puts out "
                 f"{describe(self._out)}, but the network {describe(logits)}, and both are held against the same "
                 "targets; write one with as many outputs"
             )
 
     def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
         return y
-
-    def _check_output(self, y: PyTree, out: PyTree) -> None:
-        self._out = out  # the network's own output is not known yet
 
 
 class SyntheticProgram(LocalProgram):
@@ -231,11 +207,10 @@ class SyntheticProgram(LocalProgram):
     ):
         super().__init__(stage, optimizer, auxiliary, auxiliary_optimizer)
         self.weights = weights
-        self._linearizations: dict[Any, Linearization] = {}
         self._compile(("opt_state",), ("params", "opt_state"), donate)
         updating = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
-        self._teach_accumulate = compiled(self._teach_then_add, ("opt_state",), donate)
-        self._teach_update = compiled(self._teach_then_update, updating, donate)
+        self._teach_accumulate = compiled(self._teach, ("opt_state",), donate, due=False)
+        self._teach_update = compiled(self._teach, updating, donate, due=True)
 
     def learn(
         self, state: StageState, x: PyTree, targets: PyTree, batch: int, observe: bool = False
@@ -269,15 +244,9 @@ class SyntheticProgram(LocalProgram):
         error, changed = function(auxiliary.params, auxiliary.opt_state, residual, gradient, state.key, batch)
         return state.replace(auxiliary=auxiliary.replace(**changed)), error
 
-    def _learn_then_add(self, params: PyTree, opt_state: Any, *rest: Any, observe: bool = False) -> tuple[Any, ...]:
+    def _learn(self, params: PyTree, opt_state: Any, *rest: Any, due: bool, observe: bool = False) -> tuple[Any, ...]:
         grads, model_state, *results = self._gradients(params, *rest)
-        changed = {"opt_state": self.updates.add(grads, opt_state), "model_state": model_state}
-        return *results, changed, grads if observe else None
-
-    def _learn_then_update(self, params: PyTree, opt_state: Any, *rest: Any, observe: bool = False) -> tuple[Any, ...]:
-        grads, model_state, *results = self._gradients(params, *rest)
-        params, opt_state = self.updates.update(grads, opt_state, params)
-        changed = {"params": params, "opt_state": opt_state, "model_state": model_state}
+        changed = {**self.updates.changes(due, grads, opt_state, params), "model_state": model_state}
         return *results, changed, grads if observe else None
 
     def _gradients(
@@ -300,14 +269,9 @@ class SyntheticProgram(LocalProgram):
         grads, sent = backward(predicted)
         return grads, model_state, y, sent if self.stage.first else None, their_state
 
-    def _teach_then_add(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[jax.Array, dict[str, PyTree]]:
+    def _teach(self, params: PyTree, opt_state: Any, *rest: Any, due: bool) -> tuple[jax.Array, dict[str, PyTree]]:
         error, grads = self._error(params, *rest)
-        return error, {"opt_state": self.auxiliary_updates.add(grads, opt_state)}
-
-    def _teach_then_update(self, params: PyTree, opt_state: Any, *rest: Any) -> tuple[jax.Array, dict[str, PyTree]]:
-        error, grads = self._error(params, *rest)
-        params, opt_state = self.auxiliary_updates.update(grads, opt_state, params)
-        return error, {"params": params, "opt_state": opt_state}
+        return error, self.auxiliary_updates.changes(due, grads, opt_state, params)
 
     def _error(
         self, params: PyTree, residual: Residual, gradient: PyTree, key: jax.Array, batch: jax.Array
@@ -325,11 +289,12 @@ class SyntheticProgram(LocalProgram):
     def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
         return y, targets
 
-    def _check_output(self, y: PyTree, out: PyTree) -> None:
-        wanted = [leaf for leaf in jax.tree.leaves(shape_of(y)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        if [leaf.shape for leaf in jax.tree.leaves(out)] != [leaf.shape for leaf in wanted]:
+    def check_auxiliary(self, logits: PyTree) -> None:
+        """As of `LocalProgram`: a gradient has the shape of what it belongs to."""
+        wanted = [leaf for leaf in jax.tree.leaves(self._y) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        if [leaf.shape for leaf in jax.tree.leaves(self._out)] != [leaf.shape for leaf in wanted]:
             raise ValueError(
-                f"the auxiliary network {self.auxiliary.name} after layer {self._index - _BEYOND_LAYERS} puts out "
-                f"{describe(out)}, but predicts the gradient of {describe(wanted)}; write one whose output has the "
-                "shape of its first input"
+                f"the auxiliary network {self.auxiliary.name} after layer {self._after} puts out "
+                f"{describe(self._out)}, but predicts the gradient of {describe(wanted)}; write one whose output has "
+                "the shape of its first input"
             )

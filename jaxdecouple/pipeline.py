@@ -131,9 +131,9 @@ class Pipeline:
             stage = program.init(self.placement.put(key, k), shapes, targets)
             stages.append(self.placement.own(stage, k))
             shapes = program.output_shape(stages[-1], shapes)
-        if self.schedule.learning == "greedy":
+        if self.schedule.is_local:
             for program in self.programs[:-1]:
-                program.check_logits(shapes)
+                program.check_auxiliary(shapes)
         self._expected = Expected(x, shapes)
         return State(stages=tuple(stages), in_flight=tuple(InFlight() for _ in stages))
 

@@ -119,15 +119,13 @@ class InnerProgram(Program):
         self._linearizations: dict[Any, Linearization] = {}
         updating = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
         self._forward = jax.jit(self._forward_pass)
-        self._backward_accumulate = compiled(self._backward_then_add, ("opt_state",), donate)
-        self._backward_update = compiled(self._backward_then_update, updating, donate)
-        self._accumulate_forward = compiled(self._backward_then_add, ("opt_state", "values"), donate)
-        self._update_forward = compiled(self._backward_then_update, (*updating, "values"), donate)
-        observing = {"observe": True}
-        self._observed_accumulate = compiled(
-            functools.partial(self._backward_then_add, **observing), ("opt_state",), donate
-        )
-        self._observed_update = compiled(functools.partial(self._backward_then_update, **observing), updating, donate)
+        run, adding = self._backward_pass, ("opt_state",)
+        self._backward_accumulate = compiled(run, adding, donate, due=False)
+        self._backward_update = compiled(run, updating, donate, due=True)
+        self._accumulate_forward = compiled(run, (*adding, "values"), donate, due=False)
+        self._update_forward = compiled(run, (*updating, "values"), donate, due=True)
+        self._observed_accumulate = compiled(run, adding, donate, due=False, observe=True)
+        self._observed_update = compiled(run, updating, donate, due=True, observe=True)
 
     def forward(self, state: StageState, x: PyTree, batch: int) -> tuple[PyTree, StageState, Residual]:
         """Output, new state and residual of a batch."""
@@ -197,7 +195,7 @@ class InnerProgram(Program):
         linearization = self._linearization(params, x, model_state, key, batch)
         return forward(linearization, self._apply, params, x, model_state, key, batch)
 
-    def _backward_then_add(
+    def _backward_pass(
         self,
         params: PyTree,
         opt_state: Any,
@@ -205,28 +203,14 @@ class InnerProgram(Program):
         model_state: PyTree,
         key: jax.Array,
         *rest: Any,
-        observe: bool = False,
-    ) -> tuple[PyTree, dict[str, PyTree], tuple, PyTree | None]:
-        residual, gradient, _, batch, *then = rest
-        grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
-        forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
-        return sent, {"opt_state": self.updates.add(grads, opt_state)}, forwarded, grads if observe else None
-
-    def _backward_then_update(
-        self,
-        params: PyTree,
-        opt_state: Any,
-        values: tuple,
-        model_state: PyTree,
-        key: jax.Array,
-        *rest: Any,
+        due: bool,
         observe: bool = False,
     ) -> tuple[PyTree, dict[str, PyTree], tuple, PyTree | None]:
         residual, gradient, norms, batch, *then = rest
         grads, sent = self._gradients(params, model_state, key, residual.replace(values=values), gradient, batch)
-        params, opt_state = self.updates.update(grads, opt_state, params, norms)
-        forwarded = self._forward_pass(params, model_state, key, *then) if then else ()
-        return sent, {"params": params, "opt_state": opt_state}, forwarded, grads if observe else None
+        changed = self.updates.changes(due, grads, opt_state, params, norms)
+        forwarded = self._forward_pass(changed.get("params", params), model_state, key, *then) if then else ()
+        return sent, changed, forwarded, grads if observe else None
 
     def _gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, residual: Residual, gradient: PyTree, batch: Any
@@ -263,14 +247,11 @@ class LossProgram(Program):
         self.loss = loss
         self._sends = sends and stage.first > 0  # whether anyone wants the gradient of its input
         self.score = jax.jit(self._score)
-        self._train_accumulate = compiled(self._train_then_add, ("opt_state",), donate)
-        self._train_update = compiled(self._train_then_update, ("params", "opt_state"), donate)
-        self._observed_accumulate = compiled(
-            functools.partial(self._train_then_add, observe=True), ("opt_state",), donate
-        )
-        self._observed_update = compiled(
-            functools.partial(self._train_then_update, observe=True), ("params", "opt_state"), donate
-        )
+        adding, updating = ("opt_state",), ("params", "opt_state")
+        self._train_accumulate = compiled(self._train, adding, donate, due=False)
+        self._train_update = compiled(self._train, updating, donate, due=True)
+        self._observed_accumulate = compiled(self._train, adding, donate, due=False, observe=True)
+        self._observed_update = compiled(self._train, updating, donate, due=True, observe=True)
 
     def check(self, logits: PyTree, targets: PyTree) -> None:
         """Refuses a loss that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
@@ -308,19 +289,11 @@ class LossProgram(Program):
         )
         return sent, state.replace(**changed), *scores, grads
 
-    def _train_then_add(
-        self, params: PyTree, opt_state: Any, norms: PyTree | None, *rest: Any, observe: bool = False
+    def _train(
+        self, params: PyTree, opt_state: Any, norms: PyTree | None, *rest: Any, due: bool, observe: bool = False
     ) -> tuple[Any, ...]:
         grads, sent, model_state, scores = self._gradients(params, *rest)
-        changed = {"opt_state": self.updates.add(grads, opt_state), "model_state": model_state}
-        return sent, scores, changed, grads if observe else None
-
-    def _train_then_update(
-        self, params: PyTree, opt_state: Any, norms: PyTree | None, *rest: Any, observe: bool = False
-    ) -> tuple[Any, ...]:
-        grads, sent, model_state, scores = self._gradients(params, *rest)
-        params, opt_state = self.updates.update(grads, opt_state, params, norms)
-        changed = {"params": params, "opt_state": opt_state, "model_state": model_state}
+        changed = {**self.updates.changes(due, grads, opt_state, params, norms), "model_state": model_state}
         return sent, scores, changed, grads if observe else None
 
     def _gradients(
@@ -345,6 +318,9 @@ class LossProgram(Program):
         return self.loss(logits, targets), accuracy(logits, targets)
 
 
-def compiled(function: Callable, donated: tuple[str, ...], donate: bool) -> Callable:
-    """``function``, compiled for each device it is called on; it may reuse the memory of the ``donated`` arguments."""
-    return jax.jit(function, donate_argnames=donated if donate else ())
+def compiled(function: Callable, donated: tuple[str, ...], donate: bool, **settings: bool) -> Callable:
+    """``function`` with these settings, compiled for each device it is called on.
+
+    It may reuse the memory of the ``donated`` arguments.
+    """
+    return jax.jit(functools.partial(function, **settings), donate_argnames=donated if donate else ())

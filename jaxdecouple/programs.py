@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import optax
+from flax import nnx
 
 from jaxdecouple.adapters import as_layer
 from jaxdecouple.local_program import GreedyProgram, SyntheticProgram
@@ -60,15 +62,9 @@ def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer
             f"schedule {schedule.name!r} needs an auxiliary network in every stage but the last; write "
             f"Pipeline(..., auxiliary=...) with {wanted}"
         )
-    is_function = callable(auxiliary) and not hasattr(auxiliary, "apply") and not _is_nnx(auxiliary)
+    is_function = callable(auxiliary) and not isinstance(auxiliary, nn.Module | nnx.Module)
     found = [auxiliary(k, num_stages) if is_function else auxiliary for k in range(num_stages - 1)]
     try:
         return [as_layer(network) for network in found]
     except TypeError as error:
         raise ValueError(f"auxiliary gives {error}; write {wanted}") from error
-
-
-def _is_nnx(item: Any) -> bool:
-    from flax import nnx
-
-    return isinstance(item, nnx.Module)

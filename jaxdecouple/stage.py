@@ -124,7 +124,7 @@ class Stage:
           ValueError: a layer cannot take what the layer before it puts out.
         """
         params, model_state, x = {}, {}, shape_of(x)
-        after = once_per_kind(lambda layer, x, *variables: shapes_after(layer, *variables, x))
+        after = once_per_kind(shapes_after)
         for index, name, layer in self._placed():
             with blaming(layer, index, x):
                 layer_params, layer_state, x = layer.init_at(index, key, x, after)
@@ -169,7 +169,7 @@ class Stage:
             index += layer.count
 
 
-def shapes_after(layer: Layer, params: PyTree, model_state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+def shapes_after(layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
     """Shapes and dtypes of a layer's output and new model state in training, for inputs shaped like ``x``."""
     return jax.eval_shape(
         lambda params, state, x, key: layer.apply(params, state, x, key=key, train=True),
@@ -205,7 +205,7 @@ def walk(layers: Sequence[Layer], x: PyTree, *, first: int = 0) -> Iterator[Laye
 
     def shapes(layer: Layer, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         params, model_state = jax.eval_shape(lambda key: layer.init(key, x), jax.random.key(0))
-        return params, model_state, shape_of(shapes_after(layer, params, model_state, x)[0])
+        return params, model_state, shape_of(shapes_after(layer, x, params, model_state)[0])
 
     shapes, x = once_per_kind(shapes), shape_of(x)
     for index, layer in enumerate(layers, first):

@@ -33,6 +33,15 @@ class Updates:
         """The optimizer's state after a gradient that ends no group."""
         return self._optimizer.add(grads, opt_state)
 
+    def changes(
+        self, due: bool, grads: optax.Updates, opt_state: Any, params: optax.Params, norms: Any = None
+    ) -> dict[str, Any]:
+        """What a gradient changes: ``opt_state``, and if an update is ``due``, ``params``; arguments as of `update`."""
+        if not due:
+            return {"opt_state": self.add(grads, opt_state)}
+        params, opt_state = self.update(grads, opt_state, params, norms)
+        return {"params": params, "opt_state": opt_state}
+
     def update(
         self, grads: optax.Updates, opt_state: Any, params: optax.Params, norms: Any = None
     ) -> tuple[optax.Params, Any]:
