@@ -1,0 +1,64 @@
+"""Asynchronous optimization: AsySVRG and Dis-dfSDCA of Huo's thesis, chapters 2 and 3, and what they compare with.
+
+Many workers, each with a part of the data, and a server or a shared vector that never waits for the slowest:
+
+    from jaxdecouple import asynchronous
+
+    problem = asynchronous.ridge(X, y, l2=0.1)
+    result = asynchronous.dis_dfsdca(problem, workers=4, local_steps=100)
+    result.w, result.trace.column("gap")
+
+Independent of pipelines and schedules.
+"""
+
+from jaxdecouple.asynchronous.bounds import StepSizeWarning
+from jaxdecouple.asynchronous.libsvm import read_libsvm
+from jaxdecouple.asynchronous.plan import Clock, DrawnDelays, Stragglers
+from jaxdecouple.asynchronous.problem import General, Linear, Problem
+from jaxdecouple.asynchronous.problems import general, linear, logistic, network, pca, quadratic, ridge, smoothed_hinge
+from jaxdecouple.asynchronous.result import Result
+from jaxdecouple.asynchronous.shared import shared_asysvrg
+from jaxdecouple.asynchronous.solve import (
+    cocoa_plus,
+    dfsdca,
+    dis_dfsdca,
+    distributed_asysvrg,
+    distributed_svrg,
+    sdca,
+    sgd,
+    sgd_svrg,
+    svrg,
+)
+from jaxdecouple.asynchronous.trace import Record, Trace
+
+__all__ = [
+    "Clock",
+    "DrawnDelays",
+    "General",
+    "Linear",
+    "Problem",
+    "Record",
+    "Result",
+    "StepSizeWarning",
+    "Stragglers",
+    "Trace",
+    "cocoa_plus",
+    "dfsdca",
+    "dis_dfsdca",
+    "distributed_asysvrg",
+    "distributed_svrg",
+    "general",
+    "linear",
+    "logistic",
+    "network",
+    "pca",
+    "quadratic",
+    "read_libsvm",
+    "ridge",
+    "sdca",
+    "sgd",
+    "sgd_svrg",
+    "shared_asysvrg",
+    "smoothed_hinge",
+    "svrg",
+]

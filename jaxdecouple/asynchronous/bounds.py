@@ -1,0 +1,86 @@
+"""Step sizes: the largest that the thesis's theorems allow, and the ones that are used where none is given."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+
+from jaxdecouple.asynchronous.problem import Problem
+
+
+class StepSizeWarning(UserWarning):
+    """A step size is beyond what a theorem allows, which is not yet too large."""
+
+
+def dual_free_convex(*, largest: float, l2: float, n: int, h: int, delay: int) -> float:
+    """Eq. 3.18: ``1 / (4 H L tau^2 + l2 n + 2 L)``, for convex phi_i with constant L."""
+    return 1 / (4 * h * largest * delay**2 + l2 * n + 2 * largest)
+
+
+def dual_free_nonconvex(*, largest: float, l2: float, n: int, h: int, delay: int) -> float:
+    """Eq. 3.30, for phi_i that need not be convex, where their sum is."""
+    stale = 2 * h * largest * delay**2
+    return l2**2 / (stale * l2**2 + 4 * stale * (largest + l2) ** 2 + 4 * l2 * largest**2 + n * l2**3)
+
+
+def variance_reduced(*, largest: float, h: int, delay: int, inner_steps: int, coordinates: float = 1.0) -> float:
+    """The largest eta with Gamma_t > 0 for all t, in theorems 2.3.1 and 2.4.1, for the best of many beta.
+
+    Args:
+      largest: L.
+      h: b, the size of a mini-batch.
+      delay: Delta.
+      inner_steps: m.
+      coordinates: d of theorem 2.3.1, by the number of coordinates that an update changes; 1 for theorem 2.4.1.
+    """
+
+    def holds(eta: float) -> bool:
+        room = coordinates - 2 * (largest * delay * eta) ** 2
+        return room > 0 and any(_gamma(eta, beta, room) > 0 for beta in largest * np.logspace(-4, 4, 33))
+
+    def _gamma(eta: float, beta: float, room: float) -> float:
+        stale = largest**2 * delay**2 * eta**3 / (2 * coordinates) + eta**2 * largest / 2
+        noise = 4 * largest**2 / (room * h)
+        growth = 1 + eta * beta / coordinates + noise * eta**2
+        # c_t = c_{t+1} growth + noise stale with c_m = 0 is largest at t = 0, and Gamma_0 holds c_1.
+        steps = inner_steps - 1
+        log_growth = steps * math.log(growth)
+        c = noise * stale * (math.expm1(log_growth) / (growth - 1)) if log_growth < 700 else math.inf
+        return eta / (2 * coordinates) - 4 / room * (stale + c * eta**2)
+
+    low, high = 0.0, 1 / largest
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def dual_free_default(problem: Problem, *, h: int, workers: int) -> float:
+    """A step size that works: ``1 / (l2 n + 2 L + K h L_f)``, where L_f is the constant of f, and L the largest of
+    phi_i.
+
+    Each of the h examples of a message, and of the K - 1 messages that may be under way, has been computed with a w
+    that
+    the others have moved; what matters is how they move it together, which L_f says, not L.
+
+    Raises:
+      ValueError: no such constants are known for the problem.
+    """
+    if problem.smoothness is None:
+        raise ValueError("no Lipschitz constant is known for this problem; write step_size=..., or give its bounds")
+    largest = float(np.max(problem.smoothness))
+    return 1 / (problem.l2 * problem.n + 2 * largest + workers * h * problem.curvature)
+
+
+def warn_beyond(step_size: float, bound: float, source: str, terms: str) -> None:
+    """Warns where a step size is beyond a bound, naming the bound."""
+    if step_size > bound:
+        warnings.warn(
+            f"step_size is {step_size:.3g}, beyond {source}, {bound:.3g} ({terms}): convergence is not guaranteed, "
+            "though "
+            "it is often seen",
+            StepSizeWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,138 @@
+"""The ray engine: the server and every worker are Ray actors, on this machine or on those of a cluster.
+
+    driver  --- streams of outer iterations ---  server actor  --- requests and answers ---  worker actors
+
+If no Ray is running, one is started on this machine for the run, and stopped after it; a cluster is found as always, by
+``ray.init()`` before the run or RAY_ADDRESS.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jaxdecouple.asynchronous.running import ONE_CORE, RESTARTS, ServerLost, WorkersLost, how_to_go_on
+from jaxdecouple.asynchronous.serving import Job, Joined, Lost, Outer, Serving
+from jaxdecouple.asynchronous.worker import Task, Worker
+
+try:
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+except ImportError as error:
+    raise ValueError("engine is 'ray', and Ray is not installed; write pip install ray, or engine='local'") from error
+
+
+class AsynchronousWorker:
+    """The actor of a worker."""
+
+    def __init__(self, task: Task):
+        self._worker = Worker(task)
+
+    def ready(self) -> None:
+        """Ends when everything is compiled."""
+
+    def answer(self, request: Any) -> Any:
+        """As of `Worker`."""
+        return self._worker.answer(request)
+
+
+class AsynchronousServer:
+    """The actor of the server, which owns the workers' actors: without it, they end."""
+
+    def __init__(self, job: Job, at: Outer, tasks: list[Any], environment: dict[str, str]):
+        self._serving = Serving(ActorCrew(tasks, environment), job, at)
+
+    def run(self) -> Iterator[Outer]:
+        """As of `Serving`."""
+        yield from self._serving.run()
+
+
+class ActorCrew:
+    """The workers of a server, as actors; as `jaxdecouple.asynchronous.serving.Crew`."""
+
+    def __init__(self, tasks: list[Any], environment: dict[str, str]):
+        self._tasks, self._environment = tasks, environment
+        self._actors: dict[int, Any] = {}
+        self._asked: dict[Any, tuple[int, bool]] = {}  # what is awaited: of whom, and whether it is that it is ready
+        self._restarts = [0] * len(tasks)
+        for worker in range(len(tasks)):
+            self._start(worker)
+
+    def send(self, worker: int, request: Any) -> None:
+        """As of `Crew`."""
+        self._asked[self._actors[worker].answer.remote(request)] = worker, False
+
+    def receive(self) -> tuple[int, Any]:
+        """As of `Crew`.
+
+        Raises:
+          WorkersLost: a worker has ended too often, or could not do its work.
+        """
+        while True:
+            answers, _ = ray.wait(list(self._asked), num_returns=1)
+            worker, is_ready = self._asked.pop(answers[0])
+            try:
+                answer = ray.get(answers[0])
+            except RayTaskError as error:
+                raise WorkersLost(f"worker {worker} cannot do its work:\n{error}") from error
+            except RayActorError as error:
+                self._replace(worker, error)
+                return worker, Lost()
+            if is_ready:
+                return worker, Joined()
+            if answer is not None:
+                return worker, answer
+
+    def _replace(self, worker: int, error: RayActorError) -> None:
+        self._restarts[worker] += 1
+        if self._restarts[worker] > RESTARTS:
+            raise WorkersLost(f"worker {worker} ended {self._restarts[worker]} times; the last time: {error}")
+        self._asked = {ref: of for ref, of in self._asked.items() if of[0] != worker}
+        self._start(worker)
+
+    def _start(self, worker: int) -> None:
+        make = ray.remote(AsynchronousWorker).options(num_cpus=1, runtime_env={"env_vars": self._environment})
+        self._actors[worker] = make.remote(self._tasks[worker])
+        self._asked[self._actors[worker].ready.remote()] = worker, True
+
+
+def serve(job: Job, at: Outer, tasks: list[Task]) -> Iterator[Outer]:
+    """The outer iterations of a run on Ray actors, as they are done.
+
+    Raises:
+      ValueError: the cluster has fewer cores than the run has workers, which would wait for one another for ever.
+      ServerLost: the server's actor ended.
+      WorkersLost: a worker ended again and again, or could not do its work.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        with warnings.catch_warnings():
+            # Ray forks to start its processes, of which JAX warns; the forked ones use no JAX.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    last = None
+    try:
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        if cores < job.workers:
+            raise ValueError(
+                f"workers is {job.workers}, and Ray has {cores} cores; write {cores} or less, or add nodes"
+            )
+        environment = {**ONE_CORE, "JAX_ENABLE_X64": str(int(jax.config.jax_enable_x64))}
+        environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+        make = ray.remote(AsynchronousServer).options(num_cpus=0, runtime_env={"env_vars": environment})
+        server = make.remote(job, at, [ray.put(task) for task in tasks], environment)
+        for done in server.run.options(num_returns="streaming").remote():
+            outer = ray.get(done)
+            last = outer.outer
+            yield outer
+    except RayTaskError as error:
+        raise error.as_instanceof_cause() from None
+    except RayActorError as error:
+        raise ServerLost(how_to_go_on(job, str(error).splitlines()[0], last)) from None
+    finally:
+        if ours:
+            ray.shutdown()

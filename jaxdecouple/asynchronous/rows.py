@@ -1,0 +1,219 @@
+"""Rows are the examples of a linear problem: a data matrix, dense or sparse, read a few rows at a time.
+
+A sparse matrix stays as SciPy's CSR has it, three flat arrays; only the rows in use are padded to the longest row.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+_CHUNK = 4096  # rows of a sparse matrix that are padded at once, when all are read
+
+
+class Dense(struct.PyTreeNode):
+    """Rows of a dense matrix.
+
+    Attributes:
+      matrix: examples, ``[n, d]``.
+    """
+
+    matrix: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n, d)``."""
+        return self.matrix.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Of the numbers."""
+        return self.matrix.dtype
+
+    def dot(self, rows: jax.Array, w: jax.Array) -> jax.Array:
+        """``x_i . w`` of these rows, ``[h]``."""
+        return self.matrix[rows] @ w
+
+    def combine(self, rows: jax.Array, weights: jax.Array) -> jax.Array:
+        """The sum of ``weights_i x_i`` over these rows, ``[d]``."""
+        return weights @ self.matrix[rows]
+
+    def dot_all(self, w: jax.Array) -> jax.Array:
+        """``x_i . w`` of all rows, ``[n]``."""
+        return self.matrix @ w
+
+    def combine_all(self, weights: jax.Array) -> jax.Array:
+        """The sum of ``weights_i x_i`` over all rows, ``[d]``."""
+        return weights @ self.matrix
+
+    def squared_norms(self, rows: jax.Array) -> jax.Array:
+        """``|x_i|^2`` of these rows, ``[h]``."""
+        return jnp.sum(self.matrix[rows] ** 2, axis=1)
+
+    def all_squared_norms(self) -> jax.Array:
+        """``|x_i|^2`` of all rows, ``[n]``."""
+        return jnp.einsum("nd,nd->n", self.matrix, self.matrix)
+
+    def take(self, rows: np.ndarray) -> Dense:
+        """These rows alone."""
+        return Dense(self.matrix[rows])
+
+
+class Sparse(struct.PyTreeNode):
+    """Rows of a sparse matrix; each of them can be padded to ``width`` entries without reading past the end.
+
+    Attributes:
+      values: entries, row after row, and ``width`` zeros, ``[nnz + width]``.
+      columns: the column of each entry, and zeros, ``[nnz + width]``.
+      starts: where each row begins in them, and where the last ends, ``[n + 1]``.
+      width: entries of the longest row.
+      num_columns: d.
+    """
+
+    values: jax.Array
+    columns: jax.Array
+    starts: jax.Array
+    width: int = struct.field(pytree_node=False)
+    num_columns: int = struct.field(pytree_node=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n, d)``."""
+        return len(self.starts) - 1, self.num_columns
+
+    @property
+    def dtype(self) -> Any:
+        """Of the numbers."""
+        return self.values.dtype
+
+    def _padded(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Values and columns of these rows, ``[h, width]``; a value beyond the end of its row is 0."""
+        first, last = self.starts[rows, None], self.starts[rows + 1, None]
+        at = first + jnp.arange(self.width, dtype=first.dtype)
+        return jnp.where(at < last, self.values[at], 0), self.columns[at]
+
+    def dot(self, rows: jax.Array, w: jax.Array) -> jax.Array:
+        """As of `Dense`."""
+        values, columns = self._padded(rows)
+        return jnp.sum(values * w[columns], axis=1)
+
+    def combine(self, rows: jax.Array, weights: jax.Array) -> jax.Array:
+        """As of `Dense`."""
+        return self._add(jnp.zeros(self.num_columns, jnp.result_type(self.dtype, weights)), rows, weights)
+
+    def _add(self, total: jax.Array, rows: jax.Array, weights: jax.Array) -> jax.Array:
+        values, columns = self._padded(rows)
+        return total.at[columns].add(values * weights[:, None])
+
+    def dot_all(self, w: jax.Array) -> jax.Array:
+        """As of `Dense`."""
+        return self._per_row(lambda rows: self.dot(rows, w))
+
+    def combine_all(self, weights: jax.Array) -> jax.Array:
+        """As of `Dense`."""
+        blocks, inside = _blocks(self.shape[0])
+        total = jnp.zeros(self.num_columns, jnp.result_type(self.dtype, weights))
+
+        def add(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            rows, real = block
+            return self._add(total, rows, jnp.where(real, weights[rows], 0)), None
+
+        return jax.lax.scan(add, total, (blocks, inside))[0]
+
+    def squared_norms(self, rows: jax.Array) -> jax.Array:
+        """As of `Dense`."""
+        return jnp.sum(self._padded(rows)[0] ** 2, axis=1)
+
+    def all_squared_norms(self) -> jax.Array:
+        """As of `Dense`."""
+        return self._per_row(self.squared_norms)
+
+    def take(self, rows: np.ndarray) -> Sparse:
+        """As of `Dense`."""
+        return sparse(self.as_csr()[np.asarray(rows)], self.dtype)
+
+    def as_csr(self) -> Any:
+        """The matrix as a SciPy CSR matrix."""
+        import scipy.sparse
+
+        nnz = int(self.starts[-1])
+        arrays = (np.asarray(self.values)[:nnz], np.asarray(self.columns)[:nnz], np.asarray(self.starts))
+        return scipy.sparse.csr_matrix(arrays, shape=self.shape)
+
+    def _per_row(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        blocks, _ = _blocks(self.shape[0])
+        return jax.lax.map(function, blocks).reshape(-1)[: self.shape[0]]
+
+
+def _blocks(n: int) -> tuple[jax.Array, jax.Array]:
+    """Row numbers in blocks of equal length, the last one filled up with the last row; and which are no filling."""
+    size = min(n, _CHUNK)
+    rows = jnp.arange(-(-n // size) * size).reshape(-1, size)
+    return jnp.minimum(rows, n - 1), rows < n
+
+
+def sparse(matrix: Any, dtype: Any) -> Sparse:
+    """Rows of a SciPy sparse matrix."""
+    matrix = matrix.tocsr()
+    width = max(int(np.diff(matrix.indptr).max(initial=0)), 1)
+    if matrix.nnz + width > np.iinfo(np.int32).max:
+        raise ValueError(f"X has {matrix.nnz} entries, and at most {np.iinfo(np.int32).max - width} can be held")
+    return Sparse(
+        values=jnp.asarray(np.pad(matrix.data, (0, width)), dtype),
+        columns=jnp.asarray(np.pad(matrix.indices, (0, width)), jnp.int32),
+        starts=jnp.asarray(matrix.indptr, jnp.int32),
+        width=width,
+        num_columns=matrix.shape[1],
+    )
+
+
+def as_rows(x: Any) -> Dense | Sparse:
+    """Rows of a matrix: an array, or a SciPy sparse matrix.
+
+    Raises:
+      ValueError: it is no matrix, has no rows, or numbers that are not finite; or float64 where JAX is set to 32 bits.
+    """
+    is_sparse = hasattr(x, "tocsr")
+    if not is_sparse:
+        x = np.asarray(x)
+    if len(x.shape) != 2 or 0 in x.shape:
+        raise ValueError(f"X has shape {tuple(x.shape)}; write a matrix of n examples by d features")
+    dtype = inexact(x.dtype, "X")
+    if not np.isfinite(x.data if is_sparse else x).all():
+        raise ValueError("X holds numbers that are not finite; leave such rows out, or fill them")
+    return sparse(x, dtype) if is_sparse else Dense(jnp.asarray(x, dtype))
+
+
+def inexact(dtype: Any, name: str) -> Any:
+    """The dtype that numbers of ``dtype`` are held in: as they are, if they are inexact.
+
+    Raises:
+      ValueError: it is float64, and JAX would make it float32.
+    """
+    if not np.issubdtype(dtype, np.inexact):
+        return jnp.result_type(float)
+    if np.dtype(dtype) == np.float64 and not jax.config.jax_enable_x64:
+        raise ValueError(
+            f"{name} is float64, which JAX would make float32; write jax.config.update('jax_enable_x64', True) first, "
+            f"or {name}.astype(numpy.float32)"
+        )
+    return np.dtype(dtype)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def largest_eigenvalue(rows: Dense | Sparse, *, steps: int = 30) -> jax.Array:
+    """The largest eigenvalue of ``(1/n) X^T X``, by power iteration; never more than it is."""
+    n, d = rows.shape
+    start = jnp.ones(d, rows.dtype) + jnp.arange(d, dtype=rows.dtype) / d  # orthogonal to hardly anything
+
+    def step(_: int, v: jax.Array) -> jax.Array:
+        v = v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
+        return rows.combine_all(rows.dot_all(v)) / n
+
+    return jnp.linalg.norm(jax.lax.fori_loop(0, steps, step, start))
