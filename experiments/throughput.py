@@ -24,6 +24,7 @@ class Loop:
     Attributes:
       state: after all that was run so far.
       batches: still to be fed.
+      step: what is run in each tick; may be replaced by one that does the same in another way.
       one_core: whether it is measured with the whole process confined to one processor core.
     """
 
@@ -49,7 +50,7 @@ class Loop:
         """
         self.state, self.one_core = state, one_core
         self.batches = iter(batches)
-        self._step, self._unit = step, unit
+        self.step, self._unit = step, unit
         self.run(-(-fill // unit) * unit)
 
     def ticks_in(self, seconds: float) -> int:
@@ -72,7 +73,7 @@ class Loop:
         """Feeds ``ticks`` batches and waits until all that was dispatched is done. Returns the number of images."""
         images = 0
         for inputs, labels in itertools.islice(self.batches, ticks):
-            self.state, _ = self._step(self.state, (inputs, labels))
+            self.state, _ = self.step(self.state, (inputs, labels))
             images += len(labels)
         jax.block_until_ready(self.state)
         return images

@@ -8,6 +8,16 @@ import shutil
 from typing import Any
 
 
+def in_lines(value: Any, depth: int = 2) -> str:
+    """JSON with a line for each entry down to a depth, so that a table has a line for each row."""
+    if depth and isinstance(value, dict) and value:
+        entries = [f"{json.dumps(name)}: {in_lines(entry, depth - 1)}" for name, entry in value.items()]
+        return "{\n" + ",\n".join(entries) + "\n}"
+    if depth and isinstance(value, list | tuple) and value:
+        return "[\n" + ",\n".join(in_lines(entry, depth - 1) for entry in value) + "\n]"
+    return json.dumps(value)
+
+
 class Workdir:
     """Writes a run's files: ``config.json``, ``metrics.jsonl``, ``summary.json`` and pictures.
 
@@ -63,7 +73,7 @@ class Workdir:
     def write_json(self, name: str, value: Any) -> None:
         """Writes a file as a whole or not at all."""
         partial = self.path / f"{name}.partial"
-        partial.write_text(json.dumps(value, indent=2) + "\n")
+        partial.write_text(in_lines(value) + "\n")
         partial.replace(self.path / name)
 
     def append(self, name: str, record: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
+from . import asynchronous as asynchronous
 from . import data as data
 from . import models as models
 from . import schedules as schedules

@@ -166,7 +166,10 @@ def test_local_engine_after_its_server_was_killed(tmp_path: pathlib.Path) -> Non
     at = tmp_path / "checkpoint.npz"
     settings = {"workers": 2, "local_steps": 10, "engine": "local", "inner_steps": 20, "checkpoint": str(at)}
     killer = Killer("jaxdecouple.asynchronous.process", "server", after=at)
-    with killer, pytest.raises(ServerLost, match=r"the server ended after outer iteration \d+ \(killed by SIGKILL\)") as error:
+    with (
+        killer,
+        pytest.raises(ServerLost, match=r"the server ended after outer iteration \d+ \(killed by SIGKILL\)") as error,
+    ):
         asynchronous.dis_dfsdca(problem, outer_steps=100_000, on_record=records.append, **settings)
     assert f"resume={str(at)!r}" in str(error.value)
     assert len(records) > 2

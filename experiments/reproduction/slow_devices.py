@@ -9,11 +9,9 @@ stage's newest state.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdecouple as jd
+from jaxdecouple.dispatcher import Dispatcher
 from jaxdecouple.stage import PyTree
+from jaxdecouple.state import Workspace
 
-# The argument of each function of a program that comes last from elsewhere: the rest of its arguments is older.
-_LAST_INPUT = {"forward": 1, "backward": 2, "backward_forward": 2, "train": 1}
 _TURNS = 1000  # of the loop, while it is calibrated
 
 
@@ -45,31 +43,51 @@ class Slowness:
     emulated: bool
 
 
-@contextlib.contextmanager
-def slowed(pipeline: jd.Pipeline, slowness: Slowness, random: np.random.Generator) -> Iterator[None]:
-    """Slows the devices of ``pipeline`` as long as it is entered, in the functions of its programs.
+class SlowDispatcher(Dispatcher):
+    """Carries out the operations of a pipeline, each after a wait."""
 
-    Args:
-      pipeline: built for this purpose; each stage has a device of its own.
-      slowness: how slow.
-      random: draws, once for each stage and tick.
-    """
-    undo = []
-    for k, program in enumerate(pipeline.programs):
-        place = pipeline.placement.devices[k]
-        wait = _sleep if place.platform == "cpu" else _loop(place)
-        draws = _Draws(random, slowness.probability)
-        for name, seconds in slowness.seconds[k].items():
-            function = getattr(program, name)
-            undo.append(functools.partial(delattr, program, name))  # what the class has comes to light again
-            even = seconds if slowness.emulated else 0.0
-            times = (even, even + seconds * slowness.percent / 100)
-            setattr(program, name, _waiting(function, name, wait, times, draws))
-    try:
-        yield
-    finally:
-        for restore in undo:
-            restore()
+    def __init__(self, pipeline: jd.Pipeline, slowness: Slowness, random: np.random.Generator):
+        """Slows the devices of ``pipeline``.
+
+        Args:
+          pipeline: each stage has a device of its own.
+          slowness: how slow.
+          random: draws, once for each stage and tick.
+        """
+        super().__init__(pipeline.programs, pipeline.placement)
+        self._slowness = slowness
+        self._waits = [_sleep if place.platform == "cpu" else _loop(place) for place in pipeline.placement.devices]
+        self._draws = [_Draws(random, slowness.probability) for _ in pipeline.programs]
+
+    def forward(self, work: Workspace, k: int, n: int) -> None:
+        """As of `Dispatcher`."""
+        self._wait(work, "forward", work.activations[k], k, n)
+        super().forward(work, k, n)
+
+    def train(self, work: Workspace, k: int, n: int) -> jd.Metrics:
+        """As of `Dispatcher`."""
+        self._wait(work, "train", work.activations[k], k, n)
+        return super().train(work, k, n)
+
+    def backward(self, work: Workspace, k: int, n: int) -> None:
+        """As of `Dispatcher`."""
+        self._wait(work, "backward", work.gradients[k], k, n)
+        super().backward(work, k, n)
+
+    def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
+        """As of `Dispatcher`."""
+        self._wait(work, "backward_forward", work.gradients[k], k, n)
+        super().backward_forward(work, k, n, next_n)
+
+    def _wait(self, work: Workspace, name: str, inputs: dict[int, PyTree], k: int, n: int) -> None:
+        """Makes the input of an operation that came last from elsewhere come later."""
+        seconds, slow = self._slowness.seconds[k][name], self._draws[k].slow(name)
+        even = seconds if self._slowness.emulated else 0.0
+        state = work.stages[k]
+        # Their values may be those of the last work on this device, and then only exist when it is done.
+        newest = [jax.tree.leaves(tree)[:1] for tree in (state.params, state.model_state)]
+        # A wait of no time is made as well, so that both cases cost the same besides.
+        inputs[n] = self._waits[k](inputs[n], newest, even + slow * seconds * self._slowness.percent / 100)
 
 
 class _Draws:
@@ -85,19 +103,6 @@ class _Draws:
             self._slow = bool(self._random.random() < self._probability)
         self._seen.add(name)
         return self._slow
-
-
-def _waiting(function: Callable, name: str, wait: Callable, times: tuple[float, float], draws: _Draws) -> Callable:
-    def call(*args: Any) -> Any:
-        state, inputs = args[0], list(args)
-        # Their values may be those of the last work on this device, and then only exist when it is done.
-        newest = [jax.tree.leaves(tree)[:1] for tree in (state.params, state.model_state)]
-        place = _LAST_INPUT[name]
-        # A wait of no time is made as well, so that both cases cost the same besides.
-        inputs[place] = wait(inputs[place], newest, times[draws.slow(name)])
-        return function(*inputs)
-
-    return call
 
 
 def _sleep(x: PyTree, newest: PyTree, seconds: float) -> PyTree:

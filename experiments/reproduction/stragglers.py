@@ -9,6 +9,7 @@ so there the network is a tiny one, and each device sleeps for as long as its wo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from experiments.entrants import Entrant
 from experiments.reproduction.kind import Column, Emit, Kind, Result, Scale
 from experiments.reproduction.predictions import BACKWARD, schedule_of
-from experiments.reproduction.slow_devices import Slowness, slowed
+from experiments.reproduction.slow_devices import SlowDispatcher, Slowness
 from experiments.reproduction.speed import pipelined
 from jaxdecouple.schedules import BACKWARD as BACKWARD_KIND
 from jaxdecouple.schedules import FORWARD, Schedule, redoes_forward
@@ -117,9 +118,10 @@ def _measured(entrant: Entrant, slow: Slowness, ticks: int, random: np.random.Ge
     """In percent: how much longer the same ticks take with slow devices than with even ones, one after the other."""
 
     def rate(slowness: Slowness) -> float:
-        with slowed(entrant.pipeline, slowness, random):
-            entrant.loop.run(ticks // 4)
-            return entrant.loop.images_per_second(ticks)
+        slow = SlowDispatcher(entrant.pipeline, slowness, random)
+        entrant.loop.step = functools.partial(entrant.pipeline.step, dispatcher=slow)
+        entrant.loop.run(ticks // 4)
+        return entrant.loop.images_per_second(ticks)
 
     even = rate(dataclasses.replace(slow, percent=0.0))
     return 100 * (even / rate(slow) - 1)

@@ -127,7 +127,6 @@ def _as_json(table: Table, line: Line) -> dict[str, Any]:
         "row": line.row.name,
         "paper": line.row.paper,
         "also": line.row.also,
-        "settings_of_the_paper": table.settings_of(line.row),
         "settings_run": dict(line.job.settings) if line.job else None,
         "reason": line.reason,
         "results": {str(seed): _shortened(table, result) for seed, result in line.results.items()},

@@ -170,7 +170,7 @@ def asynchronous(
             _begin(ready, clock, work, late, worker, now, t + 1)
         for arrival, worker, _ in ready:
             free[worker] = max(arrival, now)
-        plans.append(Plan(np.array(sent), np.array(delays), np.array(times), now))
+        plans.append(Plan(np.array(sent), np.array(delays), np.array(times), float(now)))
     return plans
 
 
@@ -209,7 +209,7 @@ def synchronous(
             slowest = max(next(slow) for slow in late)
             now += clock.message + work.message * clock.example * (1 + slowest) + workers * clock.update
             times += [now] * workers
-        plans.append(Plan(turn % workers, turn % workers, np.array(times), now))
+        plans.append(Plan(turn % workers, turn % workers, np.array(times), float(now)))
     return plans
 
 
