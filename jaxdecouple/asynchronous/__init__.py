@@ -13,6 +13,7 @@ Independent of pipelines and schedules.
 
 from jaxdecouple.asynchronous.bounds import StepSizeWarning
 from jaxdecouple.asynchronous.libsvm import read_libsvm
+from jaxdecouple.asynchronous.options import Options
 from jaxdecouple.asynchronous.plan import Clock, DrawnDelays, Stragglers
 from jaxdecouple.asynchronous.problem import General, Linear, Problem
 from jaxdecouple.asynchronous.problems import general, linear, logistic, network, pca, quadratic, ridge, smoothed_hinge
@@ -29,6 +30,7 @@ from jaxdecouple.asynchronous.solve import (
     sgd_svrg,
     svrg,
 )
+from jaxdecouple.asynchronous.sources import Source, load
 from jaxdecouple.asynchronous.trace import Record, Trace
 
 __all__ = [
@@ -36,9 +38,11 @@ __all__ = [
     "DrawnDelays",
     "General",
     "Linear",
+    "Options",
     "Problem",
     "Record",
     "Result",
+    "Source",
     "StepSizeWarning",
     "Stragglers",
     "Trace",
@@ -49,6 +53,7 @@ __all__ = [
     "distributed_svrg",
     "general",
     "linear",
+    "load",
     "logistic",
     "network",
     "pca",

@@ -76,19 +76,25 @@ class Logistic:
         return jnp.where((b < 0) | (b > 1), jnp.inf, inside)
 
     def increase(self, z: jax.Array, alpha: jax.Array, y: jax.Array, q: jax.Array) -> jax.Array:
-        """SDCA's step, by Newton's method with bisection on the logit of ``(alpha + c) y``, which has one root."""
+        """SDCA's step, by bisection and Newton's method for the logit of ``(alpha + c) y``."""
         b, margin = alpha * y, y * z
 
-        def tighten(_: int, bracket: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            low, high, s = bracket
-            p = jax.nn.sigmoid(s)
-            excess = s + margin + q * (p - b)  # grows with s, by at least as much
-            low, high = jnp.where(excess < 0, s, low), jnp.where(excess > 0, s, high)
-            newton = s - excess / (1 + q * p * (1 - p))
-            return low, high, jnp.where((newton > low) & (newton < high), newton, (low + high) / 2)
+        def excess(s: jax.Array) -> jax.Array:
+            return s + margin + q * (jax.nn.sigmoid(s) - b)  # grows with s, by at least as much
 
-        low, high = -margin - q * (1 - b), -margin + q * b
-        *_, s = jax.lax.fori_loop(0, 25, tighten, (low, high, (low + high) / 2))
+        def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            low, high = bracket
+            middle = (low + high) / 2
+            below = excess(middle) < 0
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        def newton(_: int, s: jax.Array) -> jax.Array:
+            p = jax.nn.sigmoid(s)
+            return s - excess(s) / (1 + q * p * (1 - p))
+
+        # From far away Newton's method may go in circles; the bracket is q wide, and 2^-25 of it is near enough.
+        low, high = jax.lax.fori_loop(0, 25, halve, (-margin - q * (1 - b), -margin + q * b))
+        s = jax.lax.fori_loop(0, 4, newton, (low + high) / 2)
         return (jax.nn.sigmoid(s) - b) * y
 
 

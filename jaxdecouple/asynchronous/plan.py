@@ -121,6 +121,8 @@ def given(delays: int | np.ndarray | DrawnDelays, *, workers: int, outer_steps: 
                 "for "
                 "each, or a single number"
             )
+        if not np.issubdtype(wanted.dtype, np.integer):
+            raise ValueError(f"delays are {wanted.dtype}; write whole numbers, in server updates")
         _check_bound(int(wanted.min()))
         wanted = wanted.reshape(shape) if wanted.ndim else np.full(shape, wanted)
     turn = np.arange(inner_steps)
@@ -167,7 +169,9 @@ def asynchronous(
             arrival, worker, version = heapq.heappop(ready)
             now = max(now, arrival) + clock.update
             sent.append(worker), delays.append(t - version), times.append(now)
-            _begin(ready, clock, work, late, worker, now, t + 1)
+            if t + 1 < inner_steps:
+                _begin(ready, clock, work, late, worker, now, t + 1)
+        free[:] = now
         for arrival, worker, _ in ready:
             free[worker] = max(arrival, now)
         plans.append(Plan(np.array(sent), np.array(delays), np.array(times), float(now)))

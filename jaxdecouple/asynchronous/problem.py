@@ -59,7 +59,7 @@ class Problem(struct.PyTreeNode):
         """The gradient of ``P``, ``[d]``, for a problem that is whole."""
         return self.gradient_sum(w) / self.n + self.l2 * w
 
-    def initial(self, seed: int = 0) -> jax.Array:
+    def initial(self) -> jax.Array:
         """Where methods without a dual state begin: zeros, or a network's initial parameters."""
         return jnp.zeros(self.d, self.dtype)
 
@@ -267,7 +267,7 @@ class General(VectorDual):
         """As of `Problem`."""
         return None if self.bounds is None else self.bounds[1]
 
-    def initial(self, seed: int = 0) -> jax.Array:
+    def initial(self) -> jax.Array:
         """As of `Problem`."""
         return self.start
 

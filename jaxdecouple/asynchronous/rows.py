@@ -101,7 +101,7 @@ class Sparse(struct.PyTreeNode):
     def dot(self, rows: jax.Array, w: jax.Array) -> jax.Array:
         """As of `Dense`."""
         values, columns = self._padded(rows)
-        return jnp.sum(values * w[columns], axis=1)
+        return jnp.sum(values * jnp.asarray(w)[columns], axis=1)
 
     def combine(self, rows: jax.Array, weights: jax.Array) -> jax.Array:
         """As of `Dense`."""
