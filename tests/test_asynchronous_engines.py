@@ -110,7 +110,7 @@ def test_workers_that_take_turns_are_what_is_simulated(algorithm: Algorithm) -> 
 
 
 def test_primal_and_dual_belong_together_after_every_message_also_when_workers_are_lost() -> None:
-    """w = w(alpha) at each update, with messages in a random order, stale ones at every border, and two lost workers."""
+    """w = w(alpha) at each update, with messages in random order, stale ones at every border, two lost workers."""
     problem, algorithm, workers = make_problem(), DualFree(5), 4
     rng = np.random.default_rng(1)
     room = Room(problem, algorithm, workers, lambda asked: int(rng.choice(asked)))
@@ -131,7 +131,7 @@ def test_primal_and_dual_belong_together_after_every_message_also_when_workers_a
 
 
 def test_a_stale_message_of_an_earlier_outer_iteration_is_not_taken() -> None:
-    """Worker 1 never answers before an outer iteration is over: none of its messages are of the one in which they come."""
+    """Worker 1 answers only when an outer iteration is over: none of its messages are of the one they come in."""
     problem, algorithm = make_problem(), DualFree(5)
     order_of_answers = iter([0, 0, 0, 0, 1] * 5)  # four make an outer iteration
 
@@ -223,7 +223,7 @@ def test_ray_engine_after_its_server_was_killed(tmp_path: pathlib.Path) -> None:
 
 
 class Killer(threading.Thread):
-    """Kills one process that has all of these words in its command line, once a checkpoint has some outer iterations."""
+    """Kills one process with all of these words in its command line, once a checkpoint has some outer iterations."""
 
     def __init__(self, *words: str, after: pathlib.Path | None = None):
         super().__init__(daemon=True)
