@@ -1,0 +1,1 @@
+"""Experiments on asynchronous optimization (thesis, chapters 2 and 3)."""

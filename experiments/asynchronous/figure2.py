@@ -1,0 +1,66 @@
+"""The speed-up of Shared-AsySVRG with 1 to 32 threads (thesis, Figure 2).
+
+    python -m experiments.asynchronous.figure2
+    python -m experiments.asynchronous.figure2 --engine=local --workers=1,2
+
+Time is that of a virtual clock, or of real processes that share memory, with --engine=local. Speed-up is the time of
+one thread to a training loss that all reach, by that of K threads (eq. 2.52). The network is that of figure1.
+
+The directory gets results.json, table.md and figure2.png.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+
+from absl import app, flags
+
+from experiments import command_line
+from experiments.asynchronous import scales, scaling
+from experiments.asynchronous.scales import option
+from experiments.workdir import Workdir
+from jaxdecouple import asynchronous
+
+FLAGS = flags.FLAGS
+
+CLAIM = (
+    "All numbers of threads reach a similar training loss; the speed-up is nearly linear, until their number exceeds a "
+    "threshold (section 2.5.1)."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting(scaling.Setting):
+    """What is trained, and how; each field is a flag."""
+
+    coordinates: int = option(1000, "random coordinates of w that an update changes", least=1)
+    example_seconds: float = option(1e-5, "virtual clock: a gradient of one example", least=0)
+    message_seconds: float = option(1e-6, "virtual clock: reading the shared vector", least=0)
+    update_seconds: float = option(1e-6, "virtual clock: the part of an update that threads do one by one", least=0)
+
+
+def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> str:
+    """As of `scaling.run`."""
+    solver = functools.partial(asynchronous.shared_asysvrg, coordinates=setting.coordinates)
+    return scaling.run(setting, solver, workdir, overwrite, "figure2", CLAIM)
+
+
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    scales.define(Setting)
+    command_line.define_workdir()
+
+
+def main(argv: list[str]) -> None:
+    with command_line.frame(argv, interrupted="nothing but config.json was written"):
+        setting = scales.read(Setting)
+        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure2"))
+        text = run(setting, workdir, overwrite=FLAGS.overwrite)
+    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,99 @@
+"""SGD, SVRG and SGD_SVRG on features of CIFAR-10 (thesis, Figure 3): loss and errors of a network against epochs.
+
+    python -m experiments.asynchronous.figure3
+    python -m experiments.asynchronous.figure3 --scale=thesis --data=npz:cifar10.npz
+    python -m experiments.asynchronous.figure3 --features=npz:runs/features/features.npz
+
+SVRG is Distributed-AsySVRG. The thesis: 384-50-10 with l2 = 1e-4, 20000 training and 4000 test images, whose 384
+features come from a convolutional network (see features), mini-batches of 10, m = 2000, and 1 epoch of SGD before
+SGD_SVRG.
+
+The directory gets results.json, table.md, figure3.png, and features.npz unless --features is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from absl import app, flags
+
+from experiments import command_line
+from experiments.asynchronous import features, networks, scales
+from experiments.asynchronous.scales import option
+from experiments.workdir import Workdir
+from jaxdecouple import asynchronous
+from jaxdecouple.asynchronous.sources import load
+
+FLAGS = flags.FLAGS
+
+CLAIM = (
+    "SGD is fastest in the first few iterations, and then SVRG and SGD_SVRG are better, SGD_SVRG before SVRG, in "
+    "training loss and training error; the test errors of the three are comparable (section 2.5.2)."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting(networks.Setting):
+    """What is trained, and how; each field is a flag."""
+
+    data: str = option("digits", "images: npz:PATH or digits", thesis="npz:cifar10.npz")
+    features: str = option("", "npz:PATH of features that are there already, in place of data")
+    num_examples: int = option(0, "features of the first so many training images; 0: all", thesis=20_000, least=0)
+    num_tests: int = option(0, "features of the first so many test images; 0: all", thesis=4_000, least=0)
+    cnn_examples: int = option(1000, "training images for the convolutional network; 0: all", thesis=0, least=0)
+    cnn_epochs: int = option(3, "its passes over them", thesis=20, least=1)
+    filters: int = option(32, "of each of its convolutions", thesis=64, least=1)
+    hidden: int = option(50, "units of the hidden layer", least=1)
+    l2: float = option(1e-4, "C, weight of the regularisation", least=0)
+    inner_steps: int = option(
+        0, "m, updates of an outer iteration; 0: as many as read n examples", thesis=2_000, least=0
+    )
+    sgd_epochs: int = option(1, "epochs of SGD before SVRG, in SGD_SVRG", least=1)
+    epochs: int = option(60, "gradients of single examples, by n, for each method", thesis=150, least=1)
+
+
+def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> str:
+    """Measures, writes everything, and returns table.md.
+
+    Raises:
+      ValueError: settings that cannot be used.
+    """
+    setting.check()
+    output = Workdir(workdir, scales.described(setting), overwrite=overwrite)
+    more = {}
+    if setting.features:
+        source = load(setting.features, dtype=np.dtype(setting.dtype)).first(setting.num_examples, setting.num_tests)
+    else:
+        names = [field.name for field in dataclasses.fields(features.Setting) if hasattr(setting, field.name)]
+        source, error = features.extract(features.Setting(**{name: getattr(setting, name) for name in names}))
+        features.save(source, output.path / "features.npz")
+        more = {"error of the network of the features": round(error, 5)}
+        parts = {name: getattr(source, name).astype(setting.dtype) for name in ("x", "x_test")}
+        source = dataclasses.replace(source, **parts)
+    with scales.precision(setting.dtype):
+        study = networks.Study(setting, source, asynchronous.distributed_asysvrg)
+        runs = networks.compare(study)
+    shape = f"{source.x.shape[1]}-{setting.hidden}-{study.problem.phi.num_classes}"
+    title = f"{shape} on {source.x.shape[0]} examples of {source.name}, l2 = {setting.l2:g}"
+    return networks.finish(output, setting, runs, CLAIM, "figure3.png", title, **more)
+
+
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    scales.define(Setting)
+    command_line.define_workdir()
+
+
+def main(argv: list[str]) -> None:
+    with command_line.frame(argv, interrupted="config.json was written, and features.npz if that was done"):
+        setting = scales.read(Setting)
+        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure3"))
+        text = run(setting, workdir, overwrite=FLAGS.overwrite)
+    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

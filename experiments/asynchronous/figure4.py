@@ -1,0 +1,68 @@
+"""The speed-up of Distributed-AsySVRG with 1 to 10 workers (thesis, Figure 4).
+
+    python -m experiments.asynchronous.figure4
+    python -m experiments.asynchronous.figure4 --scale=thesis --data=npz:runs/features/features.npz
+    python -m experiments.asynchronous.figure4 --engine=local --workers=1,2
+
+Time is that of a virtual clock, or of real workers, with --engine=local or --engine=ray. Speed-up is the time of one
+worker to a training loss that all reach, by that of K workers (eq. 2.52). The network is that of figure3; the features
+of the thesis's CIFAR-10 are made by experiments.asynchronous.features.
+
+The directory gets results.json, table.md and figure4.png.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from absl import app, flags
+
+from experiments import command_line
+from experiments.asynchronous import scales, scaling
+from experiments.asynchronous.scales import option
+from experiments.workdir import Workdir
+from jaxdecouple import asynchronous
+
+FLAGS = flags.FLAGS
+
+CLAIM = "The speed-up is nearly linear in the number of workers (section 2.5.2)."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting(scaling.Setting):
+    """What is trained, and how; each field is a flag."""
+
+    data: str = option("digits", "features: npz:PATH, or digits", thesis="npz:features.npz")
+    num_examples: int = option(0, "the first so many training examples; 0: all", thesis=20_000, least=0)
+    hidden: int = option(50, "units of the hidden layer", least=1)
+    l2: float = option(1e-4, "C, weight of the regularisation", least=0)
+    inner_steps: int = option(1_000, "m, updates of an outer iteration", thesis=2_000, least=0)
+    workers: tuple[int, ...] = option((1, 2, 4, 6, 8, 10), "numbers of workers", thesis=tuple(range(1, 11)), least=1)
+    example_seconds: float = option(1e-5, "virtual clock: a gradient of one example", least=0)
+    message_seconds: float = option(1e-4, "virtual clock: the way to the server and back", least=0)
+    update_seconds: float = option(1e-5, "virtual clock: an update by the server", least=0)
+
+
+def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> str:
+    """As of `scaling.run`."""
+    return scaling.run(setting, asynchronous.distributed_asysvrg, workdir, overwrite, "figure4", CLAIM)
+
+
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    scales.define(Setting)
+    command_line.define_workdir()
+
+
+def main(argv: list[str]) -> None:
+    with command_line.frame(argv, interrupted="nothing but config.json was written"):
+        setting = scales.read(Setting)
+        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure4"))
+        text = run(setting, workdir, overwrite=FLAGS.overwrite)
+    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
