@@ -11,7 +11,10 @@ from typing import Any
 def in_lines(value: Any, depth: int = 2) -> str:
     """JSON with a line for each entry down to a depth, so that a table has a line for each row."""
     if depth and isinstance(value, dict) and value:
-        entries = [f"{json.dumps(name)}: {in_lines(entry, depth - 1)}" for name, entry in value.items()]
+        entries = []
+        for name, entry in value.items():
+            key = name if isinstance(name, str) else json.dumps(name)
+            entries.append(f"{json.dumps(key)}: {in_lines(entry, depth - 1)}")
         return "{\n" + ",\n".join(entries) + "\n}"
     if depth and isinstance(value, list | tuple) and value:
         return "[\n" + ",\n".join(in_lines(entry, depth - 1) for entry in value) + "\n]"
@@ -70,10 +73,10 @@ class Workdir:
             candidate = path.with_name(f"{path.name}-{number}")
         return candidate
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a file as a whole or not at all."""
+    def write_json(self, name: str, value: Any, depth: int = 2) -> None:
+        """Writes a file as a whole or not at all; ``depth`` as of `in_lines`."""
         partial = self.path / f"{name}.partial"
-        partial.write_text(in_lines(value) + "\n")
+        partial.write_text(in_lines(value, depth) + "\n")
         partial.replace(self.path / name)
 
     def append(self, name: str, record: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous import DrawnDelays, StepSizeWarning, bounds
+from jaxdecouple.asynchronous import DrawnDelays, StepSizeWarning
+from jaxdecouple.asynchronous.algorithms import bounds
 
 X = np.random.default_rng(5).standard_normal((12, 4)).astype(np.float32)
 Y = np.where(np.random.default_rng(6).random(12) < 0.5, -1, 1).astype(np.float32)

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous import saving
-from jaxdecouple.asynchronous.algorithm import Algorithm, DualAscent, DualFree, Server, Svrg
-from jaxdecouple.asynchronous.plan import NO_STRAGGLERS
-from jaxdecouple.asynchronous.problem import Problem
-from jaxdecouple.asynchronous.running import ServerLost, WorkersLost
-from jaxdecouple.asynchronous.sampling import rows_of
-from jaxdecouple.asynchronous.serving import Compute, Job, Joined, Lost, Outer, Serving
-from jaxdecouple.asynchronous.worker import Task, Worker
+from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, DualAscent, DualFree, Server, Svrg
+from jaxdecouple.asynchronous.algorithms.sampling import rows_of
+from jaxdecouple.asynchronous.engines import saving
+from jaxdecouple.asynchronous.engines.plan import NO_STRAGGLERS
+from jaxdecouple.asynchronous.engines.running import ServerLost, WorkersLost
+from jaxdecouple.asynchronous.engines.serving import Compute, Job, Joined, Lost, Outer, Serving
+from jaxdecouple.asynchronous.engines.worker import Task, Worker
+from jaxdecouple.asynchronous.problems.problem import Problem
 
 N, D = 240, 6
 
@@ -150,7 +150,7 @@ def test_local_engine_solves_and_replaces_a_killed_worker(tmp_path: pathlib.Path
     """With SIGKILL for a worker in the middle of a run: the same solution, and primal and dual belong together."""
     problem = make_problem()
     at = tmp_path / "checkpoint.npz"
-    with Killer("jaxdecouple.asynchronous.process", "worker", after=at):
+    with Killer("jaxdecouple.asynchronous.engines.process", "worker", after=at):
         result = asynchronous.cocoa_plus(
             problem, workers=2, local_steps=10, engine="local", outer_steps=60, inner_steps=10, checkpoint=str(at)
         )
@@ -163,14 +163,18 @@ def test_local_engine_solves_and_replaces_a_killed_worker(tmp_path: pathlib.Path
 def test_local_engine_after_its_server_was_killed(tmp_path: pathlib.Path) -> None:
     """One clear error that names the checkpoint, records of what was done, and a run that goes on from there."""
     problem, records = make_problem(), []
+
+    def keep(record: asynchronous.Record, w: Any) -> None:
+        records.append(record)
+
     at = tmp_path / "checkpoint.npz"
     settings = {"workers": 2, "local_steps": 10, "engine": "local", "inner_steps": 20, "checkpoint": str(at)}
-    killer = Killer("jaxdecouple.asynchronous.process", "server", after=at)
+    killer = Killer("jaxdecouple.asynchronous.engines.process", "server", after=at)
     with (
         killer,
         pytest.raises(ServerLost, match=r"the server ended after outer iteration \d+ \(killed by SIGKILL\)") as error,
     ):
-        asynchronous.dis_dfsdca(problem, outer_steps=100_000, on_record=records.append, **settings)
+        asynchronous.dis_dfsdca(problem, outer_steps=100_000, on_record=keep, **settings)
     assert f"resume={str(at)!r}" in str(error.value)
     assert len(records) > 2
     done = int(np.load(at)["outer"])
@@ -186,7 +190,7 @@ def test_local_engine_shares_a_vector_without_a_lock() -> None:
     """Shared-AsySVRG on two processes comes to where one thread comes to, and a killed one is replaced."""
     problem = make_problem()
     settings = {"step_size": 0.01, "batch_size": 5, "coordinates": 3, "inner_steps": 300}
-    with Killer("jaxdecouple.asynchronous.process", "sharer"):
+    with Killer("jaxdecouple.asynchronous.engines.process", "sharer"):
         result = asynchronous.shared_asysvrg(problem, workers=2, engine="local", outer_steps=8, **settings)
     assert result.lost == 1
     alone = asynchronous.shared_asysvrg(problem, workers=1, delays=0, outer_steps=8, **settings)

@@ -10,7 +10,8 @@ import pytest
 import scipy.sparse
 
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous import plan, sampling, shared
+from jaxdecouple.asynchronous.algorithms import sampling
+from jaxdecouple.asynchronous.engines import plan
 
 pytestmark = [
     pytest.mark.usefixtures("x64"),
@@ -91,7 +92,7 @@ class Setting(NamedTuple):
 
 
 CLOCK = asynchronous.Clock(example=1.0, message=0.5, update=0.25)
-STRAGGLERS = asynchronous.Stragglers(probability=0.5, slowdown=(1.0, 4.0), workers=(0, 1), seed=0)
+STRAGGLERS = asynchronous.Stragglers(probability=0.5, slowdown=(1.0, 4.0), workers=(0,), seed=0)
 
 
 def drawn(case: Case, workers: int, how: str = "uniform", h: int = H) -> list[Iterator[Any]]:
@@ -159,7 +160,7 @@ def threads(case: Case, workers: int) -> tuple[list[Iterator[Any]], list[Iterato
     seeds = [(SEED, k) for k in range(workers)]
     draws = [sampling.draws(case.problem, np.arange(N), h=H, sampling="uniform", seed=(*seed, 0)) for seed in seeds]
     rows = [map(lambda draw: draw.rows, of_thread) for of_thread in draws]
-    return rows, [shared.coordinate_draws(case.naive.d, 3, (*seed, 1)) for seed in seeds]
+    return rows, [sampling.coordinate_draws(case.naive.d, 3, (*seed, 1)) for seed in seeds]
 
 
 class Method(NamedTuple):

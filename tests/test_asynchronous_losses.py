@@ -12,8 +12,9 @@ import scipy.optimize
 import scipy.sparse
 
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous import StepSizeWarning, rows
-from jaxdecouple.asynchronous.losses import Logistic, SmoothedHinge, Squared
+from jaxdecouple.asynchronous import StepSizeWarning
+from jaxdecouple.asynchronous.problems import rows
+from jaxdecouple.asynchronous.problems.losses import Logistic, SmoothedHinge, Squared
 
 LOSSES = {
     "ridge": Squared(1.0),

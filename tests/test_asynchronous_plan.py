@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous import Clock, DrawnDelays, Stragglers, plan
+from jaxdecouple.asynchronous import Clock, DrawnDelays, Stragglers
+from jaxdecouple.asynchronous.engines import plan
 
 CLOCK = Clock(example=1.0, message=2.0, update=0.5)
 NOBODY = Stragglers(probability=0.0)

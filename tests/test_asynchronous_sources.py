@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdecouple.asynchronous import sources
+from jaxdecouple.asynchronous.data import sources
 
 
 def test_digits():

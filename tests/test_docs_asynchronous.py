@@ -20,8 +20,7 @@ def test_the_code_solves_and_rounds_wait_for_stragglers(x64, capsys):
 
 def test_every_solver_and_problem_is_on_the_page():
     from jaxdecouple import asynchronous
-    from jaxdecouple.asynchronous import problems, shared, solve
 
-    public = [name for name in asynchronous.__all__ if name.islower() and name not in ("linear", "read_libsvm", "load")]
-    assert all(hasattr(problems, name) or hasattr(solve, name) or hasattr(shared, name) for name in public)
+    public = [name for name in asynchronous.__all__ if name.islower() and name != "linear"]
+    assert len(public) > 15
     assert [name for name in public if f"`{name}" not in PAGE] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -106,21 +105,11 @@ def shown(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "-"
 
 
-def dumps(result: Mapping[str, Any], curves: Sequence[Curve]) -> str:
-    """``result`` and the curves as JSON, a line for every entry and for every row."""
-    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in result.items()]
-    blocks = []
-    for curve in curves:
-        rows = ",\n".join(json.dumps(row) for row in curve.rows)
-        blocks.append(f'{{"about": {json.dumps(rounded(dict(curve.about)))}, "rows": [\n{rows}\n]}}')
-    lines.append('"curves": [\n' + ",\n".join(blocks) + "\n]")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
 def write(output: Workdir, setting: dict[str, Any], curves: Sequence[Curve], text: str, **more: Any) -> None:
     """Writes results.json and table.md."""
     result = {"setting": setting, "machine": devices.describe(), **more}
-    (output.path / "results.json").write_text(dumps(result, curves))
+    result["curves"] = [{"about": rounded(dict(curve.about)), "rows": list(curve.rows)} for curve in curves]
+    output.write_json("results.json", result, depth=4)
     (output.path / "table.md").write_text(text.rstrip() + "\n")
 
 

@@ -26,7 +26,7 @@ from experiments.asynchronous import scales
 from experiments.asynchronous.scales import option
 from experiments.workdir import Workdir
 from jaxdecouple import data
-from jaxdecouple.asynchronous.sources import Source
+from jaxdecouple.asynchronous.data.sources import Source
 
 FLAGS = flags.FLAGS
 

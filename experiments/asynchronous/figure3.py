@@ -24,7 +24,7 @@ from experiments.asynchronous import features, networks, scales
 from experiments.asynchronous.scales import option
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous.sources import load
+from jaxdecouple.asynchronous.data.sources import load
 
 FLAGS = flags.FLAGS
 

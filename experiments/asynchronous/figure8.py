@@ -29,7 +29,7 @@ from experiments.large_batch.tables import markdown
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
-from jaxdecouple.asynchronous.components import Components
+from jaxdecouple.asynchronous.problems.components import Components
 
 FLAGS = flags.FLAGS
 

@@ -21,10 +21,11 @@ from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, report, rounded, shown, write
 from experiments.asynchronous.scales import option
 from experiments.large_batch.tables import markdown
+from experiments.training import NonFiniteLoss
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous import General, Result
-from jaxdecouple.asynchronous.sources import Source, classes
+from jaxdecouple.asynchronous import General, Record, Result
+from jaxdecouple.asynchronous.data.sources import Source, classes
 
 METHODS = ("SGD", "SVRG", "SGD_SVRG")
 
@@ -123,54 +124,44 @@ class Study:
 
     def sgd(self, step_size: float, decay: float, epochs: float) -> Trained:
         """SGD with the polynomial rate, from the beginning."""
-
-        def once(start: jax.Array, outer: int) -> Result:
-            step = step_size / (1 + outer) ** decay
-            options = self._options(start, outer) | {"workers": 1, "inner_steps": None}
-            return asynchronous.sgd(self.problem, step_size=step, batch_size=self.setting.batch_size, **options)
-
         about = {"method": "SGD", "step_size": step_size, "decay": decay}
-        return self._train(once, about, epochs, self.problem.initial(), [])
+        start = Trained(Curve(about, [self.row(self.problem.initial(), 0, 0.0)]), [self.problem.initial()])
+        own = {"workers": 1, "inner_steps": None, "decay": decay, "outer_steps": math.ceil(epochs - 1e-9)}
+        return self._train(asynchronous.sgd, start, step_size, self.setting.seed, own)
 
     def svrg(self, step_size: float, epochs: float, warm: Trained | None = None) -> Trained:
         """SVRG, from the beginning or from where some epochs of SGD have led."""
-
-        def once(start: jax.Array, outer: int) -> Result:
-            size = {"step_size": step_size, "batch_size": self.setting.batch_size}
-            return self.variance_reduced(self.problem, **size, **self._options(start, outer))
-
+        about = {"method": "SGD_SVRG" if warm else "SVRG", "step_size": step_size}
         if warm is None:
-            return self._train(once, {"method": "SVRG", "step_size": step_size}, epochs, self.problem.initial(), [])
-        count = self.setting.sgd_epochs
-        about = {"method": "SGD_SVRG", "step_size": step_size}
-        return self._train(once, about, epochs, warm.w[count], list(warm.curve.rows[: count + 1]))
-
-    def _options(self, start: jax.Array, outer: int) -> dict[str, Any]:
-        """One outer iteration, with draws of its own."""
-        seed = 100_000 * self.setting.seed + outer
-        shape = {"workers": self.setting.workers, "inner_steps": self.inner_steps, "outer_steps": 1}
-        return {**shape, "start": start, "seed": seed}
+            start = Trained(Curve(about, [self.row(self.problem.initial(), 0, 0.0)]), [self.problem.initial()])
+        else:
+            count = self.setting.sgd_epochs
+            start = Trained(Curve(about, warm.curve.rows[: count + 1]), warm.w[: count + 1])
+        each = 1 + 2 * self.inner_steps * self.setting.batch_size / self.problem.n
+        outer_steps = math.ceil((epochs - start.curve.rows[-1]["epochs"]) / each - 1e-9)
+        own = {"workers": self.setting.workers, "inner_steps": self.inner_steps, "outer_steps": outer_steps}
+        return self._train(self.variance_reduced, start, step_size, self.setting.seed + 1, own)
 
     def _train(
-        self,
-        once: Callable[[jax.Array, int], Result],
-        about: dict[str, Any],
-        epochs: float,
-        w: jax.Array,
-        rows: list[Row],
+        self, solver: Callable[..., Result], start: Trained, step_size: float, seed: int, own: dict[str, Any]
     ) -> Trained:
-        rows = rows or [self.row(w, 0, 0.0)]
-        ws, first = [w], rows[0]["loss"]
-        while rows[-1]["epochs"] < epochs - 1e-9:
-            result = once(w, rows[-1]["outer"])
-            w = result.w
-            rows.append(self.row(w, rows[-1]["outer"] + 1, rows[-1]["epochs"] + result.trace[-1].epochs))
-            ws.append(w)
-            loss = rows[-1]["loss"]
-            if loss is None or loss > 10 * first:
-                rows[-1]["loss"] = None
-                break
-        return Trained(Curve(about, rows), ws)
+        """Goes on from ``start``, until the outer iterations are over or the loss is 10 times the first."""
+        rows, ws = list(start.curve.rows), list(start.w)
+        first, base = rows[0]["loss"], rows[-1]
+
+        def note(record: Record, w: jax.Array) -> None:
+            if record.outer:
+                rows.append(self.row(w, base["outer"] + record.outer, base["epochs"] + record.epochs))
+                ws.append(w)
+                if rows[-1]["loss"] is None or rows[-1]["loss"] > 10 * first:
+                    raise NonFiniteLoss(f"the loss is {rows[-1]['loss']}")
+
+        try:
+            shape = {"batch_size": self.setting.batch_size, "start": ws[-1], "seed": seed, "on_record": note}
+            solver(self.problem, step_size=step_size, **shape, **own)
+        except NonFiniteLoss:
+            rows[-1]["loss"] = None
+        return Trained(Curve(start.curve.about, rows), ws)
 
 
 def compare(study: Study) -> dict[str, Trained]:

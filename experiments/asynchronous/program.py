@@ -17,7 +17,7 @@ from experiments.asynchronous.curves import Curve, draw, rounded
 from experiments.asynchronous.solving import Run
 from experiments.workdir import Workdir
 from jaxdecouple.asynchronous import Problem, Record, StepSizeWarning
-from jaxdecouple.asynchronous.sources import Source, classes, signs
+from jaxdecouple.asynchronous.data.sources import Source, classes, signs
 
 FLAGS = flags.FLAGS
 

@@ -19,7 +19,7 @@ from experiments.methods import choose
 from experiments.training import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Linear, Record, Result, StepSizeWarning, Stragglers
-from jaxdecouple.asynchronous.sources import load, signs
+from jaxdecouple.asynchronous.data.sources import load, signs
 
 NAMES = {"dis_dfsdca": "Dis-dfSDCA", "cocoa_plus": "CoCoA+"}
 
@@ -90,7 +90,7 @@ def attempt(solver: Callable[..., Result], *arguments: Any, above: float = math.
       **options: for it.
     """
 
-    def note(record: Record) -> None:
+    def note(record: Record, _: Any) -> None:
         guard(record)
         if record.objective > above:
             raise NonFiniteLoss(f"the objective is {record.objective}")

@@ -19,7 +19,7 @@ from experiments.large_batch.tables import markdown
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
-from jaxdecouple.asynchronous.sources import classes, load
+from jaxdecouple.asynchronous.data.sources import classes, load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

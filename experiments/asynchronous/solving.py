@@ -14,7 +14,7 @@ from experiments.methods import choose
 from experiments.training import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Problem, Record, Result, Stragglers
-from jaxdecouple.asynchronous.sources import Source, classes, load, signs
+from jaxdecouple.asynchronous.data.sources import Source, classes, load, signs
 
 PROBLEMS = ("ridge", "quadratic", "logistic", "smoothed_hinge", "pca", "network")
 ENGINES = ("simulated", "local", "ray")
@@ -153,6 +153,11 @@ class Run:
           ValueError: settings that cannot be used.
           NonFiniteLoss: the run diverged.
         """
+
+        def noted(record: Record, _: Any) -> None:
+            guard(record)
+            on_record(record)
+
         arguments = {name: getattr(self, name) for name in METHODS[self.method]}
         if not self.step_size:
             arguments.pop("step_size", None)
@@ -171,7 +176,7 @@ class Run:
             stragglers=self.stragglers(),
             checkpoint=self.checkpoint or None,
             resume=self.resume or None,
-            on_record=_whole(on_record),
+            on_record=noted,
         )
 
 
@@ -199,24 +204,3 @@ def guard(record: Record) -> None:
         raise NonFiniteLoss(
             f"the objective is {record.objective} in outer iteration {record.outer}; write a smaller --step_size"
         )
-
-
-def _whole(on_record: Callable[[Record], None]) -> Callable[[Record], None]:
-    """Guards, and counts on where a second solver begins anew, as that of sgd_svrg does."""
-    base: list[Record] = []
-    latest: list[Record] = []
-
-    def note(record: Record) -> None:
-        if record.outer == 0 and latest:
-            base[:] = latest
-            return
-        if base:
-            sums = ("outer", "messages", "epochs", "seconds")
-            record = dataclasses.replace(
-                record, **{name: getattr(record, name) + getattr(base[0], name) for name in sums}
-            )
-        latest[:] = [record]
-        guard(record)
-        on_record(record)
-
-    return note

@@ -123,7 +123,8 @@ def main(argv: list[str], paper: Paper) -> None:
         devices.compile_once()
         store = Store(workdir, overwrite=FLAGS.overwrite)
         print(f"{paper.title}: {plan(paper, chosen, scale, seeds, store)}")
-        told = [argument for argument in sys.argv[1:] if not argument.startswith(("--workdir", "--data_dir", "--only_known"))]
+        ours = ("--workdir", "--data_dir", "--only_known")  # which say nothing of the results
+        told = [argument for argument in sys.argv[1:] if not argument.startswith(ours)]
         command = " ".join([f"python -m experiments.{paper.name}", *told])
         out = pathlib.Path(FLAGS.out) if FLAGS.out else store.path / "tables"
         single = sum(map(len, chosen.values())) == 1

@@ -11,15 +11,25 @@ Many workers, each with a part of the data, and a server or a shared vector that
 Independent of pipelines and schedules.
 """
 
-from jaxdecouple.asynchronous.bounds import StepSizeWarning
-from jaxdecouple.asynchronous.libsvm import read_libsvm
-from jaxdecouple.asynchronous.options import Options
-from jaxdecouple.asynchronous.plan import Clock, DrawnDelays, Stragglers
-from jaxdecouple.asynchronous.problem import General, Linear, Problem
-from jaxdecouple.asynchronous.problems import general, linear, logistic, network, pca, quadratic, ridge, smoothed_hinge
+from jaxdecouple.asynchronous.algorithms.bounds import StepSizeWarning
+from jaxdecouple.asynchronous.data.libsvm import read_libsvm
+from jaxdecouple.asynchronous.data.sources import Source, load
+from jaxdecouple.asynchronous.engines.options import Options
+from jaxdecouple.asynchronous.engines.plan import Clock, DrawnDelays, Stragglers
+from jaxdecouple.asynchronous.problems.factories import (
+    general,
+    linear,
+    logistic,
+    network,
+    pca,
+    quadratic,
+    ridge,
+    smoothed_hinge,
+)
+from jaxdecouple.asynchronous.problems.problem import General, Linear, Problem
 from jaxdecouple.asynchronous.result import Result
 from jaxdecouple.asynchronous.shared import shared_asysvrg
-from jaxdecouple.asynchronous.solve import (
+from jaxdecouple.asynchronous.solvers import (
     cocoa_plus,
     dfsdca,
     dis_dfsdca,
@@ -30,7 +40,6 @@ from jaxdecouple.asynchronous.solve import (
     sgd_svrg,
     svrg,
 )
-from jaxdecouple.asynchronous.sources import Source, load
 from jaxdecouple.asynchronous.trace import Record, Trace
 
 __all__ = [

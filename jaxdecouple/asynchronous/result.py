@@ -15,7 +15,7 @@ class Result:
 
     Attributes:
       w: the solution, ``[d]``.
-      alpha: the dual state, as of `jaxdecouple.asynchronous.problem.Problem`; None of primal methods.
+      alpha: the dual state, as of `jaxdecouple.asynchronous.problems.problem.Problem`; None of primal methods.
       trace: what was measured on the way.
       step_size: eta in the first outer iteration.
       lost: workers that were lost and replaced on the way.

@@ -6,21 +6,21 @@ What a thread reads is no version of w: of the last updates it may see some and 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous import bounds, plan, sharing
-from jaxdecouple.asynchronous.algorithm import Svrg, View
-from jaxdecouple.asynchronous.options import Options, Settings
-from jaxdecouple.asynchronous.plan import DrawnDelays, Plan
-from jaxdecouple.asynchronous.problem import Problem
+from jaxdecouple.asynchronous.algorithms import bounds
+from jaxdecouple.asynchronous.algorithms.algorithm import Svrg, View
+from jaxdecouple.asynchronous.algorithms.sampling import coordinate_draws, draws
+from jaxdecouple.asynchronous.engines import plan, sharing
+from jaxdecouple.asynchronous.engines.options import Options, Settings
+from jaxdecouple.asynchronous.engines.plan import DrawnDelays, Plan
+from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.sampling import draws
-from jaxdecouple.asynchronous.solve import best_of, epochs_per_outer
+from jaxdecouple.asynchronous.solvers import best_of, epochs_per_outer
 from jaxdecouple.asynchronous.trace import Meter, Trace
 
 
@@ -77,7 +77,7 @@ def shared_asysvrg(
     if not (np.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size is {step_size}; write a positive number")
     algorithm = Svrg(batch_size)
-    settings = Settings(**options).for_(problem, algorithm)
+    settings = Settings.of("shared_asysvrg", options).for_(problem, algorithm)
     if settings.engine == "ray":
         raise ValueError("shared_asysvrg needs shared memory, which Ray's actors do not have; write engine='local'")
     if settings.checkpoint or settings.resume:
@@ -86,7 +86,7 @@ def shared_asysvrg(
         raise ValueError("missing is given, with delays or another engine than 'simulated'; write one of them")
     _warn(problem, settings, step_size, batch_size, coordinates, missing)
     start = problem.initial() if settings.start is None else jnp.asarray(settings.start, problem.dtype)
-    meter = Meter(problem, best_of(problem, settings.optimum))
+    meter = Meter(problem, best_of(problem, settings.optimum), settings.on_record)
     per_outer = epochs_per_outer(problem, algorithm, settings)
     if settings.engine == "local":
         return sharing.run(problem, algorithm, settings, start, step_size, coordinates, meter, per_outer)
@@ -106,13 +106,6 @@ def _warn(
     bounds.warn_beyond(step, bound, "theorem 2.3.1", terms)
 
 
-def coordinate_draws(d: int, count: int, seed: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """The coordinates that a thread's updates change, one update after another, ``[count]`` of ``d``."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield rng.choice(d, count, replace=False).astype(np.int32)
-
-
 def _simulate(
     problem: Problem,
     algorithm: Svrg,
@@ -128,9 +121,7 @@ def _simulate(
     everything, seeds = np.arange(problem.n), [(settings.seed, k) for k in range(settings.workers)]
     rows = [draws(problem, everything, h=algorithm.h, sampling="uniform", seed=(*seed, 0)) for seed in seeds]
     chosen = [coordinate_draws(problem.d, coordinates, (*seed, 1)) for seed in seeds]
-    records = [meter.record(w, None)]
-    note = settings.on_record or (lambda record: None)
-    note(records[0])
+    meter.record(w, None)
     m, step = settings.inner_steps, jnp.asarray(step, problem.dtype)
     for outer, (of_outer, of_missing) in enumerate(zip(plans, unseen, strict=True), 1):
         iterations = Iterations(
@@ -140,9 +131,8 @@ def _simulate(
         )
         w = _outer_iteration(algorithm, problem, w, step, iterations)
         progress = {"outer": outer, "messages": outer * m, "epochs": outer * per_outer, "seconds": of_outer.end}
-        records.append(meter.record(w, None, delays=of_missing.sum(axis=1), **progress))
-        note(records[-1])
-    return Result(w, None, Trace(records), float(step))
+        meter.record(w, None, delays=of_missing.sum(axis=1), **progress)
+    return Result(w, None, Trace(meter.records), float(step))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous.problem import Problem
+from jaxdecouple.asynchronous.problems.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,15 +93,19 @@ def measures(problem: Problem, w: jax.Array, alpha: jax.Array | None) -> tuple[A
 
 @dataclasses.dataclass
 class Meter:
-    """Makes records of a run on ``problem``.
+    """Measures a run on ``problem``.
 
     Attributes:
       problem: the whole problem.
       best: P(w*), or None.
+      on_record: called with every record and the w that it is of, or None.
+      records: so far.
     """
 
     problem: Problem
     best: float | None = None
+    on_record: Callable[[Record, Any], None] | None = None
+    records: list[Record] = dataclasses.field(default_factory=list)
 
     def record(
         self,
@@ -113,11 +117,11 @@ class Meter:
         epochs: float = 0.0,
         seconds: float = 0.0,
         delays: np.ndarray | None = None,
-    ) -> Record:
-        """Measures ``w`` and ``alpha``, as they are after so many messages."""
+    ) -> None:
+        """Adds a record of ``w`` and ``alpha``, as they are after so many messages."""
         objective, squared, gap, relation = measures(self.problem, w, alpha)
         any_delays = delays is not None and len(delays) > 0
-        return Record(
+        record = Record(
             outer=outer,
             messages=messages,
             epochs=epochs,
@@ -130,3 +134,6 @@ class Meter:
             largest_delay=int(delays.max()) if any_delays else 0,
             mean_delay=float(delays.mean()) if any_delays else 0.0,
         )
+        self.records.append(record)
+        if self.on_record is not None:
+            self.on_record(record, w)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous.problem import Problem
+from jaxdecouple.asynchronous.problems.problem import Problem
 
 Sampling = Literal["uniform", "importance", "adaptive"]
 SAMPLINGS = ("uniform", "importance", "adaptive")
@@ -97,6 +97,13 @@ def repeats(chosen: np.ndarray) -> np.ndarray:
     counts = np.empty(len(chosen), np.int32)
     counts[order] = np.arange(len(chosen)) - first
     return counts
+
+
+def coordinate_draws(d: int, count: int, seed: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The coordinates that a thread's updates change, one update after another, ``[count]`` of ``d``."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield rng.choice(d, count, replace=False).astype(np.int32)
 
 
 def choose(problem: Problem, w: jax.Array, alpha: jax.Array, chances: Chances, step: jax.Array) -> Draw:

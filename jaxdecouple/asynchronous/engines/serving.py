@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxdecouple.asynchronous import saving
-from jaxdecouple.asynchronous.algorithm import Algorithm, Message, Server, update
-from jaxdecouple.asynchronous.sampling import rows_of
+from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Message, Server, update
+from jaxdecouple.asynchronous.algorithms.sampling import rows_of
+from jaxdecouple.asynchronous.engines import saving
 
 
 @dataclasses.dataclass(frozen=True)

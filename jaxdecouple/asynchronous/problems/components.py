@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxdecouple.asynchronous.problem import VectorDual
+from jaxdecouple.asynchronous.problems.problem import VectorDual
 
 
 class Components(VectorDual):

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous import saving
-from jaxdecouple.asynchronous.algorithm import Algorithm, Server
-from jaxdecouple.asynchronous.options import Settings
-from jaxdecouple.asynchronous.problem import Problem
+from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Server
+from jaxdecouple.asynchronous.algorithms.sampling import rows_of
+from jaxdecouple.asynchronous.engines import saving
+from jaxdecouple.asynchronous.engines.options import Settings
+from jaxdecouple.asynchronous.engines.serving import Job, Outer
+from jaxdecouple.asynchronous.engines.worker import Task
+from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.sampling import rows_of
-from jaxdecouple.asynchronous.serving import Job, Outer
-from jaxdecouple.asynchronous.trace import Meter, Record, Trace
-from jaxdecouple.asynchronous.worker import Task
+from jaxdecouple.asynchronous.trace import Meter, Trace
 
 ONE_CORE = {"JAX_PLATFORMS": "cpu", "NPROC": "1"}  # environment of a process that computes with one core
 RESTARTS = 20  # of one worker, after which a run is given up
@@ -55,9 +55,8 @@ def run(
 ) -> Result:
     """Solves a problem with the local or the ray engine.
 
-    What is measured is measured in this process, when the workers are done: it takes nothing of their time. If the
-      server
-    is lost, what there is until then is measured, and passed to ``on_record``, before the error is raised.
+    What is measured is measured in this process, when the workers are done: it takes nothing of their time. If
+    the server is lost, what there is until then is measured, and passed to ``on_record``, before the error is raised.
 
     Args:
       problem: the whole problem.
@@ -80,7 +79,7 @@ def run(
         at = Outer(**saving.load(settings.resume, job.fingerprint))
     if job.checkpoint:
         saving.check_writable(job.checkpoint)
-    done, records = [at], []
+    done = [at]
     try:
         for outer in serve(job, at, _tasks(problem, algorithm, settings)):
             done.append(outer)
@@ -88,20 +87,18 @@ def run(
                 done[-2] = dataclasses.replace(done[-2], alpha=None)  # which may be as large as the data
     finally:
         for outer in done:
-            records.append(_record(meter, outer, settings, per_outer))
-            if settings.on_record:
-                settings.on_record(records[-1])
+            _record(meter, outer, settings, per_outer)
     end = done[-1]
     alpha = None if end.alpha is None else jnp.asarray(end.alpha)
-    return Result(jnp.asarray(end.w), alpha, Trace(records), steps[0], end.lost)
+    return Result(jnp.asarray(end.w), alpha, Trace(meter.records), steps[0], end.lost)
 
 
 def _engine(name: str) -> Callable[[Job, Outer, list[Task]], Iterator[Outer]]:
     if name == "ray":
-        from jaxdecouple.asynchronous import ray_engine
+        from jaxdecouple.asynchronous.engines import ray_actors
 
-        return ray_engine.serve
-    from jaxdecouple.asynchronous import local
+        return ray_actors.serve
+    from jaxdecouple.asynchronous.engines import local
 
     return local.serve
 
@@ -135,9 +132,9 @@ def _has_measurable_dual(outer: Outer) -> bool:
     return outer.alpha is not None and outer.alpha.ndim == 1
 
 
-def _record(meter: Meter, outer: Outer, settings: Settings, per_outer: float) -> Record:
+def _record(meter: Meter, outer: Outer, settings: Settings, per_outer: float) -> None:
     alpha = outer.alpha if _has_measurable_dual(outer) else None
-    return meter.record(
+    meter.record(
         outer.w,
         alpha,
         outer=outer.outer,

@@ -11,8 +11,8 @@ from typing import ClassVar, NamedTuple
 
 import jax
 
-from jaxdecouple.asynchronous.problem import Problem
-from jaxdecouple.asynchronous.sampling import Chances, Draw, Sampling, choose
+from jaxdecouple.asynchronous.algorithms.sampling import Chances, Draw, Sampling, choose
+from jaxdecouple.asynchronous.problems.problem import Problem
 
 
 class View(NamedTuple):

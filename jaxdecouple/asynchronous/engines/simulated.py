@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous.algorithm import Algorithm, Server, View, update
-from jaxdecouple.asynchronous.plan import Plan, slots
-from jaxdecouple.asynchronous.problem import Problem
+from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Server, View, update
+from jaxdecouple.asynchronous.engines.plan import Plan, slots
+from jaxdecouple.asynchronous.problems.problem import Problem
 
 
 def run(

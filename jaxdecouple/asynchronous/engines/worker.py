@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous.algorithm import Algorithm, Message, View
-from jaxdecouple.asynchronous.plan import Stragglers
-from jaxdecouple.asynchronous.problem import Problem
-from jaxdecouple.asynchronous.sampling import draws
-from jaxdecouple.asynchronous.serving import Compute, Full, Sent, Start
+from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Message, View
+from jaxdecouple.asynchronous.algorithms.sampling import draws
+from jaxdecouple.asynchronous.engines.plan import Stragglers
+from jaxdecouple.asynchronous.engines.serving import Compute, Full, Sent, Start
+from jaxdecouple.asynchronous.problems.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)

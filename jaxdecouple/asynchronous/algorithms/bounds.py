@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import pathlib
+import sys
 import warnings
+from typing import Any
 
 import numpy as np
 
-from jaxdecouple.asynchronous.problem import Problem
+from jaxdecouple.asynchronous.problems.problem import Problem
+
+_PACKAGE = str(pathlib.Path(__file__).parents[1])
+# So that a warning names the line that called the solver.
+_CALLER: Any = {"skip_file_prefixes": (_PACKAGE,)} if sys.version_info >= (3, 12) else {"stacklevel": 4}
 
 
 class StepSizeWarning(UserWarning):
@@ -82,5 +89,5 @@ def warn_beyond(step_size: float, bound: float, source: str, terms: str) -> None
             "though "
             "it is often seen",
             StepSizeWarning,
-            stacklevel=4,
+            **_CALLER,
         )

@@ -23,9 +23,9 @@ from typing import Any
 
 import jax
 
-from jaxdecouple.asynchronous.running import ONE_CORE, RESTARTS, ServerLost, WorkersLost, how_to_go_on
-from jaxdecouple.asynchronous.serving import Job, Outer
-from jaxdecouple.asynchronous.worker import Task
+from jaxdecouple.asynchronous.engines.running import ONE_CORE, RESTARTS, ServerLost, WorkersLost, how_to_go_on
+from jaxdecouple.asynchronous.engines.serving import Job, Outer
+from jaxdecouple.asynchronous.engines.worker import Task
 
 
 class Child:
@@ -44,7 +44,7 @@ class Child:
         """
         message = _pickled(first)
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "jaxdecouple.asynchronous.process", role, str(theirs.fileno())]
+        command = [sys.executable, "-m", "jaxdecouple.asynchronous.engines.process", role, str(theirs.fileno())]
         environment = {
             **os.environ,
             **ONE_CORE,

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxdecouple.asynchronous.losses import Loss
-from jaxdecouple.asynchronous.rows import Dense, Sparse, largest_eigenvalue
+from jaxdecouple.asynchronous.problems.losses import Loss
+from jaxdecouple.asynchronous.problems.rows import Dense, Sparse, largest_eigenvalue
 
 PyTree = Any
 

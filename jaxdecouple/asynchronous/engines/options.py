@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable
 from typing import Any, TypedDict
 
+import jax
 import numpy as np
 
-from jaxdecouple.asynchronous.algorithm import Algorithm
-from jaxdecouple.asynchronous.plan import NO_STRAGGLERS, Clock, DrawnDelays, Stragglers
-from jaxdecouple.asynchronous.problem import Problem
+from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm
+from jaxdecouple.asynchronous.engines.plan import NO_STRAGGLERS, Clock, DrawnDelays, Stragglers
+from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.trace import Record
 
 ENGINES = ("simulated", "local", "ray")
@@ -33,7 +35,8 @@ class Options(TypedDict, total=False):
       stragglers: workers that are sometimes late, on the virtual clock or the wall.
       start: w at the start, for methods without a dual state; the problem's own, if not given.
       optimum: P(w*), for the trace's suboptimality; that of the problem, if it is known and nothing is given.
-      on_record: called with every `Record`, at once by the simulated engine, at the end by the others.
+      on_record: called with every `Record` and the w that it is of, at once by the simulated engine, at the end by the
+        others.
       checkpoint: a file, which the local and the ray engine write at the end of every outer iteration.
       resume: such a file, to go on from.
     """
@@ -48,7 +51,7 @@ class Options(TypedDict, total=False):
     stragglers: Stragglers
     start: Any
     optimum: float | None
-    on_record: Callable[[Record], None] | None
+    on_record: Callable[[Record, jax.Array], None] | None
     checkpoint: str | None
     resume: str | None
 
@@ -67,9 +70,24 @@ class Settings:
     stragglers: Stragglers = NO_STRAGGLERS
     start: Any = None
     optimum: float | None = None
-    on_record: Callable[[Record], None] | None = None
+    on_record: Callable[[Record, jax.Array], None] | None = None
     checkpoint: str | None = None
     resume: str | None = None
+
+    @staticmethod
+    def of(solver: str, options: Options) -> Settings:
+        """From what a solver was given.
+
+        Raises:
+          TypeError: it has no such argument.
+        """
+        known = [field.name for field in dataclasses.fields(Settings)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise TypeError(f"{solver} has no argument {name!r}; {hint}it takes its own and {', '.join(known)}")
+        return Settings(**options)
 
     def for_(self, problem: Problem, algorithm: Algorithm) -> Settings:
         """These settings with the number of inner steps, checked against the problem.
@@ -89,6 +107,12 @@ class Settings:
         if self.workers > problem.n:
             raise ValueError(
                 f"workers is {self.workers}, and there are {problem.n} examples; write {problem.n} or less"
+            )
+        if max(self.stragglers.workers, default=0) >= self.workers:
+            raise ValueError(
+                f"stragglers are workers {self.stragglers.workers}, and there are {self.workers}, counted from 0; "
+                "write "
+                f"numbers below {self.workers}"
             )
         smallest = problem.n // self.workers
         if not 1 <= algorithm.h <= smallest:

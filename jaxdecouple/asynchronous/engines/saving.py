@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxdecouple.asynchronous.serving import Outer
+    from jaxdecouple.asynchronous.engines.serving import Outer
 
 
 def save(path: str | pathlib.Path, done: Outer, fingerprint: str) -> None:
@@ -30,7 +30,7 @@ def save(path: str | pathlib.Path, done: Outer, fingerprint: str) -> None:
 
 
 def load(path: str | pathlib.Path, fingerprint: str) -> dict[str, Any]:
-    """The fields of a saved `jaxdecouple.asynchronous.serving.Outer`.
+    """The fields of a saved `jaxdecouple.asynchronous.engines.serving.Outer`.
 
     Raises:
       ValueError: there is no such file, it is damaged, or of another run than one with this fingerprint.

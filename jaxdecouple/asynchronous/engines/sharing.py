@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous.algorithm import Svrg, View
-from jaxdecouple.asynchronous.options import Settings
-from jaxdecouple.asynchronous.plan import Stragglers
-from jaxdecouple.asynchronous.problem import Problem
+from jaxdecouple.asynchronous.algorithms.algorithm import Svrg, View
+from jaxdecouple.asynchronous.algorithms.sampling import coordinate_draws, draws, rows_of
+from jaxdecouple.asynchronous.engines.options import Settings
+from jaxdecouple.asynchronous.engines.plan import Stragglers
+from jaxdecouple.asynchronous.engines.running import RESTARTS, WorkersLost
+from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.running import RESTARTS, WorkersLost
-from jaxdecouple.asynchronous.sampling import draws, rows_of
 from jaxdecouple.asynchronous.trace import Meter, Trace
 
 
@@ -106,14 +106,11 @@ def run(
         tasks = [SharedTask(problem=arrays, worker=k, **common) for k in range(settings.workers)]
         states = list(_outer_iterations(tasks, memory, settings))
     states.insert(0, (np.asarray(start), 0.0, np.zeros(0, int), 0))
-    records = []
     for outer, (w, seconds, delays, _) in enumerate(states):
         progress = {"outer": outer, "messages": outer * settings.inner_steps, "epochs": outer * per_outer}
-        records.append(meter.record(w, None, seconds=seconds, delays=delays, **progress))
-        if settings.on_record:
-            settings.on_record(records[-1])
+        meter.record(w, None, seconds=seconds, delays=delays, **progress)
     w, *_, lost = states[-1]
-    return Result(jnp.asarray(w), None, Trace(records), float(step), lost)
+    return Result(jnp.asarray(w), None, Trace(meter.records), float(step), lost)
 
 
 def _fastest() -> str | None:
@@ -140,7 +137,7 @@ class Processes:
             child.stop()
 
     def _start(self, task: SharedTask) -> None:
-        from jaxdecouple.asynchronous.local import Child, core_of
+        from jaxdecouple.asynchronous.engines.local import Child, core_of
 
         self._children[task.worker] = Child("sharer", task, core=core_of(task.worker))
 
@@ -224,8 +221,6 @@ class _Sharer:
     """Iterates on the shared vector."""
 
     def __init__(self, task: SharedTask, problem: Problem, memory: Memory, message: Any):
-        from jaxdecouple.asynchronous.shared import coordinate_draws
-
         self._task, self._problem, self._memory, self._message = task, problem, memory, message
         seed, everything = (task.seed, task.worker), np.arange(problem.n)
         self._draws = draws(problem, everything, h=task.algorithm.h, sampling="uniform", seed=(*seed, 0))

@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
-from jaxdecouple.asynchronous.running import ONE_CORE, RESTARTS, ServerLost, WorkersLost, how_to_go_on
-from jaxdecouple.asynchronous.serving import Job, Joined, Lost, Outer, Serving
-from jaxdecouple.asynchronous.worker import Task, Worker
+from jaxdecouple.asynchronous.engines.running import ONE_CORE, RESTARTS, ServerLost, WorkersLost, how_to_go_on
+from jaxdecouple.asynchronous.engines.serving import Job, Joined, Lost, Outer, Serving
+from jaxdecouple.asynchronous.engines.worker import Task, Worker
 
 try:
     import ray
@@ -52,7 +52,7 @@ class AsynchronousServer:
 
 
 class ActorCrew:
-    """The workers of a server, as actors; as `jaxdecouple.asynchronous.serving.Crew`."""
+    """The workers of a server, as actors; as `jaxdecouple.asynchronous.engines.serving.Crew`."""
 
     def __init__(self, tasks: list[Any], environment: dict[str, str]):
         self._tasks, self._environment = tasks, environment

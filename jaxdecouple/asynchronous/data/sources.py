@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdecouple.asynchronous.libsvm import read_libsvm
+from jaxdecouple.asynchronous.data.libsvm import read_libsvm
 
 FORMS = "'digits', 'libsvm:PATH', 'npz:PATH', 'made:NxD' or 'made:NxD:DENSITY', such as 'made:1000x500:0.02'"
 

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from jaxdecouple.asynchronous.components import Components
-from jaxdecouple.asynchronous.losses import Logistic, Loss, SmoothedHinge, Squared
-from jaxdecouple.asynchronous.problem import General, Linear
-from jaxdecouple.asynchronous.rows import as_rows, inexact
+from jaxdecouple.asynchronous.problems.components import Components
+from jaxdecouple.asynchronous.problems.losses import Logistic, Loss, SmoothedHinge, Squared
+from jaxdecouple.asynchronous.problems.problem import General, Linear
+from jaxdecouple.asynchronous.problems.rows import as_rows, inexact
 
 
 def ridge(x: Any, y: Any, *, l2: float) -> Linear:

@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Unpack
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous import bounds, plan, running, simulated
-from jaxdecouple.asynchronous.algorithm import Algorithm, DualAscent, DualFree, Server, Sgd, Svrg, SvrgInRounds
-from jaxdecouple.asynchronous.options import Options, Settings
-from jaxdecouple.asynchronous.problem import Linear, Problem
+from jaxdecouple.asynchronous.algorithms import bounds
+from jaxdecouple.asynchronous.algorithms.algorithm import (
+    Algorithm,
+    DualAscent,
+    DualFree,
+    Server,
+    Sgd,
+    Svrg,
+    SvrgInRounds,
+)
+from jaxdecouple.asynchronous.algorithms.sampling import SAMPLINGS, Sampling, draws, rows_of
+from jaxdecouple.asynchronous.engines import plan, running, simulated
+from jaxdecouple.asynchronous.engines.options import Options, Settings
+from jaxdecouple.asynchronous.problems.problem import Linear, Problem
 from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.sampling import SAMPLINGS, Sampling, draws, rows_of
-from jaxdecouple.asynchronous.trace import Meter, Trace
+from jaxdecouple.asynchronous.trace import Meter, Record, Trace
 
 
 def sgd(
@@ -39,7 +49,7 @@ def sgd(
     _check_positive("step_size", step_size)
     if not 0 <= decay <= 1:
         raise ValueError(f"decay is {decay}; write a number from 0 to 1")
-    settings = Settings(**options)
+    settings = Settings.of("sgd", options)
     steps = [step_size / (1 + s) ** decay for s in range(settings.outer_steps)]
     return _solve(problem, Sgd(batch_size), settings, steps)
 
@@ -64,7 +74,7 @@ def distributed_asysvrg(
     Warns:
       StepSizeWarning: ``step_size`` is given and beyond what theorem 2.4.1 allows.
     """
-    return _svrg(problem, Svrg(batch_size), step_size, Settings(**options))
+    return _svrg(problem, Svrg(batch_size), step_size, Settings.of("distributed_asysvrg", options))
 
 
 def svrg(
@@ -78,7 +88,7 @@ def distributed_svrg(
     problem: Problem, *, step_size: float | None = None, batch_size: int = 10, **options: Unpack[Options]
 ) -> Result:
     """Synchronous SVRG: `distributed_asysvrg` in rounds, each a step along the mean of one message of every worker."""
-    return _svrg(problem, SvrgInRounds(batch_size), step_size, Settings(**options))
+    return _svrg(problem, SvrgInRounds(batch_size), step_size, Settings.of("distributed_svrg", options))
 
 
 def _svrg(problem: Problem, algorithm: Algorithm, step_size: float | None, settings: Settings) -> Result:
@@ -121,28 +131,31 @@ def sgd_svrg(
     Raises:
       ValueError: settings that cannot be used.
     """
-    settings = Settings(**options)
+    settings = Settings.of("sgd_svrg", options)
     if not 1 <= sgd_epochs < settings.outer_steps:
         raise ValueError(
             f"sgd_epochs is {sgd_epochs} of {settings.outer_steps} outer_steps; write a number from 1 to "
             f"{settings.outer_steps - 1}"
         )
-    warm = {**options, "outer_steps": sgd_epochs}
+    if settings.checkpoint or settings.resume:
+        raise ValueError("sgd_svrg is two runs; write sgd and distributed_asysvrg(start=...), each with its checkpoint")
+    warm = options | {"outer_steps": sgd_epochs}
     first = sgd(problem, step_size=sgd_step_size, decay=sgd_decay, batch_size=batch_size, **warm)
-    rest = {**options, "outer_steps": settings.outer_steps - sgd_epochs, "start": first.w}
-    second = distributed_asysvrg(problem, step_size=step_size, batch_size=batch_size, **rest)
-    at = first.trace[-1]
-    later = [
-        dataclasses.replace(
-            record,
-            outer=record.outer + at.outer,
-            messages=record.messages + at.messages,
-            epochs=record.epochs + at.epochs,
-            seconds=record.seconds + at.seconds,
-        )
-        for record in second.trace[1:]
-    ]
-    return dataclasses.replace(second, trace=Trace([*first.trace, *later]))
+    at, records = first.trace[-1], list(first.trace)
+
+    def go_on(record: Record, w: jax.Array) -> None:
+        """Counts on from the first run, whose last record is the second's first."""
+        if record.outer:
+            counts = ("outer", "messages", "epochs", "seconds")
+            both = {name: getattr(record, name) + getattr(at, name) for name in counts}
+            records.append(dataclasses.replace(record, **both))
+            if settings.on_record:
+                settings.on_record(records[-1], w)
+
+    rest = {"outer_steps": settings.outer_steps - sgd_epochs, "start": first.w, "on_record": go_on}
+    rest["seed"] = settings.seed + 1  # other examples than those of the first run
+    second = distributed_asysvrg(problem, step_size=step_size, batch_size=batch_size, **(options | rest))
+    return dataclasses.replace(second, trace=Trace(records), lost=first.lost + second.lost)
 
 
 def dis_dfsdca(
@@ -177,7 +190,7 @@ def dis_dfsdca(
     if sampling != "uniform" and problem.smoothness is None:
         raise ValueError(f"{sampling} sampling needs Lipschitz constants; write sampling='uniform', or give bounds")
     algorithm = DualFree(local_steps, sampling)
-    settings = Settings(**options).for_(problem, algorithm)
+    settings = Settings.of("dis_dfsdca", options).for_(problem, algorithm)
     if step_size is None:
         step_size = bounds.dual_free_default(problem, h=local_steps, workers=settings.workers)
     elif problem.smoothness is not None:
@@ -192,7 +205,7 @@ def dis_dfsdca(
 
 
 def dfsdca(
-    problem: Problem, *, step_size: float | None = None, sampling: Sampling = "uniform", **options: Any
+    problem: Problem, *, step_size: float | None = None, sampling: Sampling = "uniform", **options: Unpack[Options]
 ) -> Result:
     """Dual-free SDCA, Algorithm 5: `dis_dfsdca` with one worker and one example in a message."""
     alone = _alone("dfsdca", options)
@@ -218,18 +231,20 @@ def cocoa_plus(problem: Problem, *, local_steps: int = 100, **options: Unpack[Op
             "dis_dfsdca, "
             "which does without"
         )
-    settings = Settings(**options)
+    settings = Settings.of("cocoa_plus", options)
     algorithm = DualAscent(local_steps, sigma=float(settings.workers))
     return _solve(problem, algorithm, settings, [1.0] * settings.outer_steps)
 
 
-def sdca(problem: Problem, **options: Any) -> Result:
+def sdca(problem: Problem, **options: Unpack[Options]) -> Result:
     """Stochastic dual coordinate ascent, Algorithm 4: `cocoa_plus` with one worker."""
     h = min(100, problem.n)
     return cocoa_plus(problem, local_steps=h, **_alone("sdca", options))
 
 
-def _alone(name: str, options: Any) -> Any:
+def _alone(name: str, options: Options) -> Any:
+    """The options of a solver that has one worker."""
+    Settings.of(name, options)
     if options.get("workers", 1) != 1:
         raise ValueError(f"workers is {options['workers']}, and {name} has one; leave it out")
     return {**options, "workers": 1}
@@ -260,7 +275,7 @@ def _solve(problem: Problem, algorithm: Algorithm, settings: Settings, steps: li
     else:
         server = Server(jnp.array(start))  # a copy, since it will be given up
     applied = [algorithm.shrunk(step, settings.workers) for step in steps]
-    meter = Meter(problem, best_of(problem, settings.optimum))
+    meter = Meter(problem, best_of(problem, settings.optimum), settings.on_record)
     per_outer = epochs_per_outer(problem, algorithm, settings)
     if settings.engine != "simulated":
         return running.run(problem, algorithm, settings, server, applied, meter, per_outer)
@@ -283,25 +298,20 @@ def _simulate(
         draws(problem, mine[k], h=algorithm.h, sampling=algorithm.sampling, seed=(settings.seed, k, 0))
         for k in range(workers)
     ]
-    records = [meter.record(server.w, server.alpha)]
-    note = settings.on_record or (lambda record: None)
-    note(records[0])
+    meter.record(jnp.copy(server.w), server.alpha)  # a copy, since the server's own is given up
     states = simulated.run(problem, algorithm, server, plans, drawn, steps)
     for outer, (of_outer, state) in enumerate(zip(plans, states, strict=True), 1):
         server = state
-        records.append(
-            meter.record(
-                state.w,
-                state.alpha,
-                outer=outer,
-                messages=outer * settings.inner_steps,
-                epochs=outer * per_outer,
-                seconds=of_outer.end,
-                delays=of_outer.delay,
-            )
+        meter.record(
+            jnp.copy(state.w),
+            state.alpha,
+            outer=outer,
+            messages=outer * settings.inner_steps,
+            epochs=outer * per_outer,
+            seconds=of_outer.end,
+            delays=of_outer.delay,
         )
-        note(records[-1])
-    return Result(server.w, server.alpha, Trace(records), steps[0])
+    return Result(server.w, server.alpha, Trace(meter.records), steps[0])
 
 
 def best_of(problem: Problem, optimum: float | None) -> float | None:

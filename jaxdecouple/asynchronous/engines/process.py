@@ -1,6 +1,7 @@
-"""A process of the local engine: ``python -m jaxdecouple.asynchronous.process ROLE DESCRIPTOR``, started by `local`.
+"""A process of the local engine: ``python -m jaxdecouple.asynchronous.engines.process ROLE DESCRIPTOR``.
 
-It is told what to do by a socket whose file descriptor it is given, and ends when that socket does.
+`local` and `sharing` start it. It is told what to do by a socket whose file descriptor it is given, and ends when that
+socket does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(role: str, descriptor: int) -> None:
 
 
 def _serve(pipe: Connection) -> None:
-    from jaxdecouple.asynchronous.serving import Serving
+    from jaxdecouple.asynchronous.engines.serving import Serving
 
     address, job, at = pipe.recv()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -45,7 +46,7 @@ def _serve(pipe: Connection) -> None:
 
 
 def _work(pipe: Connection) -> None:
-    from jaxdecouple.asynchronous.worker import Worker
+    from jaxdecouple.asynchronous.engines.worker import Worker
 
     address, task = pipe.recv()
     worker = Worker(task)
@@ -60,13 +61,13 @@ def _work(pipe: Connection) -> None:
 
 
 def _share(pipe: Connection) -> None:
-    from jaxdecouple.asynchronous.sharing import take_part
+    from jaxdecouple.asynchronous.engines.sharing import take_part
 
     take_part(pipe)
 
 
 class SocketCrew:
-    """The workers of a server that waits for them on a socket; as `jaxdecouple.asynchronous.serving.Crew`."""
+    """The workers of a server that waits for them on a socket; as `jaxdecouple.asynchronous.engines.serving.Crew`."""
 
     def __init__(self, listener: socket.socket, parent: Connection):
         self._listener, self._parent = listener, parent
@@ -86,7 +87,7 @@ class SocketCrew:
         Raises:
           EOFError: the process that started this one has ended.
         """
-        from jaxdecouple.asynchronous.serving import Joined, Lost
+        from jaxdecouple.asynchronous.engines.serving import Joined, Lost
 
         while True:
             if not self._ready:

@@ -1,0 +1,1 @@
+"""Data for problems: by name, from files of LIBSVM, or made."""

@@ -1,0 +1,1 @@
+"""Problems: finite sums of losses over examples, as pytrees of data and pure functions of them."""
