@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags, logging
 
 from experiments.training import NonFiniteLoss
+from jaxdecouple.asynchronous import ServerLost, WorkersLost
 
 
 def define_workdir() -> None:
@@ -27,7 +28,7 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
 
     Raises:
       UsageError: there are other arguments than flags.
-      SystemExit: settings that cannot be used, a run that diverged, or Ctrl-C.
+      SystemExit: settings that cannot be used, a run that diverged or lost its server, or Ctrl-C.
     """
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
@@ -35,7 +36,7 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
         logging.set_verbosity(logging.WARNING)
     try:
         yield
-    except (ValueError, NonFiniteLoss) as error:
+    except (ValueError, NonFiniteLoss, ServerLost, WorkersLost) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"\ninterrupted; {interrupted}")

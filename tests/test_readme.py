@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from jaxdecouple import schedules
+from jaxdecouple import data, schedules
 from jaxdecouple.planning import Times, timeline
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def _cells(line):
 
 
 def test_the_timeline_example(tmp_path):
-    code = "import jaxdecouple as jd\n" + re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
+    code = "import jaxdecouple as jd\n" + re.findall(r"```python\n(.*?)```", README, re.DOTALL)[3]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
@@ -75,6 +75,14 @@ def test_the_example_of_local_learning():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("[0]\n")
+
+
+def test_the_asynchronous_example(capsys):
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
+    digits = data.load("digits")
+    exec(code, {"x": digits.x_train / 255.0, "y": digits.y_train})
+    gap, delay = capsys.readouterr().out.split()
+    assert abs(float(gap)) < 1e-2 and int(delay) > 3
 
 
 def test_the_table_of_predicted_speeds():

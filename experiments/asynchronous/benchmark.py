@@ -4,9 +4,12 @@
 
 measures on this machine, each part in interleaved rounds, after all is compiled:
 
-- *work dominates*: Dis-dfSDCA on a dense problem with long messages; messages per second with 1 and 2 workers;
+- *work dominates*: Distributed-AsySVRG on the network of section 2.5.2, 384-50-10, with mini-batches of 2000: messages
+  per second with 1 and with 2 workers;
+- *memory dominates*: Dis-dfSDCA on dense examples, 2000 in a message, of which each number is used twice;
 - *messages dominate*: the same with one example in a message, so that what is measured is the way there and back;
-- *a straggler*: how long Dis-dfSDCA and CoCoA+ take to a duality gap, with one worker that is sometimes late.
+- *short messages*, *long messages*: how long Dis-dfSDCA and CoCoA+ take to a duality gap, with one worker that is
+  sometimes late.
 
 The workdir gets results.json and table.md.
 """
@@ -14,6 +17,7 @@ The workdir gets results.json and table.md.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 from collections.abc import Callable, Sequence
@@ -32,6 +36,7 @@ from jaxdecouple.asynchronous import Linear, Result, Stragglers
 FLAGS = flags.FLAGS
 ENGINES = ("local", "ray")
 GAP = 1e-6
+RACES = {"short messages": ((4000, 200), 200), "long messages": ((20000, 500), 500)}  # n and d, and H
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +75,14 @@ class Race:
     """Seconds until a duality gap of `GAP`, one for each round.
 
     Attributes:
+      part: which of `RACES`.
       engine: local or ray.
       workers: K.
       dis_dfsdca: of the method that waits for nobody.
       cocoa_plus: of the method in rounds.
     """
 
+    part: str
     engine: str
     workers: int
     dis_dfsdca: list[float]
@@ -85,6 +92,7 @@ class Race:
         """A row of the table."""
         ratios = [slow / fast for fast, slow in zip(self.dis_dfsdca, self.cocoa_plus, strict=True)]
         return [
+            self.part,
             self.engine,
             str(self.workers),
             f"{statistics.median(self.dis_dfsdca):.2f}",
@@ -103,8 +111,7 @@ def made(n: int, d: int) -> Linear:
 
 def rates(
     part: str,
-    problem: Linear,
-    local_steps: int,
+    solve: Callable[..., Result],
     messages: int,
     engines: Sequence[str],
     workers: Sequence[int],
@@ -114,9 +121,7 @@ def rates(
     measured: dict[tuple[str, int], list[float]] = {(engine, k): [] for engine in engines for k in workers}
     for _ in range(rounds):
         for (engine, k), found in measured.items():
-            result = asynchronous.dis_dfsdca(
-                problem, workers=k, engine=engine, local_steps=local_steps, outer_steps=4, inner_steps=messages
-            )
+            result = solve(workers=k, engine=engine, outer_steps=4, inner_steps=messages)
             seconds = result.trace.column("seconds")
             found.append(3 * messages / (seconds[4] - seconds[1]))  # the first outer iteration fills caches
             print(f"{part}, {engine}, {k} workers: {found[-1]:.0f} messages/s", flush=True)
@@ -126,30 +131,53 @@ def rates(
     ]
 
 
-def race(engine: str, workers: int, rounds: int, seed: int) -> Race:
+def race(part: str, engine: str, workers: int, rounds: int, seed: int) -> Race:
     """Both methods on the same problem with the same straggler, as in section 3.5, in turn."""
-    problem, late = made(4000, 200), Stragglers(seed=seed)
-    options: dict[str, Any] = {"workers": workers, "engine": engine, "stragglers": late, "outer_steps": 30}
+    (n, d), local_steps = RACES[part]
+    problem, late = made(n, d), Stragglers(seed=seed)
+    options: dict[str, Any] = {"workers": workers, "engine": engine, "stragglers": late, "outer_steps": 25}
 
-    def seconds(solve: Callable[..., Result], **own: Any) -> float:
-        trace = solve(problem, **own, **options).trace
+    def seconds(solve: Callable[..., Result]) -> float:
+        trace = solve(problem, local_steps=local_steps, **options).trace
         there = np.flatnonzero(trace.column("gap") <= GAP)
         return float(trace[there[0]].seconds) if len(there) else float("inf")
 
     times: dict[str, list[float]] = {"dis_dfsdca": [], "cocoa_plus": []}
     for _ in range(rounds):
         for name, found in times.items():
-            found.append(seconds(getattr(asynchronous, name), local_steps=200))
-            print(f"{engine}, {workers} workers, {name}: {found[-1]:.2f} s to a gap of {GAP}", flush=True)
-    return Race(engine, workers, **times)
+            found.append(seconds(getattr(asynchronous, name)))
+            print(f"{part}, {engine}, {workers} workers, {name}: {found[-1]:.2f} s to a gap of {GAP}", flush=True)
+    return Race(part, engine, workers, **times)
+
+
+def classified(n: int, d: int) -> asynchronous.General:
+    """The network of section 2.5.2 on random examples of ten classes."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, d)).astype(np.float32)
+    return asynchronous.network(x, x[:, :10].argmax(axis=1), hidden=50, l2=1e-4)
+
+
+# Messages of an outer iteration, and what makes the solver, whose other arguments are workers and so on.
+LONG_RUNS: dict[str, tuple[int, Callable[[], Callable[..., Result]]]] = {
+    "work dominates": (
+        40,
+        lambda: functools.partial(
+            asynchronous.distributed_asysvrg, classified(20000, 384), batch_size=2000, step_size=0.01
+        ),
+    ),
+    "memory dominates": (40, lambda: functools.partial(asynchronous.dis_dfsdca, made(20000, 1000), local_steps=2000)),
+    "messages dominate": (500, lambda: functools.partial(asynchronous.dis_dfsdca, made(2000, 100), local_steps=1)),
+}
 
 
 def table(found: Sequence[Rate], races: Sequence[Race]) -> str:
     """Both tables as Markdown."""
     heads = ["part", "engine", "workers", "messages/s", "times one worker", "range"]
-    race_heads = ["engine", "workers", "Dis-dfSDCA, s", "CoCoA+, s", "ratio", "range"]
+    race_heads = ["a straggler, and", "engine", "workers", "Dis-dfSDCA, s", "CoCoA+, s", "ratio", "range"]
     parts = []
     for head, rows in ((heads, found), (race_heads, races)):
+        if not rows:
+            continue
         lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
@@ -158,6 +186,7 @@ def table(found: Sequence[Rate], races: Sequence[Race]) -> str:
 def define_flags() -> None:
     """The flags of this program."""
     command_line.define_workdir()
+    flags.DEFINE_list("parts", [*LONG_RUNS, *RACES], f"of {', '.join([*LONG_RUNS, *RACES])}")
     flags.DEFINE_list("engines", list(ENGINES), f"of {', '.join(ENGINES)}")
     flags.DEFINE_integer("workers", 2, "K, compared with one worker", lower_bound=2)
     flags.DEFINE_integer("rounds", 5, "interleaved repeats", lower_bound=1)
@@ -167,18 +196,22 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         engines = [choose("engines", engine, ENGINES) for engine in FLAGS.engines]
+        wanted = [choose("parts", part, (*LONG_RUNS, *RACES)) for part in FLAGS.parts]
         jax.config.update("jax_enable_x64", True)
-        settings = {"engines": engines, "workers": FLAGS.workers, "rounds": FLAGS.rounds}
+        settings = {"parts": wanted, "engines": engines, "workers": FLAGS.workers, "rounds": FLAGS.rounds}
         workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else Workdir.unused("runs/asynchronous-benchmark")
         output = Workdir(workdir, settings, overwrite=FLAGS.overwrite)
-        counts, rounds = (1, FLAGS.workers), FLAGS.rounds
-        found = rates("work dominates", made(20000, 1000), 2000, 40, engines, counts, rounds)
-        found += rates("messages dominate", made(2000, 100), 1, 500, engines, counts, rounds)
-        races = [race(engine, FLAGS.workers, rounds, FLAGS.seed) for engine in engines]
-        result = {
-            name: [dataclasses.asdict(row) for row in rows] for name, rows in {"rates": found, "races": races}.items()
-        }
-        output.write_json("results.json", {**result, "machine": devices.describe()})
+        found: list[Rate] = []
+        races: list[Race] = []
+        for part in wanted:
+            if part in RACES:
+                races += [race(part, engine, FLAGS.workers, FLAGS.rounds, FLAGS.seed) for engine in engines]
+            else:
+                messages, solve = LONG_RUNS[part]
+                found += rates(part, solve(), messages, engines, (1, FLAGS.workers), FLAGS.rounds)
+        result = {"rates": found, "races": races}
+        rows = {name: [dataclasses.asdict(row) for row in of_name] for name, of_name in result.items()}
+        output.write_json("results.json", {**rows, "machine": devices.describe()}, depth=3)
         (output.path / "table.md").write_text(table(found, races))
         print(f"\n{table(found, races)}\n(also in {output.path})")
 

@@ -16,6 +16,7 @@ from jaxdecouple.asynchronous.data.libsvm import read_libsvm
 from jaxdecouple.asynchronous.data.sources import Source, load
 from jaxdecouple.asynchronous.engines.options import Options
 from jaxdecouple.asynchronous.engines.plan import Clock, DrawnDelays, Stragglers
+from jaxdecouple.asynchronous.engines.running import ServerLost, WorkersLost
 from jaxdecouple.asynchronous.problems.factories import (
     general,
     linear,
@@ -51,10 +52,12 @@ __all__ = [
     "Problem",
     "Record",
     "Result",
+    "ServerLost",
     "Source",
     "StepSizeWarning",
     "Stragglers",
     "Trace",
+    "WorkersLost",
     "cocoa_plus",
     "dfsdca",
     "dis_dfsdca",
