@@ -135,7 +135,7 @@ def race(part: str, engine: str, workers: int, rounds: int, seed: int) -> Race:
     """Both methods on the same problem with the same straggler, as in section 3.5, in turn."""
     (n, d), local_steps = RACES[part]
     problem, late = made(n, d), Stragglers(seed=seed)
-    options: dict[str, Any] = {"workers": workers, "engine": engine, "stragglers": late, "outer_steps": 25}
+    options: dict[str, Any] = {"workers": workers, "engine": engine, "stragglers": late, "outer_steps": 60}
 
     def seconds(solve: Callable[..., Result]) -> float:
         trace = solve(problem, local_steps=local_steps, **options).trace
