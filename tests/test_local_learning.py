@@ -196,6 +196,52 @@ def test_one_function_is_compiled_for_each_kind_of_batch():
         assert pipeline.evaluate(state, [(images, labels)]).examples == 8
 
 
+@pytest.mark.parametrize("preset", [schedules.dgl, schedules.dni])
+def test_a_stage_may_end_within_a_block(preset):
+    """Such a stage puts out two arrays; each has its part of the network, and both of them teach the stage."""
+    images = np.random.default_rng(0).random((8, 8, 8, 1), np.float32)
+    labels = np.arange(8, dtype=np.int32) % 3
+    network = jd.models.MLPClassifier(3) if preset is schedules.dgl else jd.models.GradientPredictor(3)
+    layers = jd.models.resnet8(num_classes=3, split_blocks=True)
+    stages = jd.partition(layers, boundaries=(2,), sample=images)
+    how = {"optimizer": optax.sgd(0.1), "auxiliary": network, "auxiliary_optimizer": optax.adam(3e-5)}
+    pipeline = jd.Pipeline(stages, preset(2), **how)
+    state = pipeline.init(jax.random.key(0), images)
+    first = jax.tree.map(np.asarray, (state.stages[0].params, state.stages[0].auxiliary.params))
+    outputs = jax.tree.leaves(pipeline.programs[0].output_shape(state.stages[0], images))
+    assert len(outputs) == 2
+    for _ in range(6):
+        state, _ = pipeline.step(state, (images, labels))
+    state = pipeline.flush(state)
+    last = jax.tree.map(np.asarray, (state.stages[0].params, state.stages[0].auxiliary.params))
+    stage, auxiliary = jax.tree.map(lambda a, b: bool(np.abs(a - b).max() > 0), first, last)
+    assert all(jax.tree.leaves(stage))
+    # The output layers of both predictors, which begin as zero, are the first to learn.
+    convolutions = {"Conv_2", "Conv_5"} if preset is schedules.dni else {f"Conv_{i}" for i in range(6)}
+    assert all(auxiliary[name]["kernel"] for name in convolutions)
+
+
+def test_a_predictor_of_two_arrays_is_two_predictors():
+    labels = np.arange(4) % 3
+    pair = tuple(np.random.default_rng(k).random((4, 6, 6, 2 + k), np.float32) for k in range(2))
+    both, alone = jd.models.GradientPredictor(3), jd.models.GradientPredictor(3)
+    variables = both.init(jax.random.key(0), (pair, labels), False)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # outputs begin as zero
+    predicted = both.apply(variables, (pair, labels), False)
+    for k, x in enumerate(pair):
+        sizes = {"Conv": 3, "BatchNorm": 2, "Embed": 1}
+        own = {
+            kind: {
+                f"{module}_{i}": of_kind[f"{module}_{i + k * count}"]
+                for module, count in sizes.items()
+                for i in range(count)
+                if f"{module}_{i + k * count}" in of_kind
+            }
+            for kind, of_kind in variables.items()
+        }
+        np.testing.assert_allclose(alone.apply(own, (x, labels), False), predicted[k], rtol=1e-6)
+
+
 def test_batch_statistics_of_a_predictor_count_each_batch_once(x64):
     class Normed(nn.Module):
         @nn.compact

@@ -171,15 +171,9 @@ def found(curves: list[Curve], targets: tuple[float, ...]) -> str:
             key = mine.about["variant"], mine.about["workers"]
             other = next(c for c in curves if c is not mine and (c.about["variant"], c.about["workers"]) == key)
             times = zip(targets, _times(mine, targets), _times(other, targets), strict=True)
-            verdicts = [f"{_verdict(*pair)} at {target:g}" for target, *pair in times]
-            parts.append(f"{key[0]}, {key[1]} workers: {', '.join(verdicts)}")
-    return f"which is first at a suboptimality, by that of w = 0: {'; '.join(parts)}."
-
-
-def _verdict(dual: float, svrg: float) -> str:
-    if dual == svrg:
-        return "neither"
-    return f"{'Dis-dfSDCA' if dual < svrg else 'SVRG'} ({shown(dual)} s, SVRG {shown(svrg)} s)"
+            pairs = [f"{shown(dual)} against {shown(svrg)} to {target:g}" for target, dual, svrg in times]
+            parts.append(f"{key[0]}, {key[1]} workers: {', '.join(pairs)}")
+    return f"seconds to a suboptimality, by that of w = 0, of Dis-dfSDCA against SVRG: {'; '.join(parts)}."
 
 
 def as_markdown(curves: list[Curve], targets: tuple[float, ...]) -> str:

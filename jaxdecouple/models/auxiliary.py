@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+PyTree = Any
+
 
 class MLPClassifier(nn.Module):
     """The auxiliary classifier "MLP-SR-aux" of decoupled greedy learning: [B, H, W, C] or [B, D] -> [B, num_classes].
@@ -16,7 +18,8 @@ class MLPClassifier(nn.Module):
     Belilovsky et al. (2020), section 4.1: the activations are averaged to a quarter of their height and width, go
     through pointwise convolutions of as many channels, are averaged to 2 x 2, and classified by a small multi-layer
     perceptron, with batch normalisation and ReLU after each layer but the last. Of activations without space, [B, D],
-    there is only the perceptron.
+    there is only the perceptron. Of a stage that ends within a residual block and puts out several arrays, each is
+    averaged and convolved by itself, and the perceptron sees all of them.
 
     Attributes:
       num_classes: outputs.
@@ -33,16 +36,20 @@ class MLPClassifier(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, activations: PyTree, train: bool) -> jax.Array:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        if x.ndim == 4:
-            height, width, channels = x.shape[1:]
-            x = _average(x, -(-height // 4), -(-width // 4))
-            for _ in range(self.convolutions):
-                x = nn.Conv(channels, (1, 1), use_bias=False, **dtypes)(x)
-                x = nn.relu(_normalisation(train, **dtypes)(x))
-            x = _average(x, 2, 2)
-        x = x.reshape(len(x), -1)
+
+        def pooled(x: jax.Array) -> jax.Array:
+            if x.ndim == 4:
+                height, width, channels = x.shape[1:]
+                x = _average(x, -(-height // 4), -(-width // 4))
+                for _ in range(self.convolutions):
+                    x = nn.Conv(channels, (1, 1), use_bias=False, **dtypes)(x)
+                    x = nn.relu(_normalisation(train, **dtypes)(x))
+                x = _average(x, 2, 2)
+            return x.reshape(len(x), -1)
+
+        x = jnp.concatenate([pooled(leaf) for leaf in jax.tree.leaves(activations)], axis=-1)
         features = x.shape[-1]
         for _ in range(self.dense - 1):
             x = nn.Dense(features, use_bias=False, **dtypes)(x)
@@ -56,7 +63,8 @@ class GradientPredictor(nn.Module):
     Two hidden convolutions and one for the output, 5 x 5, of as many channels as the activations, with batch
     normalisation and ReLU after the hidden ones (thesis, sections 5.5.1 and 6.5.1; Jaderberg et al. 2017). What the
     label contributes is added after the first. The output starts as zero. For activations without space,
-    ([B, D], [B]) -> [B, D], dense layers take the convolutions' place.
+    ([B, D], [B]) -> [B, D], dense layers take the convolutions' place. Of a stage that ends within a residual block and
+    puts out several arrays, the gradient of each is predicted from that array.
 
     Attributes:
       num_classes: of the labels.
@@ -69,8 +77,11 @@ class GradientPredictor(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, activations_and_labels: tuple[jax.Array, jax.Array], train: bool) -> jax.Array:
-        x, labels = activations_and_labels
+    def __call__(self, activations_and_labels: tuple[PyTree, jax.Array], train: bool) -> PyTree:
+        activations, labels = activations_and_labels
+        return jax.tree.map(lambda x: self._predicted(x, labels, train), activations)
+
+    def _predicted(self, x: jax.Array, labels: jax.Array, train: bool) -> jax.Array:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         channels = x.shape[-1]
 
