@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +25,7 @@ from jaxdecouple.asynchronous.engines.worker import Task, Worker
 from jaxdecouple.asynchronous.problems.problem import Problem
 
 N, D = 240, 6
+COUNTS = "jaxdecouple-*/w.counts"  # of the processes that share a vector
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +191,15 @@ def test_local_engine_shares_a_vector_without_a_lock() -> None:
     """Shared-AsySVRG on two processes comes to where one thread comes to, and a killed one is replaced."""
     problem = make_problem()
     settings = {"step_size": 0.01, "batch_size": 5, "coordinates": 3, "inner_steps": 300}
-    with Killer("jaxdecouple.asynchronous.engines.process", "sharer"):
+
+    def iterated() -> bool:
+        """Whether two processes have begun to count their iterations."""
+        files = [path for folder in ("/dev/shm", tempfile.gettempdir()) for path in pathlib.Path(folder).glob(COUNTS)]
+        return any(
+            len(counts) == 2 and counts.min() > 30 for counts in map(np.fromfile, files, [np.int64] * len(files))
+        )
+
+    with Killer("jaxdecouple.asynchronous.engines.process", "sharer", after=iterated):
         result = asynchronous.shared_asysvrg(problem, workers=2, engine="local", outer_steps=8, **settings)
     assert result.lost == 1
     alone = asynchronous.shared_asysvrg(problem, workers=1, delays=0, outer_steps=8, **settings)
@@ -229,9 +238,10 @@ def test_ray_engine_after_its_server_was_killed(tmp_path: pathlib.Path) -> None:
 class Killer(threading.Thread):
     """Kills one process with all of these words in its command line, once a checkpoint has some outer iterations."""
 
-    def __init__(self, *words: str, after: pathlib.Path | None = None):
+    def __init__(self, *words: str, after: pathlib.Path | Callable[[], bool]):
         super().__init__(daemon=True)
-        self._words, self._after, self._over = words, after, threading.Event()
+        self._words, self._over = words, threading.Event()
+        self._now = after if callable(after) else lambda: _done(after) >= 3
         self.killed = False
 
     def __enter__(self) -> Killer:
@@ -246,10 +256,8 @@ class Killer(threading.Thread):
     def run(self) -> None:
         while not self._over.wait(0.02):
             found = [pid for pid in _descendants() if all(word in _command(pid) for word in self._words)]
-            if not found or (self._after is not None and not self._far_enough()):
+            if not found or not self._now():
                 continue
-            if self._after is None:
-                time.sleep(4)  # let it begin
             try:
                 os.kill(found[-1], signal.SIGKILL)
             except ProcessLookupError:
@@ -257,11 +265,13 @@ class Killer(threading.Thread):
             self.killed = True
             return
 
-    def _far_enough(self) -> bool:
-        try:
-            return int(np.load(self._after)["outer"]) >= 3
-        except (OSError, ValueError, KeyError, EOFError):
-            return False
+
+def _done(checkpoint: pathlib.Path) -> int:
+    """The outer iterations that it has."""
+    try:
+        return int(np.load(checkpoint)["outer"])
+    except (OSError, ValueError, KeyError, EOFError):
+        return 0
 
 
 def _descendants() -> list[int]:
