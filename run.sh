@@ -173,7 +173,7 @@ ensure_environment() {
 }
 
 build() {
-  local cost='about a minute, 1.1 GB' requirements=(-r "$top/requirements.txt")
+  local cost='about a minute, 1.3 GB' requirements=(-r "$top/requirements.txt")
   case "$variant" in
     cuda*) cost='some minutes, 5 GB'; requirements+=(-r "$top/requirements/$variant.txt") ;;
   esac
