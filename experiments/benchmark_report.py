@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments import throughput
+from experiments.markdown import markdown
 from experiments.operation_times import Round
 
 matplotlib.use("Agg")  # no display needed
@@ -111,8 +112,7 @@ def as_text(results: Sequence[Result]) -> str:
 
 def as_markdown(results: Sequence[Result]) -> str:
     """The table for a README."""
-    table = [HEADER, ["---"] * len(HEADER), *(result.cells() for result in results)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+    return markdown([HEADER, *(result.cells() for result in results)])
 
 
 def against(results: Sequence[Result], label: str) -> str:

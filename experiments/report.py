@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from experiments.markdown import markdown
 from jaxdecouple import schedules
 from jaxdecouple.schedules import DelaySchedule, Schedule
 
@@ -68,8 +69,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table for a README."""
-    table = [HEADER, ["---"] * len(HEADER), *(row.cells() for row in rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table)
+    return markdown([HEADER, *([cell.replace("|", "/") for cell in row.cells()] for row in rows)])
 
 
 def _list(values: Sequence[int]) -> str:

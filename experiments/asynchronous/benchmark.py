@@ -28,6 +28,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import command_line, devices
+from experiments.markdown import markdown
 from experiments.methods import choose
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
@@ -178,8 +179,7 @@ def table(found: Sequence[Rate], races: Sequence[Race]) -> str:
     for head, rows in ((heads, found), (race_heads, races)):
         if not rows:
             continue
-        lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(markdown([head, *(row.cells() for row in rows)]))
     return "\n\n".join(parts) + "\n"
 
 

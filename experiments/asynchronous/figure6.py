@@ -23,7 +23,7 @@ from experiments import command_line
 from experiments.asynchronous import races, scales
 from experiments.asynchronous.curves import Curve, colour, draw, report, shown, write
 from experiments.asynchronous.scales import option
-from experiments.large_batch.tables import markdown
+from experiments.markdown import markdown
 from experiments.workdir import Workdir
 
 FLAGS = flags.FLAGS

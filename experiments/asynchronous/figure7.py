@@ -23,7 +23,7 @@ from experiments.asynchronous import races, scales
 from experiments.asynchronous.curves import Curve, colour, draw, report, shown, write
 from experiments.asynchronous.scales import option
 from experiments.asynchronous.speedups import described, draw_speedups, speedups
-from experiments.large_batch.tables import markdown
+from experiments.markdown import markdown
 from experiments.workdir import Workdir
 
 FLAGS = flags.FLAGS

@@ -25,7 +25,7 @@ from experiments import command_line
 from experiments.asynchronous import races, scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, least, report, rows_of, shown, write
 from experiments.asynchronous.scales import option
-from experiments.large_batch.tables import markdown
+from experiments.markdown import markdown
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, report, rounded, shown, write
 from experiments.asynchronous.scales import option
-from experiments.large_batch.tables import markdown
+from experiments.markdown import markdown
 from experiments.training import NonFiniteLoss
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous

@@ -26,9 +26,10 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments import command_line, devices
 from experiments.config import Config
-from experiments.large_batch import sweeps, tables
+from experiments.large_batch import sweeps
 from experiments.large_batch.outcomes import Outcome, announce, cell, write
 from experiments.large_batch.sweeps import Setting
+from experiments.markdown import markdown
 from experiments.workdir import Workdir
 from jaxdecouple.data import Dataset
 
@@ -61,7 +62,7 @@ def as_markdown(setting: Setting, outcomes: Mapping[Key, Outcome]) -> str:
         runs = [outcomes[label, size] for label in OPTIMIZERS]
         updates = max((run.records[-1].ticks for run in runs if run.records), default=0) // runs[0].config.accumulate
         rows.append([str(size), f"{setting.rate(size):g}", str(updates), *map(cell, runs)])
-    return tables.markdown(rows)
+    return markdown(rows)
 
 
 def plot(outcomes: Mapping[Key, Outcome], path: pathlib.Path, title: str, chance: float) -> None:

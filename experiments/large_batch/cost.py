@@ -24,7 +24,7 @@ from absl import app, flags
 
 from experiments import command_line, devices, throughput
 from experiments.config import Config
-from experiments.large_batch.tables import markdown
+from experiments.markdown import markdown
 from experiments.memory import peak_bytes
 from experiments.training import Trainer
 from experiments.workdir import Workdir

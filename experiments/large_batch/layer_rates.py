@@ -27,7 +27,8 @@ from tqdm import tqdm
 from experiments import command_line, devices
 from experiments.large_batch.network import Examples, Network, Rates, order_of
 from experiments.large_batch.settings import Settings, define_flags, given
-from experiments.large_batch.tables import layer_labels, markdown, rounded, style
+from experiments.large_batch.tables import layer_labels, rounded, style
+from experiments.markdown import markdown
 from experiments.workdir import Workdir
 from jaxdecouple.stage import PyTree
 

@@ -12,12 +12,6 @@ import matplotlib
 from jaxdecouple.stage import PyTree
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its head."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def layer_labels(params: dict[str, PyTree]) -> dict[str, str]:
     """What to call each layer: its number, from the input on, and the shape of its weights."""
     return {name: f"{number} ({_weight_shape(layer)})" for number, (name, layer) in enumerate(params.items(), 1)}

@@ -24,9 +24,10 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments import command_line, devices
 from experiments.config import Config
-from experiments.large_batch import sweeps, tables
+from experiments.large_batch import sweeps
 from experiments.large_batch.outcomes import Outcome, announce, cell, write
 from experiments.large_batch.sweeps import Setting
+from experiments.markdown import markdown
 from experiments.workdir import Workdir
 from jaxdecouple.data import Dataset
 
@@ -75,7 +76,7 @@ def as_markdown(outcomes: Mapping[Key, Outcome], chance: float) -> str:
                 text = f"lost: {text}"
             cells.append(f"**{text}**" if chosen[label] == (label, eta) else text)
         rows.append([label, *cells])
-    return tables.markdown(rows)
+    return markdown(rows)
 
 
 def plot(outcomes: Mapping[Key, Outcome], path: pathlib.Path, title: str, chance: float) -> None:

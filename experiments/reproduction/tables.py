@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import devices, diagnostic_plots, plots
-from experiments.large_batch.tables import markdown
+from experiments.markdown import markdown
 from experiments.report import mean_and_spread
 from experiments.reproduction import diagnostics
 from experiments.reproduction.kind import Column, Result
