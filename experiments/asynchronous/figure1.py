@@ -16,16 +16,12 @@ import functools
 import pathlib
 
 import numpy as np
-from absl import app, flags
 
-from experiments import command_line
-from experiments.asynchronous import networks, scales
+from experiments.asynchronous import figures, networks, scales
 from experiments.asynchronous.scales import option
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous.data.sources import load
-
-FLAGS = flags.FLAGS
 
 CLAIM = (
     "SGD is faster than SVRG in the first 20 iterations and slower after them; SGD_SVRG, which begins with 10 epochs "
@@ -62,20 +58,5 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     return networks.finish(output, setting, runs, CLAIM, "figure1.png", f"{title}, {chosen}")
 
 
-def define_flags() -> None:
-    """The flags of this program. Not at import: its functions serve other programs too."""
-    scales.define(Setting)
-    command_line.define_workdir()
-
-
-def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="nothing but config.json was written"):
-        setting = scales.read(Setting)
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure1"))
-        text = run(setting, workdir, overwrite=FLAGS.overwrite)
-    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    figures.start("figure1", Setting, run)

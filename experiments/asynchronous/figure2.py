@@ -15,15 +15,9 @@ import dataclasses
 import functools
 import pathlib
 
-from absl import app, flags
-
-from experiments import command_line
-from experiments.asynchronous import scales, scaling
+from experiments.asynchronous import figures, scaling
 from experiments.asynchronous.scales import option
-from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
-
-FLAGS = flags.FLAGS
 
 CLAIM = (
     "All numbers of threads reach a similar training loss; the speed-up is nearly linear, until their number exceeds a "
@@ -47,20 +41,5 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     return scaling.run(setting, solver, workdir, overwrite, "figure2", CLAIM)
 
 
-def define_flags() -> None:
-    """The flags of this program. Not at import: its functions serve other programs too."""
-    scales.define(Setting)
-    command_line.define_workdir()
-
-
-def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="nothing but config.json was written"):
-        setting = scales.read(Setting)
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure2"))
-        text = run(setting, workdir, overwrite=FLAGS.overwrite)
-    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    figures.start("figure2", Setting, run)

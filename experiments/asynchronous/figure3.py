@@ -17,16 +17,12 @@ import dataclasses
 import pathlib
 
 import numpy as np
-from absl import app, flags
 
-from experiments import command_line
-from experiments.asynchronous import features, networks, scales
+from experiments.asynchronous import features, figures, networks, scales
 from experiments.asynchronous.scales import option
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous.data.sources import load
-
-FLAGS = flags.FLAGS
 
 CLAIM = (
     "SGD is fastest in the first few iterations, and then SVRG and SGD_SVRG are better, SGD_SVRG before SVRG, in "
@@ -80,20 +76,5 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     return networks.finish(output, setting, runs, CLAIM, "figure3.png", title, **more)
 
 
-def define_flags() -> None:
-    """The flags of this program. Not at import: its functions serve other programs too."""
-    scales.define(Setting)
-    command_line.define_workdir()
-
-
-def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="config.json was written, and features.npz if that was done"):
-        setting = scales.read(Setting)
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure3"))
-        text = run(setting, workdir, overwrite=FLAGS.overwrite)
-    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    figures.start("figure3", Setting, run, interrupted="config.json was written, and features.npz if that was done")

@@ -16,15 +16,9 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from absl import app, flags
-
-from experiments import command_line
-from experiments.asynchronous import scales, scaling
+from experiments.asynchronous import figures, scaling
 from experiments.asynchronous.scales import option
-from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
-
-FLAGS = flags.FLAGS
 
 CLAIM = "The speed-up is nearly linear in the number of workers (section 2.5.2)."
 
@@ -49,20 +43,5 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     return scaling.run(setting, asynchronous.distributed_asysvrg, workdir, overwrite, "figure4", CLAIM)
 
 
-def define_flags() -> None:
-    """The flags of this program. Not at import: its functions serve other programs too."""
-    scales.define(Setting)
-    command_line.define_workdir()
-
-
-def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="nothing but config.json was written"):
-        setting = scales.read(Setting)
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure4"))
-        text = run(setting, workdir, overwrite=FLAGS.overwrite)
-    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    figures.start("figure4", Setting, run)

@@ -16,17 +16,13 @@ import dataclasses
 import math
 import pathlib
 
-from absl import app, flags
 from matplotlib.figure import Figure
 
-from experiments import command_line
-from experiments.asynchronous import races, scales
+from experiments.asynchronous import figures, races, scales
 from experiments.asynchronous.curves import Curve, colour, draw, report, shown, write
 from experiments.asynchronous.scales import option
 from experiments.markdown import markdown
 from experiments.workdir import Workdir
-
-FLAGS = flags.FLAGS
 
 CLAIM = (
     "Dis-dfSDCA and CoCoA+ need about as many epochs, both converging linearly, and Dis-dfSDCA needs less time, with "
@@ -210,20 +206,5 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     return text
 
 
-def define_flags() -> None:
-    """The flags of this program. Not at import: its functions serve other programs too."""
-    scales.define(Setting)
-    command_line.define_workdir()
-
-
-def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="nothing but config.json was written"):
-        setting = scales.read(Setting)
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure6"))
-        text = run(setting, workdir, overwrite=FLAGS.overwrite)
-    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    figures.start("figure6", Setting, run)

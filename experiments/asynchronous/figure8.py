@@ -18,11 +18,9 @@ import pathlib
 import time
 
 import numpy as np
-from absl import app, flags
 from matplotlib.figure import Figure
 
-from experiments import command_line
-from experiments.asynchronous import races, scales
+from experiments.asynchronous import figures, races, scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, least, report, rows_of, shown, write
 from experiments.asynchronous.scales import option
 from experiments.markdown import markdown
@@ -30,8 +28,6 @@ from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
 from jaxdecouple.asynchronous.problems.components import Components
-
-FLAGS = flags.FLAGS
 
 CLAIM = (
     "Dis-dfSDCA is faster than distributed asynchronous SVRG, with 4 and with 8 workers, since it computes one "
@@ -235,20 +231,5 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     return text
 
 
-def define_flags() -> None:
-    """The flags of this program. Not at import: its functions serve other programs too."""
-    scales.define(Setting)
-    command_line.define_workdir()
-
-
-def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="nothing but config.json was written"):
-        setting = scales.read(Setting)
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/figure8"))
-        text = run(setting, workdir, overwrite=FLAGS.overwrite)
-    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    figures.start("figure8", Setting, run)
