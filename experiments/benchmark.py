@@ -35,7 +35,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from experiments import benchmark_report, command_line, devices, entrants, throughput
 from experiments.benchmark_report import Result
@@ -271,4 +271,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.start(main)

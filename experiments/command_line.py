@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
 from experiments.training import NonFiniteLoss
 from jaxdecouple.asynchronous import ServerLost, WorkersLost
+
+
+def start(main: Callable[[list[str]], object]) -> None:
+    """Runs a program, whose --help shows its flags, wherever they are defined; absl shows the main module's alone."""
+    for module, defined in list(flags.FLAGS.flags_by_module_dict().items()):
+        if module.startswith("experiments."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(main)
 
 
 def define_workdir() -> None:

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from experiments import command_line, devices, plots, report, throughput
@@ -222,4 +222,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.start(main)

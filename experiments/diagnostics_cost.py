@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import jaxdecouple as jd
 from experiments import command_line, devices, throughput
@@ -124,4 +124,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.start(main)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 
 import jaxdecouple as jd
 from experiments import auto, command_line, devices
@@ -159,4 +159,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.start(main)

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from experiments import checkpoints, command_line, devices, diagnostic_plots, plots
@@ -124,4 +124,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.start(main)

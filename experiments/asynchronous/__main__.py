@@ -7,10 +7,9 @@ The directory gets config.json, metrics.jsonl, summary.json and curves.png.
 
 from __future__ import annotations
 
-from absl import app
-
+from experiments import command_line
 from experiments.asynchronous import program
 
 if __name__ == "__main__":
     program.define_flags()
-    app.run(program.main)
+    command_line.start(program.main)

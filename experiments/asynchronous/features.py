@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 from flax import linen as nn
 
 from experiments import command_line
@@ -147,4 +147,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     scales.define(Setting)
     command_line.define_workdir()
-    app.run(main)
+    command_line.start(main)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from experiments import command_line
 from experiments.asynchronous import scales
@@ -26,7 +26,7 @@ def start(
     """
     scales.define(setting)
     command_line.define_workdir()
-    app.run(lambda argv: _main(argv, name, setting, run, interrupted))
+    command_line.start(lambda argv: _main(argv, name, setting, run, interrupted))
 
 
 def _main(argv: Sequence[str], name: str, setting: type, run: Callable[..., Any], interrupted: str) -> None:

@@ -20,7 +20,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -122,4 +122,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.start(main)

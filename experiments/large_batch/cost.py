@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments import command_line, devices, throughput
 from experiments.config import Config
@@ -184,4 +184,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.start(main)

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -235,4 +235,4 @@ def define_own_flags() -> None:
 
 if __name__ == "__main__":
     define_own_flags()
-    app.run(main)
+    command_line.start(main)

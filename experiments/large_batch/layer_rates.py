@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from tqdm import tqdm
@@ -308,4 +308,4 @@ def define_own_flags() -> None:
 
 if __name__ == "__main__":
     define_own_flags()
-    app.run(main)
+    command_line.start(main)

@@ -18,7 +18,7 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -149,4 +149,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.start(main)

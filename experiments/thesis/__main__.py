@@ -3,11 +3,10 @@
 python -m experiments.thesis --row=ROW
 """
 
-from absl import app
-
+from experiments import command_line
 from experiments.reproduction import program
 from experiments.thesis import paper
 
 if __name__ == "__main__":
     program.define_flags(paper())
-    app.run(lambda argv: program.main(argv, paper()))
+    command_line.start(lambda argv: program.main(argv, paper()))
