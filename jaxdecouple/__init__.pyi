@@ -1,4 +1,5 @@
 from . import asynchronous as asynchronous
+from . import checkpoints as checkpoints
 from . import data as data
 from . import models as models
 from . import schedules as schedules
@@ -6,7 +7,15 @@ from .adapters import as_layer as as_layer
 from .adapters import from_function as from_function
 from .adapters import from_linen as from_linen
 from .adapters import from_nnx as from_nnx
+from .checkpoints import CheckpointError as CheckpointError
+from .checkpoints import Checkpoints as Checkpoints
+from .checkpoints import restore as restore
+from .checkpoints import save as save
 from .diagnostics import Diagnostics as Diagnostics
+from .exporting import export_variables as export_variables
+from .exporting import import_variables as import_variables
+from .exporting import read_variables as read_variables
+from .exporting import write_variables as write_variables
 from .losses import accuracy as accuracy
 from .losses import softmax_cross_entropy as softmax_cross_entropy
 from .partitioning import partition as partition

@@ -9,7 +9,7 @@ each device works through its own queue and waits only for data. The host waits 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from jaxdecouple.planning import least_run_ahead
 from jaxdecouple.program import Loss, LossProgram
 from jaxdecouple.programs import programs_for
 from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, join, validate
+from jaxdecouple.shapes import ShapesDispatcher
 from jaxdecouple.stage import PyTree, shape_of
 from jaxdecouple.state import InFlight, Metrics, State, Workspace
 from jaxdecouple.transforms import StageOptimizer
@@ -123,9 +124,7 @@ class Pipeline:
             stage, or its own output has another shape than it should.
         """
         x = shape_of(x)
-        if targets is None:
-            targets = jax.ShapeDtypeStruct(jax.tree.leaves(x)[0].shape[:1], np.dtype(np.int32))
-        targets = shape_of(targets)
+        targets = shape_of(_labels_for(x) if targets is None else targets)
         stages, shapes = [], x
         for k, program in enumerate(self.programs):
             stage = program.init(self.placement.put(key, k), shapes, targets)
@@ -158,12 +157,9 @@ class Pipeline:
         self._bound_run_ahead()
         tick = int(state.tick)
         work = Workspace(state)
-        work.activations[0][tick] = self.placement.put(inputs, 0)
-        for k in range(self._last + 1):
-            if self.schedule.learns_in_forward(k):
-                work.targets[k][tick] = self.placement.put(targets, k)
+        self._feed(work, tick, inputs, targets)
         ops = self.schedule.window(tick, int(state.first), tick + 1)
-        metrics = self._dispatch(dispatcher, work, tick, ops)
+        metrics = self._dispatch(dispatcher, work, tick, ops, self._unfinished)
         return work.freeze(tick=tick + 1, first=int(state.first)), metrics
 
     def flush(
@@ -186,10 +182,46 @@ class Pipeline:
         check_usable(state)
         work, first, stop = Workspace(state), int(state.first), int(state.tick)
         for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
-            metrics = self._dispatch(dispatcher, work, tick, self.schedule.window(tick, first, stop))
+            ops = self.schedule.window(tick, first, stop)
+            metrics = self._dispatch(dispatcher, work, tick, ops, self._unfinished)
             if on_tick is not None:
                 on_tick(work.freeze(tick=stop, first=first), metrics)
         return work.freeze(tick=stop, first=stop)
+
+    def shapes(
+        self,
+        x: PyTree,
+        targets: PyTree | None = None,
+        *,
+        tick: int = 0,
+        first: int = 0,
+        fed: Mapping[int, tuple[PyTree, PyTree]] | None = None,
+    ) -> State:
+        """The state of a run as shapes and dtypes, ``jax.ShapeDtypeStruct``: nothing is computed.
+
+        Args:
+          x, targets: as of `init`.
+          tick, first: of the state.
+          fed: by batch index, ``(inputs, targets)`` of batches shaped otherwise than ``x`` and ``targets``.
+
+        Raises:
+          ValueError: as of `init`.
+        """
+        x, targets, fed = shape_of(x), shape_of(_labels_for(x) if targets is None else targets), fed or {}
+        stages = jax.eval_shape(lambda key: self.init(key, x, targets).stages, _key_shape())
+        # All batches that can still be in flight:
+        recent = {n: fed.get(n, (x, targets)) for n in range(max(first, tick - self.schedule.drain), tick)}
+
+        def in_flight(stages: tuple, batches: dict[int, tuple[PyTree, PyTree]]) -> tuple[InFlight, ...]:
+            dispatcher = ShapesDispatcher(self.programs, self.placement)
+            work = Workspace(State(stages, tuple(InFlight() for _ in stages)))
+            for now, batch in batches.items():
+                self._feed(work, now, *batch)
+                ops = [op for op in self.schedule.window(now, first, now + 1) if op.batch in batches]
+                self._dispatch(dispatcher, work, now, ops, losses=[])
+            return work.freeze(tick, first).in_flight
+
+        return State(stages, jax.eval_shape(in_flight, stages, recent), tick, first)
 
     def predict(self, state: State, x: PyTree) -> PyTree:
         """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
@@ -261,7 +293,21 @@ class Pipeline:
                 given = self.placement.send(given, k, k - 1)
         return state.replace(stages=tuple(stages))
 
-    def _dispatch(self, dispatcher: Dispatcher | None, work: Workspace, tick: int, ops: Iterable[Op]) -> Metrics:
+    def _feed(self, work: Workspace, n: int, inputs: PyTree, targets: PyTree) -> None:
+        work.activations[0][n] = self.placement.put(inputs, 0)
+        for k in range(self._last + 1):
+            if self.schedule.learns_in_forward(k):
+                work.targets[k][n] = self.placement.put(targets, k)
+
+    def _dispatch(
+        self,
+        dispatcher: Dispatcher | None,
+        work: Workspace,
+        tick: int,
+        ops: Iterable[Op],
+        losses: MutableSequence[jax.Array],
+    ) -> Metrics:
+        """Dispatches operations, in order, and adds the losses to come to ``losses``."""
         dispatcher, metrics, auxiliary = dispatcher or self._dispatcher, Metrics(), {}
         is_local = self.schedule.is_local
         for op, *then in join(ops):
@@ -275,7 +321,7 @@ class Pipeline:
                         dispatcher.backward(work, op.stage, op.batch)
                 elif op.stage == self._last:
                     metrics = dispatcher.train(work, op.stage, op.batch)
-                    self._unfinished.append(metrics.loss)
+                    losses.append(metrics.loss)
                 elif is_local:
                     loss = dispatcher.learn(work, op.stage, op.batch)
                     auxiliary |= {} if loss is None else {op.stage: loss}
@@ -312,6 +358,14 @@ class Pipeline:
             self._loss.check(self._expected.logits, shape_of(targets))
             self._accepted_targets.add(signature)
         return inputs, targets
+
+
+def _labels_for(x: PyTree) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jax.tree.leaves(x)[0].shape[:1], np.dtype(np.int32))
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def _mean(values: Sequence[Any], weights: Sequence[int]) -> float:

@@ -37,10 +37,12 @@ class Program:
     Attributes:
       stage: the layers.
       updates: the stage's optimizer.
+      sends: whether its backward passes send a gradient down.
     """
 
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation):
         self.stage = stage
+        self.sends = stage.first > 0
         self.updates = Updates(optimizer)
         self._evaluate = jax.jit(self._predict)
         self._measure = jax.jit(self._norms_and_gradient, static_argnums=0)
@@ -228,7 +230,7 @@ class InnerProgram(Program):
             arguments = (params, x, model_state, key, batch)
             linearization = self._linearization(*arguments)
             grads, sent = pull_back(linearization, residual, gradient, self._apply, *arguments)
-        return grads, sent if self.stage.first else None
+        return grads, sent if self.sends else None
 
     def _linearization(self, params: PyTree, x: PyTree, *rest: Any) -> Linearization:
         signature = signature_of(x)
@@ -245,7 +247,7 @@ class LossProgram(Program):
     ):
         super().__init__(stage, optimizer)
         self.loss = loss
-        self._sends = sends and stage.first > 0  # whether anyone wants the gradient of its input
+        self.sends = sends and stage.first > 0
         self.score = jax.jit(self._score)
         adding, updating = ("opt_state",), ("params", "opt_state")
         self._train_accumulate = compiled(self._train, adding, donate, due=False)
@@ -306,7 +308,7 @@ class LossProgram(Program):
         arguments = (params, x, model_state, key, batch)
         linearization = linearization_of(loss_of, *arguments)
         loss, (logits, new_state), grads, sent = forward_backward(linearization, None, loss_of, *arguments)
-        return grads, sent if self._sends else None, new_state, (loss, accuracy(logits, targets))
+        return grads, sent if self.sends else None, new_state, (loss, accuracy(logits, targets))
 
     def _example_gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, given: PyTree

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,11 @@ class Run:
         return {
             layer.label(index + i): jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i, layer in enumerate(self.layers)
         }
+
+    def from_layers(self, index: int, apart: Mapping[str, PyTree]) -> PyTree | None:
+        """The inverse of `by_layer`; ``None`` where there is nothing of these layers."""
+        trees = [apart.get(layer.label(index + i)) for i, layer in enumerate(self.layers)]
+        return None if trees[0] is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def scan_runs(

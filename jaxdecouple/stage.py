@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -86,6 +86,10 @@ class Layer:
     def by_layer(self, index: int, tree: PyTree) -> dict[str, PyTree]:
         """``tree``, its parameters or model state as layer ``index``, under its key."""
         return {self.label(index): tree}
+
+    def from_layers(self, index: int, apart: Mapping[str, PyTree]) -> PyTree | None:
+        """The inverse of `by_layer`; ``None`` where there is nothing of this layer."""
+        return apart.get(self.label(index))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +165,11 @@ class Stage:
             if name in tree:
                 apart.update(layer.by_layer(index, tree[name]))
         return apart
+
+    def from_layers(self, apart: Mapping[str, PyTree]) -> PyTree:
+        """The inverse of `by_layer`."""
+        found = {name: layer.from_layers(index, apart) for index, name, layer in self._placed()}
+        return {name: tree for name, tree in found.items() if tree is not None}
 
     def _placed(self) -> Iterator[tuple[int, str, Layer | Run]]:
         index = self.first

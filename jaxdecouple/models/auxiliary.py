@@ -36,7 +36,7 @@ class MLPClassifier(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, activations: PyTree, train: bool) -> jax.Array:
+    def __call__(self, activations: PyTree, train: bool = False) -> jax.Array:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def pooled(x: jax.Array) -> jax.Array:
@@ -77,7 +77,7 @@ class GradientPredictor(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, activations_and_labels: tuple[PyTree, jax.Array], train: bool) -> PyTree:
+    def __call__(self, activations_and_labels: tuple[PyTree, jax.Array], train: bool = False) -> PyTree:
         activations, labels = activations_and_labels
         return jax.tree.map(lambda x: self._predicted(x, labels, train), activations)
 

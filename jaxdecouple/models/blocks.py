@@ -25,7 +25,7 @@ class _Norm(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         norm = nn.BatchNorm(
             use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype
         )
@@ -91,7 +91,7 @@ class _Block(nn.Module):
         return [self.clone(part=part) for part in range(len(self.convolutions))]
 
     @nn.compact
-    def __call__(self, x: Any, train: bool) -> Any:
+    def __call__(self, x: Any, train: bool = False) -> Any:
         last = len(self.convolutions) - 1
         if self.part is not None and self.part not in range(last + 1):
             raise ValueError(f"part is {self.part}; a {type(self).__name__} has the parts 0..{last}")

@@ -48,7 +48,7 @@ class DenseNetLayer(nn.Module):
     normalise: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         y = convolution(self, 4 * self.growth, 1)(nn.relu(normalisation(self)(x, train)))
         y = convolution(self, self.growth, 3)(nn.relu(normalisation(self)(y, train)))
         return jnp.concatenate([x.astype(y.dtype), y], axis=-1)
@@ -62,7 +62,7 @@ class DenseNetTransition(nn.Module):
     normalise: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if min(x.shape[1:3]) < 2:
             raise ValueError(
                 f"the input is {x.shape}, too small for a 2x2 mean; write images of at least 29x29 pixels, or of 8x8 "

@@ -41,7 +41,7 @@ class PoolingStem(nn.Module):
     normalise: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = convolution(self, self.channels, 7, stride=2)(x)
         x = nn.relu(normalisation(self)(x, train))
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -40,7 +40,7 @@ class MobileLayer(nn.Module):
     normalise: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = convolution(self, self.channels, self.size, self.stride)(x)
         return nn.relu6(normalisation(self)(x, train))
 
@@ -69,7 +69,7 @@ class InvertedResidual(nn.Module):
     normalise: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         inside = self.expansion * x.shape[-1]
         y = x
         if self.expansion != 1:

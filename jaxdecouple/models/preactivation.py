@@ -73,7 +73,7 @@ class ActivationHead(nn.Module):
     normalise: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = nn.relu(normalisation(self)(x, train))
         return Head(self.num_classes, self.dtype, self.param_dtype, name="head")(x)
 

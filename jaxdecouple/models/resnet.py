@@ -34,7 +34,7 @@ class Stem(nn.Module):
     normalise: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = convolution(self, self.channels, 3)(x)
         return nn.relu(normalisation(self)(x, train))
 

@@ -45,7 +45,7 @@ class VGGLayer(nn.Module):
     smallest: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         smallest = max(self.smallest, 2 if self.pool else 1)
         if x.ndim != 4 or min(x.shape[1:3]) < smallest:
             raise ValueError(

@@ -1,0 +1,81 @@
+"""Saving and restoring a state by hand."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from jaxdecouple.checkpoints import files
+from jaxdecouple.checkpoints.errors import CheckpointError
+from jaxdecouple.checkpoints.restoring import restore_state
+from jaxdecouple.checkpoints.snapshot import Snapshot, take
+from jaxdecouple.pipeline import Pipeline
+from jaxdecouple.stage import PyTree
+from jaxdecouple.state import State
+
+
+def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwrite: bool = False) -> None:
+    """Saves a state, whatever is in flight, and waits until it is on the disk, whole or not at all.
+
+    Args:
+      path: a directory to be, in which Orbax writes arrays and JSON.
+      state: between two ticks; it is not changed.
+      metadata: JSON of your own, for `metadata`.
+      overwrite: replace what is at ``path``, if it is a checkpoint.
+
+    Raises:
+      CheckpointError: there is something at ``path``, or it cannot be written.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.exists():
+        if not overwrite:
+            raise CheckpointError(f"{path} exists; write another path, or overwrite=True to replace a checkpoint")
+        files.read_document(path)  # nothing else is ever removed
+    partial = path.with_name(f"{path.name}.new")
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial, take(state), metadata)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def restore(path: str | pathlib.Path, pipeline: Pipeline, x: PyTree, targets: PyTree | None = None) -> State:
+    """The state saved at ``path``, on the pipeline's devices; training goes on with it as if nothing had happened.
+
+    The pipeline must have the stages, the optimizer and, unless nothing was in flight, the schedule that it was saved
+    from; devices may differ. No code is loaded, only arrays and JSON.
+
+    Args:
+      path: as given to `save`, or a checkpoint of a `Checkpoints` directory.
+      pipeline: built as it was when the state was saved.
+      x, targets: as of `Pipeline.init`; only shapes and dtypes matter.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it is not of this pipeline.
+      DamagedCheckpoint: its files are incomplete or changed.
+    """
+    path = pathlib.Path(path).expanduser()
+    return restore_state(path, files.read_document(path), pipeline, x, targets)
+
+
+def metadata(path: str | pathlib.Path) -> Any:
+    """The JSON that a checkpoint was saved with.
+
+    Raises:
+      CheckpointError: there is no checkpoint at ``path``, or it is damaged.
+    """
+    return files.read_document(pathlib.Path(path).expanduser())["metadata"]
+
+
+def write(path: pathlib.Path, snapshot: Snapshot, metadata: Any, score: float | None = None) -> None:
+    """Writes a snapshot.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
+    arrays, document = snapshot.pack()
+    versions = {"jax": jax.__version__, "flax": importlib.metadata.version("flax")}
+    files.write(path, arrays, {**document, "versions": versions, "metadata": metadata, "score": score})

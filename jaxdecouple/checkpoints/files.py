@@ -1,0 +1,117 @@
+"""A checkpoint on disk: a directory that Orbax writes, with arrays and one JSON document. No other file knows Orbax.
+
+Orbax writes into a directory of another name and renames it when all is there, so that under its own name a checkpoint
+is whole or not there at all.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import pathlib
+import re
+import shutil
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+
+from jaxdecouple.checkpoints.errors import CheckpointError, DamagedCheckpoint
+
+FORMAT = 1
+Arrays = dict[str, dict[str, np.ndarray]]
+_UNFINISHED = re.compile(r"(.+)\.orbax-checkpoint-tmp")
+
+
+def write(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+      path: a directory that does not exist.
+      arrays: groups of arrays, by name.
+      document: JSON.
+
+    Raises:
+      CheckpointError: it cannot be written. What was begun is removed, and frees its space.
+    """
+    checksums = {group: {name: zlib.crc32(array) for name, array in of.items()} for group, of in arrays.items()}
+    document = {"format": FORMAT, "checksums": checksums, **document}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _outside_event_loops(lambda: _save(path, arrays, document))
+    except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk alone
+        remove_unfinished(path.parent, path.name)
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written ({summary(error)}); free some space, or write another directory"
+        ) from error
+
+
+def read_document(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON document of a checkpoint.
+
+    Raises:
+      CheckpointError: there is no checkpoint at ``path``, or it is of another version of the format.
+      DamagedCheckpoint: its files are incomplete.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint {path}; write the directory that a checkpoint was saved as")
+    if not any(path.iterdir()):
+        raise CheckpointError(f"{path} is empty, and no checkpoint; write the directory that one was saved as")
+    if not (path / "_CHECKPOINT_METADATA").is_file():
+        raise CheckpointError(f"{path} is no checkpoint; write the directory that one was saved as")
+    try:
+        document = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+        version = document["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged ({summary(error)}); write an older one") from error
+    if version != FORMAT:
+        raise CheckpointError(f"checkpoint {path} has format {version}; this version of jaxdecouple reads {FORMAT}")
+    return document
+
+
+def read_arrays(path: pathlib.Path, document: dict[str, Any]) -> Arrays:
+    """The arrays of a checkpoint with this document, compared with their checksums.
+
+    Raises:
+      DamagedCheckpoint: files are incomplete or changed.
+    """
+    try:
+        arrays = _outside_event_loops(lambda: ocp.load(path)) if document["checksums"] else {}
+    except Exception as error:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged ({summary(error)}); write an older one") from error
+    for group, checksums in document["checksums"].items():
+        for name, checksum in checksums.items():
+            array = arrays.get(group, {}).get(name)
+            if array is None or zlib.crc32(np.ascontiguousarray(array)) != checksum:
+                raise DamagedCheckpoint(
+                    f"checkpoint {path} is damaged: array {group}/{name} is not what was written; write an older one"
+                )
+    return arrays
+
+
+def remove_unfinished(directory: pathlib.Path, name: str = "") -> None:
+    """Removes what killed or failed writers left in a directory: of checkpoint ``name``, or of all."""
+    for entry in directory.iterdir() if directory.is_dir() else ():
+        found = _UNFINISHED.match(entry.name)
+        if found and name in ("", found[1]):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def summary(error: BaseException) -> str:
+    """The first line of an error's message, without what fills pages."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+
+
+def _save(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # activations and weights are noise to a compressor
+    with context:
+        ocp.save(path.absolute(), arrays, custom_metadata=document)
+
+
+def _outside_event_loops(function: Callable[[], Any]) -> Any:
+    """In a thread of its own: a notebook's cells run within an event loop, and Orbax starts another."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        return executor.submit(function).result()

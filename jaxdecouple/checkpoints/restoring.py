@@ -1,0 +1,150 @@
+"""Restoring a state: what a checkpoint holds is compared, leaf by leaf, with what the pipeline would have by then."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdecouple.checkpoints import files
+from jaxdecouple.checkpoints.errors import CheckpointError
+from jaxdecouple.checkpoints.snapshot import is_key, named_leaves
+from jaxdecouple.pipeline import Pipeline
+from jaxdecouple.placement import Placement
+from jaxdecouple.schedules import Weights, redoes_forward
+from jaxdecouple.stage import PyTree, describe, shape_of
+from jaxdecouple.state import State
+
+Leaves = dict[str, dict[str, Any]]
+
+
+def restore_state(
+    path: pathlib.Path, document: dict[str, Any], pipeline: Pipeline, x: PyTree, targets: PyTree | None
+) -> State:
+    """The state saved at ``path``, whose document this is; see `jaxdecouple.restore`."""
+    if document["num_stages"] != len(pipeline.stages):
+        raise CheckpointError(
+            f"checkpoint {path} has {document['num_stages']} stages, but this pipeline {len(pipeline.stages)}; build "
+            "the pipeline it was saved from, or start from its weights: jaxdecouple.variables of it, exported"
+        )
+    leaves, tick, first = document["leaves"], document["tick"], document["first"]
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        reading = executor.submit(files.read_arrays, path, document)  # meanwhile, the model is traced
+        wanted = pipeline.shapes(x, targets, tick=tick, first=first, fed=_fed(document, x, targets))
+        wanted = _with_gradient_norms(wanted, leaves)
+        mismatch = _mismatch(leaves, wanted, pipeline)
+        if mismatch:
+            raise CheckpointError(f"checkpoint {path} is not of this pipeline: {mismatch}")
+        _check_version(path, document, pipeline.weights)
+        return _load(reading.result(), leaves, wanted, pipeline.placement)
+
+
+def _fed(document: dict[str, Any], x: PyTree, targets: PyTree | None) -> dict[int, tuple[PyTree, PyTree]]:
+    """Shapes of the inputs and targets of each batch in flight: as given, but for the number of examples."""
+
+    def sized(tree: PyTree, size: int) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), shape_of(tree))
+
+    fed = {}
+    for name, size in document["batch_sizes"].items():
+        labels = jax.ShapeDtypeStruct((size,), _label_dtype(document["leaves"], int(name)))
+        fed[int(name)] = sized(x, size), labels if targets is None else sized(targets, size)
+    return fed
+
+
+def _label_dtype(leaves: Leaves, n: int) -> np.dtype:
+    saved = [leaf for name, leaf in leaves.items() if re.fullmatch(rf"\.in_flight\[\d+\]\.targets\[{n}\]", name)]
+    return np.dtype(saved[0]["dtype"] if saved else np.int32)
+
+
+def _with_gradient_norms(wanted: State, leaves: Leaves) -> State:
+    """Norms are there once they were measured, of as many examples as were measured."""
+
+    def norms(k: int, params: PyTree) -> PyTree:
+        prefix = f".stages[{k}].gradient_norms"
+        if not any(name.startswith(prefix) for name in leaves):
+            return None
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _shape(leaves.get(prefix + jax.tree_util.keystr(path)), leaf), params
+        )
+
+    stages = [stage.replace(gradient_norms=norms(k, stage.params)) for k, stage in enumerate(wanted.stages)]
+    return wanted.replace(stages=tuple(stages))
+
+
+def _shape(saved: dict[str, Any] | None, otherwise: Any) -> Any:
+    if saved is None:
+        return otherwise
+    return jax.ShapeDtypeStruct(tuple(saved["shape"]), jax.numpy.dtype(saved["dtype"]))
+
+
+def _mismatch(leaves: Leaves, wanted: State, pipeline: Pipeline) -> str | None:
+    """What the checkpoint has otherwise than the pipeline, in one sentence with what to do."""
+    expected = dict(named_leaves(wanted))
+    missing, extra = [name for name in expected if name not in leaves], [name for name in leaves if name not in expected]
+    for name in (*missing, *extra):  # of the same stage's parameters first: they come first in a stage
+        holder, other = ("the pipeline", "the checkpoint") if name in expected else ("the checkpoint", "the pipeline")
+        return f"state{name} is there in {holder}, but not in {other}; {_advice(name, pipeline)}"
+    for name, leaf in expected.items():
+        saved = leaves[name]
+        if is_key(leaf) or "key" in saved:
+            if is_key(leaf) == ("key" in saved):
+                continue
+        elif _shape(saved, leaf) == jax.ShapeDtypeStruct(leaf.shape, leaf.dtype):
+            continue
+        given = f"{saved['dtype']}{saved['shape']}"
+        return f"state{name} is {given} in the checkpoint, but {describe(leaf)} here; {_advice(name, pipeline)}"
+    return None
+
+
+def _advice(name: str, pipeline: Pipeline) -> str:
+    part = name.split(".")[2].split("[")[0]
+    if part in ("params", "model_state", "key"):
+        return "build the model, and cut it, as it was when it was saved"
+    if part == "opt_state":
+        return "write the optimizer that it was trained with, accumulation included"
+    if part == "auxiliary":
+        return "stages learn locally in one and not in the other, or from other auxiliary networks"
+    if part == "gradient_norms":
+        return "build the model as it was when it was saved"
+    return (
+        f"schedule {pipeline.schedule.name!r} with weights {pipeline.weights!r} would not have that in flight, or not "
+        "for batches like these; write the schedule it was trained with, or flush before saving to change it"
+    )
+
+
+def _check_version(path: pathlib.Path, document: dict[str, Any], weights: Weights) -> None:
+    saved = document["versions"]["jax"]
+    stored = any(".residuals[" in name for name in document["leaves"]) and not redoes_forward(weights)
+    if saved != jax.__version__ and stored:
+        raise CheckpointError(
+            f"checkpoint {path} holds batches in flight, saved with JAX {saved}; this is {jax.__version__}, which may "
+            f"lay out what a backward needs in another order; install jax=={saved}, or flush before saving"
+        )
+
+
+def _load(arrays: files.Arrays, leaves: Leaves, wanted: State, placement: Placement) -> State:
+    # By stage, dtype, start and shape: what was one array is one again.
+    parts: dict[int, dict[tuple, np.ndarray]] = {}
+    for saved in leaves.values():
+        start, shape = saved["start"], tuple(saved["shape"])
+        flat = arrays[f"stage_{saved['stage']}"][saved["dtype"]]
+        part = flat[start : start + int(np.prod(shape))].reshape(shape)
+        parts.setdefault(saved["stage"], {})[saved["dtype"], start, shape] = part
+    placed = {
+        k: dict(zip(own, placement.own(list(own.values()), k), strict=True)) for k, own in parts.items()
+    }
+
+    def leaf_of(name: str) -> jax.Array:
+        saved = leaves[name]
+        array = placed[saved["stage"]][saved["dtype"], saved["start"], tuple(saved["shape"])]
+        return jax.random.wrap_key_data(array, impl=saved["key"]) if "key" in saved else array
+
+    def tree_of(prefix: str, tree: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: leaf_of(prefix + jax.tree_util.keystr(path)), tree)
+
+    return wanted.replace(stages=tree_of(".stages", wanted.stages), in_flight=tree_of(".in_flight", wanted.in_flight))

@@ -1,0 +1,134 @@
+"""A snapshot is a copy of a state at one moment, which training goes on from without waiting."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdecouple.checkpoints.files import Arrays
+from jaxdecouple.stage import PyTree
+from jaxdecouple.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A state's arrays, copied on their devices, under their names.
+
+    Attributes:
+      tick, first: of the state.
+      batch_sizes: number of examples of each batch in flight.
+      places: of each leaf of the state, by name: the stage, which of the stage's ``copies`` it is, and, for random
+        keys, their kind. Leaves that are one array are one copy.
+      copies: of each stage.
+    """
+
+    tick: int
+    first: int
+    batch_sizes: dict[int, int]
+    places: dict[str, tuple[int, int, str | None]]
+    copies: tuple[list[jax.Array], ...]
+
+    def pack(self) -> tuple[Arrays, dict[str, Any]]:
+        """Flat arrays, one per stage and dtype, and what says where each leaf is in them; waits for the devices.
+
+        A network of a thousand small arrays is a few large ones then, which are written a hundred times as fast.
+        """
+        arrays, found = {}, []
+        for k, copies in enumerate(self.copies):
+            by_dtype: dict[str, list[np.ndarray]] = {}
+            sizes: dict[str, int] = {}
+            found.append([])
+            for array in map(np.asarray, copies):
+                dtype = array.dtype.name
+                found[k].append({"dtype": dtype, "shape": list(array.shape), "start": sizes.get(dtype, 0)})
+                by_dtype.setdefault(dtype, []).append(array.reshape(-1))
+                sizes[dtype] = sizes.get(dtype, 0) + array.size
+            if by_dtype:
+                arrays[f"stage_{k}"] = {dtype: np.concatenate(parts) for dtype, parts in by_dtype.items()}
+        leaves = {
+            name: {"stage": k, **found[k][position], **({} if kind is None else {"key": kind})}
+            for name, (k, position, kind) in self.places.items()
+        }
+        document = {"tick": self.tick, "first": self.first, "num_stages": len(self.copies), "leaves": leaves}
+        return arrays, {**document, "batch_sizes": {str(n): size for n, size in self.batch_sizes.items()}}
+
+    def problem(self) -> str | None:
+        """What is not finite in it, if anything is; waits for the devices."""
+        for name, (k, position, _) in self.places.items():
+            array = np.asarray(self.copies[k][position])
+            if not jnp.issubdtype(array.dtype, jnp.inexact):
+                continue
+            part = name.split(".")[2].split("[")[0]
+            if part in ("params", "model_state", "gradients") and not np.isfinite(array).all():
+                return f"state{name} is not finite"
+            if part in ("opt_state", "auxiliary") and np.isnan(array).any():  # some optimizers begin with infinity
+                return f"state{name} is NaN"
+        return None
+
+
+def take(state: State) -> Snapshot:
+    """Dispatches the copying of a state's arrays, and returns at once."""
+    places: dict[str, tuple[int, int, str | None]] = {}
+    copies = []
+    for k, groups in enumerate(_groups(state)):
+        known: dict[int, int] = {}
+        copied: list[jax.Array] = []
+        for group in groups:
+            new = {}
+            for name, leaf in group:
+                if id(leaf) not in known:
+                    known[id(leaf)] = len(copied) + len(new)
+                    new[id(leaf)] = jax.random.key_data(leaf) if is_key(leaf) else leaf
+                places[name] = k, known[id(leaf)], str(jax.random.key_impl(leaf)) if is_key(leaf) else None
+            copied += _copy(list(new.values()))
+        copies.append(copied)
+    return Snapshot(int(state.tick), int(state.first), _batch_sizes(state), places, tuple(copies))
+
+
+def named_leaves(state: State) -> Iterator[tuple[str, Any]]:
+    """Every leaf of the stages and of what is in flight, and its name: ``state<name>`` is how to reach it in Python."""
+    for groups in _groups(state):
+        for group in groups:
+            yield from group
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether it is an array of random keys, or its shape."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+# Without donation, no output shares memory with an input: later ticks may reuse the state's.
+@jax.jit
+def _copy(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.copy(leaf) for leaf in leaves]
+
+
+def _groups(state: State) -> Iterator[Iterator[list[tuple[str, Any]]]]:
+    """For each stage, its named leaves, in groups whose shapes come again with other batches."""
+    for k, (stage, flight) in enumerate(zip(state.stages, state.in_flight, strict=True)):
+        waiting = {
+            f".in_flight[{k}].{queue}[{n}]": value
+            for queue in ("activations", "targets", "residuals", "gradients")
+            for n, value in sorted(getattr(flight, queue).items())
+        }
+        yield (_named(prefix, tree) for prefix, tree in {f".stages[{k}]": stage, **waiting}.items())
+
+
+def _named(prefix: str, tree: PyTree) -> list[tuple[str, Any]]:
+    return [(prefix + jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _batch_sizes(state: State) -> dict[int, int]:
+    """By batch in flight; the first axis of a stage's input is the examples'."""
+    sizes: dict[int, int] = {}
+    for flight in reversed(state.in_flight):  # the first stage's input is the network's: it has the last word
+        for n, residual in flight.residuals.items():
+            sizes[n] = residual.signature[1][0][0][0]
+        for queue in (flight.gradients, flight.activations, flight.targets):
+            sizes |= {n: jax.tree.leaves(tree)[0].shape[0] for n, tree in queue.items()}
+    return sizes
