@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
-from experiments.training import NonFiniteLoss
+from experiments.progress import NonFiniteLoss
+from experiments.stopping import Stopped
 from jaxdecouple.asynchronous import ServerLost, WorkersLost
 
 
@@ -47,5 +49,12 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
         yield
     except (ValueError, NonFiniteLoss, ServerLost, WorkersLost) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(f"error: {error}; free some space, and give the same command again")
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signum)  # as a shell says it of a program that a signal ended
     except KeyboardInterrupt:
         sys.exit(f"\ninterrupted; {interrupted}")

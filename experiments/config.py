@@ -91,6 +91,9 @@ class Config:
     diagnose_every: int = _flag(
         0, "ticks between two probes of staleness, of the distance from the true gradient and of direction; 0: none"
     )
+    init_from: str = _flag(
+        "", "weights to start from: model.msgpack, or the workdir, of a run of the same model; K and method may differ"
+    )
     seed: int = _flag(0, "of the initial network, the order of the data, augmentation and dropout")
 
     def check(self) -> None:

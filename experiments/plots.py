@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments.training import EpochRecord
+from experiments.progress import EpochRecord
 from jaxdecouple.schedules import FORWARD, Schedule
 
 matplotlib.use("Agg")  # no display needed

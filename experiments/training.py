@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
-import math
+import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxdecouple as jd
@@ -18,16 +17,13 @@ from experiments import auto
 from experiments.auto import Choice
 from experiments.config import LARGEST_SAMPLE, Config
 from experiments.methods import AUTO
+from experiments.progress import Diagnosis, EpochRecord, Progress
 from jaxdecouple.data import DataError, ImageData, Preprocess, num_batches
-from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
 from jaxdecouple.pipeline import Evaluation
+from jaxdecouple.schedules import DelaySchedule
 from jaxdecouple.state import Metrics, State
 
-Diagnosis = GradientRecord | DirectionRecord
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss became NaN or infinite."""
+VARIABLES = "model.msgpack"  # the weights that a finished run leaves in its workdir
 
 
 class BrokenData(DataError):
@@ -35,34 +31,44 @@ class BrokenData(DataError):
 
     Attributes:
       state: after the last whole tick; it can be trained further, flushed, tested and saved.
-      records: of the epochs finished.
+      progress: what was found until then.
     """
 
-    def __init__(self, cause: DataError, state: State, records: list[EpochRecord]):
-        super().__init__(f"{cause} (training stopped after {state.tick} batches, {len(records)} whole epochs)")
-        self.state, self.records = state, records
+    def __init__(self, cause: DataError, state: State, progress: Progress):
+        super().__init__(f"{cause} (training stopped after {state.tick} batches, {len(progress.records)} whole epochs)")
+        self.state, self.progress = state, progress
 
 
 @dataclasses.dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did.
+class Start:
+    """Where a run goes on: a state between two ticks, and what was found until then (`Progress.frozen`)."""
+
+    state: State
+    progress: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """What may come out otherwise when it is asked for again: measured choices, and cuts by operation counts.
 
     Attributes:
-      epoch: 1 for the first.
-      ticks: batches fed so far.
-      train_loss: mean over the batches that reached the loss in this epoch.
-      test_loss, test_error: after it, with the weights of that moment; the error is a fraction.
-      seconds: of training alone; in the first epoch compilation is part of it.
-      images_per_second: of training.
+      boundaries: layer indices at which a new stage starts.
+      schedule: that the method ``auto`` chose; ``None`` for others.
     """
 
-    epoch: int
-    ticks: int
-    train_loss: float
-    test_loss: float
-    test_error: float
-    seconds: float
-    images_per_second: float
+    boundaries: tuple[int, ...]
+    schedule: DelaySchedule | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `from_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Cut:
+        """The inverse of `as_json`, lists being tuples again."""
+        given = saved["schedule"]
+        tuples = given and {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return cls(tuple(saved["boundaries"]), tuples and DelaySchedule(**tuples))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +100,17 @@ class Trainer:
       pipeline: the compiled pipeline.
       preprocess: from stored images to inputs.
       choice: for the method ``auto``, what it measured and chose.
+      cut: where the network was cut, and what ``auto`` chose.
     """
 
-    def __init__(self, config: Config, dataset: ImageData, devices: Sequence[jax.Device]):
+    def __init__(self, config: Config, dataset: ImageData, devices: Sequence[jax.Device], cut: Cut | None = None):
         """Builds the pipeline and checks that it can train; only ``auto`` computes anything, and nothing is written.
+
+        Args:
+          config: the settings.
+          dataset: the data.
+          devices: one per stage.
+          cut: of the run that this one continues.
 
         Raises:
           ValueError: the config, or its combination with the data or the devices, cannot be trained.
@@ -117,8 +130,10 @@ class Trainer:
         layers = config.layers(dataset.num_classes, sample.shape[1])
         optimizer = config.stage_optimizer(self.batches_per_epoch)
         boundaries, schedule = config.boundaries or None, config.schedule()
+        if cut:
+            boundaries, schedule = cut.boundaries, cut.schedule or schedule
         self.choice: Choice | None = None
-        if config.method == AUTO:
+        if config.method == AUTO and not cut:
             targets = np.zeros(size, np.int32)
             self.choice = auto.choose(
                 layers,
@@ -136,6 +151,8 @@ class Trainer:
             stages = jd.partition(
                 layers, config.num_stages, sample=sample, boundaries=boundaries, weights=schedule.weights
             )
+        chosen = schedule if config.method == AUTO else None
+        self.cut = Cut(tuple(stage.first for stage in stages[1:]), chosen)
         self.pipeline = jd.Pipeline(
             stages,
             schedule,
@@ -147,10 +164,21 @@ class Trainer:
 
         every = config.diagnose_every
         self._diagnostics = jd.Diagnostics(self.pipeline, every=every) if every else None
+        self._usual = sample, jax.ShapeDtypeStruct((size,), np.int32)
+        self._imported = _imported(config)
 
     def init(self, seed: int) -> State:
-        """The initial state of a run with this seed."""
-        return self.pipeline.init(jax.random.key(seed), self._sample)
+        """The initial state of a run with this seed, and with the weights of ``init_from``, if it is given."""
+        state = self.pipeline.init(jax.random.key(seed), self._sample)
+        return jd.import_variables(self.pipeline, state, self._imported) if self._imported else state
+
+    def restore(self, path: str | pathlib.Path) -> State:
+        """The state saved at ``path``.
+
+        Raises:
+          CheckpointError: there is none, or it does not fit.
+        """
+        return jd.restore(path, self.pipeline, self._sample)
 
     def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array, np.ndarray]]:
         """The training batches of epoch 0, 1, ..., augmented on the first stage's device.
@@ -177,106 +205,81 @@ class Trainer:
 
     def evaluate(self, state: State) -> Evaluation:
         """On the test set."""
+        return self.pipeline.evaluate(state, self.test_batches())
+
+    def test_batches(self) -> Iterator[tuple[jax.Array, np.ndarray]]:
+        """The test set, in order, as inputs of the network."""
         batches = self.dataset.test_batches(min(self.config.eval_batch_size, self.dataset.num_test))
-        inputs = ((self.preprocess.eval(images), labels) for images, labels in batches)
-        return self.pipeline.evaluate(state, inputs)
+        return ((self.preprocess.eval(images), labels) for images, labels in batches)
 
     def run(
         self,
         seed: int,
         *,
+        start: Start | None = None,
         on_tick: Callable[[float], Any] = lambda loss: None,
         on_epoch: Callable[[EpochRecord, State], Any] = lambda record, state: None,
         on_diagnosis: Callable[[Diagnosis], Any] = lambda record: None,
+        between_ticks: Callable[[State, Progress], Any] = lambda state, progress: None,
     ) -> Run:
         """Trains for the config's epochs, then flushes and tests.
 
         Args:
           seed: of this run, in place of the config's.
+          start: where to go on; by default, at the beginning.
           on_tick: called once per batch with the newest loss known (NaN before the first).
           on_epoch: called after each epoch's test.
           on_diagnosis: called after each epoch, and after the flush, with each record of the diagnostics.
+          between_ticks: called after each tick, and the epoch's test if it was the last of an epoch; what it raises
+            ends the run.
 
         Raises:
           NonFiniteLoss: a loss is NaN or infinite; the message names stage, tick and batch.
           BrokenData: an image could not be read; the message names the file, and the error holds the state.
         """
-        state, records, reader = self.init(seed), [], _LossReader(self.pipeline)
-        diagnostics, found = self._diagnostics, []
+        diagnostics, state = self._diagnostics, start.state if start else self.init(seed)
         if diagnostics:
-            diagnostics.reset()
-
-        def collect() -> None:
-            for record in diagnostics.records() if diagnostics else ():
-                found.append(record)
-                on_diagnosis(record)
-
+            diagnostics.reset(self._usual)
+        progress = Progress(
+            start and start.progress,
+            run_ahead=self.pipeline.run_ahead,
+            diagnostics=diagnostics,
+            on_diagnosis=on_diagnosis,
+        )
         try:
-            for epoch in range(self.config.epochs):
-                start, seen = time.perf_counter(), 0
-                for images, labels in self.epoch(epoch, seed):
+            for epoch in range(state.tick // self.batches_per_epoch, self.config.epochs):
+                begun = time.perf_counter() - progress.seconds
+                for images, labels in self.epoch(epoch, seed, start=state.tick % self.batches_per_epoch):
                     tick = state.tick
                     state, metrics = self.step(state, (images, labels), diagnostics)
-                    reader.add(tick, metrics, state)
-                    seen += len(labels)
-                    on_tick(reader.latest)
-                train_loss = reader.finish(state)
+                    progress.add(tick, metrics, len(labels), state)
+                    on_tick(progress.latest)
+                    progress.seconds = time.perf_counter() - begun
+                    if state.tick % self.batches_per_epoch:
+                        between_ticks(state, progress)
+                progress.read_all(state)
                 jax.block_until_ready(state)
-                seconds = time.perf_counter() - start
-                test = self.evaluate(state)
-                error = 1 - (test.accuracy or 0.0)
-                records.append(
-                    EpochRecord(epoch + 1, state.tick, train_loss, test.loss, error, seconds, seen / seconds)
-                )
-                on_epoch(records[-1], state)
-                collect()
+                seconds = time.perf_counter() - begun
+                on_epoch(progress.end_epoch(state, seconds, self.evaluate(state)), state)
+                progress.collect()
+                between_ticks(state, progress)
             state = (diagnostics or self.pipeline).flush(state)
-            collect()
-            return Run(records, self.evaluate(state), state, found)
+            progress.collect()
+            return Run(progress.records, self.evaluate(state), state, progress.diagnoses)
         except DataError as cause:  # raised while a batch is fetched: `state` is that of a whole number of ticks
-            jax.block_until_ready(state)  # a program that ends here must not leave computations running
-            raise BrokenData(cause, state, records) from cause
+            raise BrokenData(cause, state, progress) from cause
+        finally:
+            _settle(state)
 
 
-class _LossReader:
-    """Reads losses a few ticks after they were dispatched, when reading waits for nothing."""
-
-    def __init__(self, pipeline: jd.Pipeline):
-        self._pipeline = pipeline
-        self._waiting: collections.deque[tuple[int, Metrics]] = collections.deque()
-        self._losses: list[float] = []
-        self.latest = math.nan
-
-    def add(self, tick: int, metrics: Metrics, state: State) -> None:
-        if metrics.loss is not None:
-            self._waiting.append((tick, metrics))
-        while len(self._waiting) > self._pipeline.run_ahead:
-            self._read(state)
-
-    def finish(self, state: State) -> float:
-        """The mean of the losses since the last call."""
-        while self._waiting:
-            self._read(state)
-        losses, self._losses = self._losses, []
-        return float(np.mean(losses)) if losses else math.nan
-
-    def _read(self, state: State) -> None:
-        tick, metrics = self._waiting.popleft()
-        self.latest = float(metrics.loss)
-        self._losses.append(self.latest)
-        if not math.isfinite(self.latest):
-            raise NonFiniteLoss(_explain(tick, metrics.batch, self.latest, state))
+def _imported(config: Config) -> dict[str, Any] | None:
+    if not config.init_from:
+        return None
+    path = pathlib.Path(config.init_from).expanduser()
+    return jd.read_variables(path / VARIABLES if path.is_dir() else path)
 
 
-def _explain(tick: int, batch: int, loss: float, state: State) -> str:
-    last = len(state.stages) - 1
-
-    def finite(tree: Any) -> bool:
-        return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
-
-    broken = [k for k, stage in enumerate(state.stages) if not finite((stage.params, stage.model_state))]
-    where = f"weights not finite at stages {', '.join(map(str, broken))}" if broken else "all weights finite"
-    return (
-        f"the loss of batch {batch}, computed by stage {last} in tick {tick}, is {loss} ({where}); "
-        "write a lower --learning_rate, --warmup_epochs, or a method with less staleness"
-    )
+def _settle(state: State) -> None:
+    """Waits for what is under way: a program that ends must not leave computations running."""
+    with contextlib.suppress(Exception):  # arrays that a step was interrupted with are gone
+        jax.block_until_ready(state)

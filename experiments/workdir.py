@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -21,8 +22,47 @@ def in_lines(value: Any, depth: int = 2) -> str:
     return json.dumps(value)
 
 
-class Workdir:
-    """Writes a run's files: ``config.json``, ``metrics.jsonl``, ``summary.json`` and pictures.
+LOCK = "lock"  # the file by which a program that writes in a directory keeps others out
+
+
+def is_unused(path: pathlib.Path) -> bool:
+    """Whether there is nothing, or nothing but what a program leaves that was killed when it began."""
+    return not path.exists() or (
+        path.is_dir() and all(entry.name == LOCK or entry.name.endswith(".partial") for entry in path.iterdir())
+    )
+
+
+class Files:
+    """Writes files into a directory that is there.
+
+    Attributes:
+      path: the directory.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def write_json(self, name: str, value: Any, depth: int = 2) -> None:
+        """Writes a file as a whole or not at all; ``depth`` as of `in_lines`."""
+        self._write(name, in_lines(value, depth) + "\n")
+
+    def write_lines(self, name: str, records: Iterable[Any]) -> None:
+        """Writes a file of JSON lines, as a whole or not at all."""
+        self._write(name, "".join(json.dumps(record) + "\n" for record in records))
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Adds a line to a file of JSON lines, such as ``metrics.jsonl``."""
+        with (self.path / name).open("a") as lines:
+            lines.write(json.dumps(record) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.path / f"{name}.partial"
+        partial.write_text(text)
+        partial.replace(self.path / name)
+
+
+class Workdir(Files):
+    """The directory of a program that is run from its beginning to its end: ``config.json``, results and pictures.
 
     Attributes:
       path: the directory.
@@ -34,7 +74,7 @@ class Workdir:
         Raises:
           ValueError: it holds something already, or cannot be written.
         """
-        self.path = pathlib.Path(path).expanduser()
+        super().__init__(pathlib.Path(path).expanduser())
         self.check(self.path, overwrite=overwrite)
         try:
             if overwrite:
@@ -54,7 +94,7 @@ class Workdir:
         path = pathlib.Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"workdir {path} is a file; write a directory that is new or empty")
-        if not path.is_dir() or not any(path.iterdir()):
+        if is_unused(path):
             return
         if not (path / "config.json").is_file():
             raise ValueError(f"workdir {path} holds files that are no run; write a directory that is new or empty")
@@ -72,14 +112,3 @@ class Workdir:
             number += 1
             candidate = path.with_name(f"{path.name}-{number}")
         return candidate
-
-    def write_json(self, name: str, value: Any, depth: int = 2) -> None:
-        """Writes a file as a whole or not at all; ``depth`` as of `in_lines`."""
-        partial = self.path / f"{name}.partial"
-        partial.write_text(in_lines(value, depth) + "\n")
-        partial.replace(self.path / name)
-
-    def append(self, name: str, record: dict[str, Any]) -> None:
-        """Adds a line to a file of JSON lines, such as ``metrics.jsonl``."""
-        with (self.path / name).open("a") as lines:
-            lines.write(json.dumps(record) + "\n")

@@ -93,7 +93,7 @@ def test_a_damaged_file_in_mid_run_is_named_and_leaves_what_was_done(root):
         BrokenData, match=rf"{path} cannot be decoded .*\(training stopped after 6 batches, 1 whole epoc"
     ) as info:
         damaged.run(5, on_tick=ticks.append, on_epoch=on_epoch)
-    assert len(ticks) == 6 and info.value.records == epochs and len(epochs) == 1
+    assert len(ticks) == 6 and info.value.progress.records == epochs and len(epochs) == 1
     assert isinstance(info.value, DataError)  # programs turn it into one line
 
     # The state is that of six whole ticks, and the run goes on from it to the same end.

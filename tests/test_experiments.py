@@ -11,9 +11,10 @@ import optax
 import pytest
 
 import jaxdecouple as jd
-from experiments import checkpoints, compare, devices, methods, plots, report, throughput, train
+from experiments import compare, devices, methods, plots, report, throughput, train
 from experiments.config import Config
-from experiments.training import NonFiniteLoss, Trainer
+from experiments.progress import NonFiniteLoss
+from experiments.training import Trainer
 from experiments.workdir import Workdir
 from jaxdecouple import data, schedules
 
@@ -48,7 +49,7 @@ def test_train_writes_everything(finished):
 def test_the_checkpoint_holds_the_final_weights(finished, digits):
     run, workdir = finished
     trainer = Trainer(SMALL, digits, devices.of_stages(2))
-    restored = checkpoints.restore(workdir / "checkpoints" / "final", trainer.init(seed=5))
+    restored = trainer.restore(workdir / "checkpoints" / "final")
     assert trainer.evaluate(restored) == run.final
     assert restored.tick == 44
     assert all(leaf.devices() == {jax.devices()[1]} for leaf in jax.tree.leaves(restored.stages[1].params))
@@ -57,8 +58,10 @@ def test_the_checkpoint_holds_the_final_weights(finished, digits):
 def test_a_workdir_never_holds_two_runs(finished):
     _, workdir = finished
     before = {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
-    with pytest.raises(ValueError, match="holds another run; write a new --workdir"):
+    with pytest.raises(ValueError, match="holds this run, finished; write a new --workdir"):
         train.train(SMALL, workdir)
+    with pytest.raises(ValueError, match="holds another run: beta is 1.0 there and 0.5 here; write a new --workdir"):
+        train.train(dataclasses.replace(SMALL, beta=0.5), workdir)
     with pytest.raises(ValueError, match="files that are no run"):
         Workdir.check(workdir.parent, overwrite=True)
     assert {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()} == before

@@ -21,7 +21,7 @@ from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, report, rounded, shown, write
 from experiments.asynchronous.scales import option
 from experiments.markdown import markdown
-from experiments.training import NonFiniteLoss
+from experiments.progress import NonFiniteLoss
 from experiments.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import General, Record, Result

@@ -16,7 +16,7 @@ from experiments.asynchronous.curves import Curve, least, rows_of
 from experiments.asynchronous.scales import option
 from experiments.asynchronous.solving import ENGINES, guard, stragglers
 from experiments.methods import choose
-from experiments.training import NonFiniteLoss
+from experiments.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Linear, Record, Result, StepSizeWarning, Stragglers
 from jaxdecouple.asynchronous.data.sources import load, signs

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.asynchronous.scales import check, option
 from experiments.methods import choose
-from experiments.training import NonFiniteLoss
+from experiments.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Problem, Record, Result, Stragglers
 from jaxdecouple.asynchronous.data.sources import Source, classes, load, signs

@@ -31,7 +31,7 @@ from experiments.large_batch.network import Examples, Network, order_of
 from experiments.large_batch.settings import Settings, define_flags, given
 from experiments.large_batch.tables import layer_labels, rounded, style
 from experiments.markdown import markdown
-from experiments.training import NonFiniteLoss
+from experiments.progress import NonFiniteLoss
 from experiments.workdir import Workdir
 from jaxdecouple.stage import PyTree
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from experiments import devices
 from experiments.config import Config
-from experiments.training import EpochRecord
+from experiments.progress import EpochRecord
 from experiments.workdir import Workdir
 
 

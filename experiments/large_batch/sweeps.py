@@ -16,7 +16,8 @@ from tqdm import tqdm
 from experiments import devices
 from experiments.config import Config
 from experiments.large_batch.outcomes import Outcome
-from experiments.training import EpochRecord, NonFiniteLoss, Trainer
+from experiments.progress import EpochRecord, NonFiniteLoss
+from experiments.training import Trainer
 from jaxdecouple import data
 from jaxdecouple.data import Dataset
 

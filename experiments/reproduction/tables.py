@@ -10,13 +10,13 @@ from typing import Any
 
 from experiments import devices, diagnostic_plots, plots
 from experiments.markdown import markdown
+from experiments.progress import EpochRecord
 from experiments.report import mean_and_spread
 from experiments.reproduction import diagnostics
 from experiments.reproduction.kind import Column, Result
 from experiments.reproduction.kinds import KINDS
 from experiments.reproduction.rows import DIVERGES, Row, Table
 from experiments.reproduction.store import Job
-from experiments.training import EpochRecord
 from experiments.workdir import Workdir
 
 MISSING = "not run"

@@ -1,4 +1,4 @@
-"""A directory of checkpoints: written while training goes on, the newest and the best kept, damaged ones passed over."""
+"""A directory of checkpoints: written while training goes on, the newest and best kept, damaged ones passed over."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from jaxdecouple.checkpoints import files
-from jaxdecouple.checkpoints.api import restore, write
+from jaxdecouple.checkpoints.api import write
 from jaxdecouple.checkpoints.errors import CheckpointError, DamagedCheckpoint
 from jaxdecouple.checkpoints.snapshot import Snapshot, take
-from jaxdecouple.pipeline import Pipeline
-from jaxdecouple.stage import PyTree
 from jaxdecouple.state import State
 
 _NAME = re.compile(r"tick-(\d{8,})")
@@ -72,7 +70,7 @@ class Checkpoints:
         files.remove_unfinished(self.path)
         self._executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._writing: concurrent.futures.Future | None = None
-        self._saved = {saved.tick: saved for saved in _found(self.path)}
+        self._saved = {saved.tick: saved for saved in saved_in(self.path)}
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -119,10 +117,13 @@ class Checkpoints:
         self.wait()
         self._executor.shutdown()
 
-    def restore(self, pipeline: Pipeline, x: PyTree, targets: PyTree | None = None) -> tuple[State, dict] | None:
+    def restore(self, restore: Callable[[pathlib.Path], State]) -> tuple[State, Any] | None:
         """The newest state that is whole, with its metadata; ``None`` where there is no checkpoint.
 
         Damaged checkpoints are reported, put aside under another name, and the one before is taken.
+
+        Args:
+          restore: from a checkpoint's path: ``lambda path: jaxdecouple.restore(path, pipeline, x)``.
 
         Raises:
           CheckpointError: it does not fit the pipeline, or all are damaged.
@@ -131,7 +132,7 @@ class Checkpoints:
         damage = None
         while saved := self.newest:
             try:
-                return restore(saved.path, pipeline, x, targets), files.read_document(saved.path)["metadata"]
+                return restore(saved.path), files.read_document(saved.path)["metadata"]
             except DamagedCheckpoint as error:
                 damage = error
                 self._put_aside(saved, error)
@@ -166,8 +167,9 @@ class Checkpoints:
             shutil.rmtree(self._saved.pop(tick).path, ignore_errors=True)
 
 
-def _found(path: pathlib.Path) -> list[Saved]:
-    found = []
+def saved_in(path: str | pathlib.Path) -> list[Saved]:
+    """The checkpoints of a directory, oldest first; nothing is changed, so another program may be writing there."""
+    found, path = [], pathlib.Path(path).expanduser()
     for entry in path.iterdir():
         if name := _NAME.fullmatch(entry.name):
             try:
@@ -175,4 +177,4 @@ def _found(path: pathlib.Path) -> list[Saved]:
             except CheckpointError:  # it will be said when it is restored
                 score = None
             found.append(Saved(entry, int(name[1]), score))
-    return found
+    return sorted(found, key=lambda saved: saved.tick)

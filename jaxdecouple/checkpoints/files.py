@@ -78,7 +78,7 @@ def read_arrays(path: pathlib.Path, document: dict[str, Any]) -> Arrays:
       DamagedCheckpoint: files are incomplete or changed.
     """
     try:
-        arrays = _outside_event_loops(lambda: ocp.load(path)) if document["checksums"] else {}
+        arrays = _outside_event_loops(lambda: ocp.load(path.absolute())) if document["checksums"] else {}
     except Exception as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged ({summary(error)}); write an older one") from error
     for group, checksums in document["checksums"].items():

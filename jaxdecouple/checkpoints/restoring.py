@@ -85,7 +85,8 @@ def _shape(saved: dict[str, Any] | None, otherwise: Any) -> Any:
 def _mismatch(leaves: Leaves, wanted: State, pipeline: Pipeline) -> str | None:
     """What the checkpoint has otherwise than the pipeline, in one sentence with what to do."""
     expected = dict(named_leaves(wanted))
-    missing, extra = [name for name in expected if name not in leaves], [name for name in leaves if name not in expected]
+    missing = [name for name in expected if name not in leaves]
+    extra = [name for name in leaves if name not in expected]
     for name in (*missing, *extra):  # of the same stage's parameters first: they come first in a stage
         holder, other = ("the pipeline", "the checkpoint") if name in expected else ("the checkpoint", "the pipeline")
         return f"state{name} is there in {holder}, but not in {other}; {_advice(name, pipeline)}"

@@ -1,6 +1,7 @@
 """A data set: labelled images of one common size, in a training and a test part, in memory."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -71,6 +72,15 @@ class Dataset:
     def num_test(self) -> int:
         """Number of test images."""
         return len(self.y_test)
+
+    def fingerprint(self) -> str:
+        """Changes with any image, label or class."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        digest.update("\n".join(self.class_names).encode())
+        return digest.hexdigest()
 
     def train_batches(
         self, batch_size: int, *, seed: int, epoch: int, drop_last: bool = False, start: int = 0, augment: bool = True

@@ -36,6 +36,10 @@ class ImageData(Protocol):
     @property
     def crops_itself(self) -> bool: ...
 
+    def fingerprint(self) -> str:
+        """Tells these data from others: the same whenever they are loaded, on any machine."""
+        ...
+
     def train_batches(
         self, batch_size: int, *, seed: int, epoch: int, drop_last: bool = False, start: int = 0, augment: bool = True
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,6 +1,7 @@
 """Streamed data: image files too many for memory, decoded, cropped and resized on the host as batches are asked for."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -112,6 +113,16 @@ class StreamedDataset:
     def num_test(self) -> int:
         """Number of test images."""
         return len(self.test)
+
+    def fingerprint(self) -> str:
+        """Changes with any file's name or class, and with every setting that a batch depends on; files are not read."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.train, self.test):
+            digest.update("\n".join((*part.classes, *part.names)).encode())
+            digest.update(np.ascontiguousarray(part.labels))
+        settings = (self.image_size, self.resize, self.scale, self.ratio, self.flip, self.mean, self.std)
+        digest.update(repr((settings, self.class_names)).encode())
+        return digest.hexdigest()
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """`mean` and `std`."""

@@ -46,15 +46,25 @@ class Diagnostics:
         self._recent: collections.deque[tuple[int, tuple[PyTree, PyTree]]] = collections.deque(
             maxlen=int(direction_batches)
         )
-        self._usual: Hashable = None
+        self._usual: Hashable
         self._records: collections.deque[Callable[[], GradientRecord | DirectionRecord]] = collections.deque()
         self.reset()
 
-    def reset(self) -> None:
-        """Forgets all that was seen, before another run of the same pipeline; what is compiled stays."""
+    def reset(self, usual: tuple[PyTree, PyTree] | None = None) -> None:
+        """Forgets all that was seen, before another run of the same pipeline; what is compiled stays.
+
+        Args:
+          usual: shapes of the batches to look at; by default, those of the next.
+        """
         self._dispatcher = WatchingDispatcher(self.pipeline)
         self._recent.clear()
         self._records.clear()
+        self._usual = None if usual is None else signature_of(usual)
+
+    def at_rest(self, state: State) -> bool:
+        """Whether probes begun anew at this state would find the same: no batch is being followed, or left out."""
+        watching, oldest = self._dispatcher, int(state.tick) - self.pipeline.schedule.drain
+        return not watching.following and self._recent.maxlen == 1 and all(n < oldest for n in watching.ignored)
 
     def step(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[State, Metrics]:
         """As `Pipeline.step`; waits for nothing either."""

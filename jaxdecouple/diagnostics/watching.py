@@ -87,6 +87,11 @@ class WatchingDispatcher(Dispatcher):
         if followed is not None:
             self._followed[tick] = Followed(tick, followed, len(self.programs))
 
+    @property
+    def following(self) -> bool:
+        """Whether any batch is being followed."""
+        return bool(self._followed)
+
     def finished(self, flushed: bool = False) -> list[Followed]:
         """Batches all of whose gradients have gone into updates; they are not followed any longer.
 

@@ -1,0 +1,87 @@
+"""Tests what a training run has saved.
+
+    python -m experiments.evaluate --checkpoint=runs/digits-resnet20-fdg-K2
+    python -m experiments.evaluate --checkpoint=runs/digits-resnet20-fdg-K2 --predictions=predictions.csv
+
+A checkpoint of a run that is not finished is tested with the weights of its moment, without the gradients that are in
+flight, as the run itself tests after each epoch.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import command_line, devices, loading
+from experiments.loading import Loaded
+
+FLAGS = flags.FLAGS
+SUFFIXES = (".csv", ".npz")
+
+
+def write_predictions(loaded: Loaded, path: pathlib.Path) -> None:
+    """Writes, of every test image in order, the label, the predicted class and its probability; .npz: the logits too.
+
+    Raises:
+      ValueError: the file cannot be written.
+    """
+    trainer, logits, labels = loaded.trainer, [], []
+    for images, targets in trainer.test_batches():
+        logits.append(np.asarray(trainer.pipeline.predict(loaded.state, images), np.float32))
+        labels.append(targets)
+    logits, labels = np.concatenate(logits), np.concatenate(labels)
+    predicted = logits.argmax(axis=-1)
+    probability = np.asarray(jax.nn.softmax(logits))[np.arange(len(logits)), predicted]
+    try:
+        if path.suffix == ".npz":
+            names = np.array(trainer.dataset.class_names)
+            np.savez(path, label=labels, predicted=predicted, probability=probability, logits=logits, class_names=names)
+            return
+        with path.open("w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("image", "label", "predicted", "probability"))
+            for row in enumerate(zip(labels, predicted, probability, strict=True)):
+                image, (label, guess, sure) = row
+                table.writerow((image, label, guess, f"{sure:.6f}"))
+    except OSError as error:
+        raise ValueError(f"predictions cannot be written to {path} ({error}); write another file") from error
+
+
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    flags.DEFINE_string("checkpoint", "", "workdir of a run (its final checkpoint, else the newest), or a checkpoint")
+    flags.DEFINE_string("predictions", "", "file for each test image's prediction: .csv, or .npz with logits as well")
+    flags.DEFINE_string("dataset", "", "test on these data, as for experiments.train; empty: those of the run")
+    flags.DEFINE_string("data_dir", "", "as for experiments.train; empty: that of the run")
+
+
+def main(argv: list[str]) -> None:
+    with command_line.frame(argv, interrupted="nothing was written"):
+        if not FLAGS.checkpoint:
+            raise ValueError("checkpoint is not given; write --checkpoint=runs/... , the workdir of a run")
+        predictions = pathlib.Path(FLAGS.predictions).expanduser() if FLAGS.predictions else None
+        if predictions and predictions.suffix not in SUFFIXES:
+            raise ValueError(f"predictions is {predictions}; write a file that ends in {' or '.join(SUFFIXES)}")
+        changes = {name: FLAGS[name].value for name in ("dataset", "data_dir") if FLAGS[name].value}
+        path = loading.find(pathlib.Path(FLAGS.checkpoint).expanduser())
+        config, metadata = loading.saved_config(path, **changes)
+        devices.request(config.num_stages)
+        loaded = loading.load(path, config, metadata, other_data="dataset" in changes)
+        found = loaded.trainer.evaluate(loaded.state)
+        if predictions:
+            write_predictions(loaded, predictions)
+    state = loaded.state
+    where = "nothing in flight" if state.tick == state.first else "batches in flight left out"
+    print(
+        f"test error {100 * (1 - (found.accuracy or 0.0)):.2f} %, test loss {found.loss:.4f}: {config.model} after "
+        f"{state.tick} batches by {config.method}, {where}; {found.examples} images of {loaded.trainer.dataset.name}"
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.start(main)

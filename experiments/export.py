@@ -1,0 +1,45 @@
+"""Writes the weights of a saved run as one plain tree of Flax variables, which needs no jaxdecouple to be loaded.
+
+    python -m experiments.export --checkpoint=runs/digits-resnet20-fdg-K2 --output=model.msgpack
+
+What is in flight is finished first. ``flax.serialization.msgpack_restore`` reads the file's bytes, and
+``experiments.train --init_from=model.msgpack`` starts a run with it, whatever its K and method.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+import jaxdecouple as jd
+from experiments import command_line, devices, loading
+from experiments.training import VARIABLES
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    flags.DEFINE_string("checkpoint", "", "workdir of a run (its final checkpoint, else the newest), or a checkpoint")
+    flags.DEFINE_string("output", VARIABLES, "file to write")
+    flags.DEFINE_string("data_dir", "", "as for experiments.train; empty: that of the run")
+
+
+def main(argv: list[str]) -> None:
+    with command_line.frame(argv, interrupted="nothing was written"):
+        if not FLAGS.checkpoint:
+            raise ValueError("checkpoint is not given; write --checkpoint=runs/... , the workdir of a run")
+        path = loading.find(pathlib.Path(FLAGS.checkpoint).expanduser())
+        config, metadata = loading.saved_config(path, **({"data_dir": FLAGS.data_dir} if FLAGS.data_dir else {}))
+        devices.request(config.num_stages)
+        loaded = loading.load(path, config, metadata)
+        pipeline = loaded.trainer.pipeline
+        state = pipeline.flush(loaded.state)
+        jd.write_variables(FLAGS.output, jd.export_variables(pipeline, state))
+    print(f"the weights of {config.model} after {state.tick} batches by {config.method} are in {FLAGS.output}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.start(main)
