@@ -6,6 +6,7 @@ layer, ``layers_0``, ``layers_1``, ... Optimizer states, auxiliary networks and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from jaxdecouple.stage import PyTree, describe
 from jaxdecouple.state import State
 
 Variables = dict[str, dict[str, PyTree]]
-_PARAMS = "params"
+_PARAMS, _OTHER_PARAMS, _STATE = "params", "params_of_model_state", "state"
 
 
 def export_variables(pipeline: Pipeline, state: State) -> Variables:
@@ -49,8 +50,8 @@ def export_variables(pipeline: Pipeline, state: State) -> Variables:
         for label, tree in stage.by_layer(own.params).items():
             variables[_PARAMS][_key(label)] = plain(tree)
         for label, collections in stage.by_layer(own.model_state).items():
-            for collection, tree in collections.items():
-                variables.setdefault(str(collection), {})[_key(label)] = plain(tree)
+            for collection, tree in _collections(collections).items():
+                variables.setdefault(collection, {})[_key(label)] = plain(tree)
     return jax.tree.map(np.asarray, variables)
 
 
@@ -65,8 +66,11 @@ def import_variables(pipeline: Pipeline, state: State, variables: Mapping[str, A
     Raises:
       ValueError: the variables are of other layers, or differ in shape or dtype; or the state is not a new one.
     """
-    if any(vars(flight)[queue] for flight in state.in_flight for queue in vars(flight)):
-        raise ValueError("the state has batches in flight; write import_variables(pipeline, pipeline.init(...), ...)")
+    if state.tick:
+        raise ValueError(
+            f"the state is of tick {state.tick}, its optimizers, and maybe batches in flight, being of other weights; "
+            "write import_variables(pipeline, pipeline.init(...), ...)"
+        )
     used: set[tuple[str, ...]] = set()
     stages = []
     for k, (stage, own) in enumerate(zip(pipeline.stages, state.stages, strict=True)):
@@ -99,6 +103,8 @@ def write_variables(path: str | os.PathLike[str], variables: Variables) -> None:
         partial.write_bytes(serialization.msgpack_serialize(variables))
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise CheckpointError(f"{path} cannot be written ({error}); write another file") from error
 
 
@@ -111,7 +117,7 @@ def read_variables(path: str | os.PathLike[str]) -> Variables:
     path = pathlib.Path(path).expanduser()
     try:
         variables = serialization.msgpack_restore(path.read_bytes())
-        if _PARAMS in variables:
+        if isinstance(variables, Mapping) and _PARAMS in variables:
             return variables
         reason = "it holds no params"
     except OSError as error:
@@ -146,11 +152,24 @@ def _filled(
         used.add(place)
         return found
 
-    plain = serialization.to_state_dict(wanted)
-    return serialization.from_state_dict(wanted, jax.tree_util.tree_map_with_path(value, plain))
+    plain = serialization.to_state_dict(wanted if collection else _collections(wanted))
+    filled = jax.tree_util.tree_map_with_path(value, plain)
+    if collection is None:
+        if not isinstance(wanted, Mapping):
+            filled = filled[_STATE]
+        elif _OTHER_PARAMS in filled:
+            filled = {**filled, _PARAMS: filled.pop(_OTHER_PARAMS)}
+    return serialization.from_state_dict(wanted, filled)
+
+
+def _collections(model_state: PyTree) -> Mapping[str, PyTree]:
+    """Model state by collection; what a layer keeps in another form, or calls ``params``, has one of its own."""
+    if not isinstance(model_state, Mapping):
+        return {_STATE: model_state}
+    return {_OTHER_PARAMS if name == _PARAMS else str(name): tree for name, tree in model_state.items()}
 
 
 def _paths(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     if not isinstance(tree, Mapping):
-        return [prefix]
+        return [] if tree is None else [prefix]
     return [path for name, value in tree.items() for path in _paths(value, (*prefix, str(name)))]

@@ -115,7 +115,7 @@ class Pipeline:
         """A new run's state. The same key gives the same network for every way to cut it.
 
         Args:
-          key: a ``jax.random.key``.
+          key: a ``jax.random.key``, or one of the older kind, ``jax.random.PRNGKey``.
           x: inputs, [B, ...], of which only shapes and dtypes matter.
           targets: [B, ...], likewise, for auxiliary networks that take them (DNI); by default labels, [B].
 
@@ -125,6 +125,8 @@ class Pipeline:
         """
         x = shape_of(x)
         targets = shape_of(_labels_for(x) if targets is None else targets)
+        if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.wrap_key_data(key)
         stages, shapes = [], x
         for k, program in enumerate(self.programs):
             stage = program.init(self.placement.put(key, k), shapes, targets)

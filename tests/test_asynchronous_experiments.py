@@ -26,7 +26,7 @@ from experiments.asynchronous import (
 )
 from experiments.asynchronous.curves import Curve
 from experiments.asynchronous.solving import Run
-from experiments.training import NonFiniteLoss
+from experiments.progress import NonFiniteLoss
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TINY = Run(num_examples=60, local_steps=5, outer_steps=3, workers=2)

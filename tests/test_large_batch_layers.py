@@ -15,7 +15,7 @@ from experiments.large_batch import gradient_variance, layer_rates, tables
 from experiments.large_batch.gradient_variance import VarianceSettings
 from experiments.large_batch.layer_rates import Outcome, RateSettings
 from experiments.large_batch.network import MODELS, Network, order_of
-from experiments.training import NonFiniteLoss
+from experiments.progress import NonFiniteLoss
 from jaxdecouple import models
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -14,7 +14,7 @@ from experiments import devices
 from experiments.config import Config
 from experiments.large_batch import batch_scaling, cost, outcomes, sweeps, warmup
 from experiments.large_batch.sweeps import Setting
-from experiments.training import EpochRecord
+from experiments.progress import EpochRecord
 from experiments.workdir import Workdir
 
 SETTING = Setting(model="mlp", num_examples=256, num_tests=100, epochs=2, chunk_size=32, augment=False)

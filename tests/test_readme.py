@@ -13,10 +13,11 @@ from jaxdecouple.planning import Times, timeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PIECES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_quickstart_trains():
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = PIECES[0]
     assert len(code.strip().splitlines()) < 15
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
@@ -58,7 +59,7 @@ def _cells(line):
 
 
 def test_the_timeline_example(tmp_path):
-    code = "import jaxdecouple as jd\n" + re.findall(r"```python\n(.*?)```", README, re.DOTALL)[3]
+    code = "import jaxdecouple as jd\n" + PIECES[5]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
@@ -69,7 +70,7 @@ def test_the_timeline_example(tmp_path):
 
 
 def test_the_example_of_local_learning():
-    quickstart, local = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:2]
+    quickstart, local = PIECES[:2]
     before, after = quickstart.split("state = pipeline.init")
     code = f"{before}{local}state = pipeline.init{after}\nprint(sorted(metrics.auxiliary))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -77,8 +78,22 @@ def test_the_example_of_local_learning():
     assert done.stdout.endswith("[0]\n")
 
 
+def test_the_example_of_saving(tmp_path):
+    """After the quickstart: saved, restored, exported, and loaded without this library."""
+    quickstart, _, saving, loading = PIECES[:4]
+    check = "assert abs(logits - pipeline.predict(state, digits.x_test / 255.0)).max() < 1e-4"
+    code = f"{quickstart}{saving}{loading}{check}\nprint(jd.checkpoints.metadata('checkpoint'))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("{'epoch': 1}\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "model.msgpack"}
+
+
 def test_the_asynchronous_example(capsys):
-    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
+    code = PIECES[4]
     digits = data.load("digits")
     exec(code, {"x": digits.x_train / 255.0, "y": digits.y_train})
     gap, delay = capsys.readouterr().out.split()

@@ -1,7 +1,17 @@
 """Checkpoints: the whole state of a run, with everything in flight, as arrays and JSON."""
 
-from jaxdecouple.checkpoints.api import metadata, restore, save
+from jaxdecouple.checkpoints.api import document, metadata, restore, save
 from jaxdecouple.checkpoints.directory import Checkpoints, Saved, saved_in
 from jaxdecouple.checkpoints.errors import CheckpointError, DamagedCheckpoint
 
-__all__ = ["CheckpointError", "Checkpoints", "DamagedCheckpoint", "Saved", "metadata", "restore", "save", "saved_in"]
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "DamagedCheckpoint",
+    "Saved",
+    "document",
+    "metadata",
+    "restore",
+    "save",
+    "saved_in",
+]

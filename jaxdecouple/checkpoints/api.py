@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import pathlib
 import shutil
+import uuid
 from typing import Any
 
 import jax
@@ -35,11 +36,14 @@ def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwr
         if not overwrite:
             raise CheckpointError(f"{path} exists; write another path, or overwrite=True to replace a checkpoint")
         files.read_document(path)  # nothing else is ever removed
-    partial = path.with_name(f"{path.name}.new")
-    shutil.rmtree(partial, ignore_errors=True)
-    write(partial, take(state), metadata)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    for left in path.parent.glob(f".{path.name}.*.saving"):  # by a program that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    new, old = (path.with_name(f".{path.name}.{part}-{uuid.uuid4().hex}.saving") for part in ("new", "old"))
+    write(new, take(state), metadata)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def restore(path: str | pathlib.Path, pipeline: Pipeline, x: PyTree, targets: PyTree | None = None) -> State:
@@ -67,7 +71,16 @@ def metadata(path: str | pathlib.Path) -> Any:
     Raises:
       CheckpointError: there is no checkpoint at ``path``, or it is damaged.
     """
-    return files.read_document(pathlib.Path(path).expanduser())["metadata"]
+    return document(path)["metadata"]
+
+
+def document(path: str | pathlib.Path) -> dict[str, Any]:
+    """All that a checkpoint says of itself: name, shape and dtype of each leaf, checksums of the arrays, versions.
+
+    Raises:
+      CheckpointError: there is no checkpoint at ``path``, or it is damaged.
+    """
+    return files.read_document(pathlib.Path(path).expanduser())
 
 
 def write(path: pathlib.Path, snapshot: Snapshot, metadata: Any, score: float | None = None) -> None:

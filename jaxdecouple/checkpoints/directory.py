@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import math
 import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -65,8 +67,9 @@ class Checkpoints:
         self.path, self.keep, self._report = pathlib.Path(path).expanduser(), keep, report
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be made ({error}); write another directory") from error
+            raise CheckpointError(f"{self.path} cannot be written ({error}); write another directory") from error
         files.remove_unfinished(self.path)
         self._executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._writing: concurrent.futures.Future | None = None
@@ -88,7 +91,7 @@ class Checkpoints:
     @property
     def best(self) -> Saved | None:
         """The one with the lowest score, the newest among equals."""
-        scored = [saved for saved in self._saved.values() if saved.score is not None]
+        scored = [saved for saved in self._saved.values() if saved.score is not None and math.isfinite(saved.score)]
         return min(scored, key=lambda saved: (saved.score, -saved.tick), default=None)
 
     def save(self, state: State, metadata: Metadata | None = None, *, score: float | None = None) -> None:
@@ -103,6 +106,7 @@ class Checkpoints:
           score: the lower, the better.
         """
         self.wait()
+        score = None if score is None else float(score)
         if int(state.tick) not in self._saved:
             self._writing = self._executor.submit(self._write, take(state), metadata, score)
 
@@ -132,15 +136,18 @@ class Checkpoints:
         damage = None
         while saved := self.newest:
             try:
-                return restore(saved.path), files.read_document(saved.path)["metadata"]
-            except DamagedCheckpoint as error:
+                metadata = files.read_document(saved.path)["metadata"]
+                return restore(saved.path), metadata
+            except CheckpointError as error:
+                if files.is_complete(saved.path) and not isinstance(error, DamagedCheckpoint):
+                    raise
                 damage = error
                 self._put_aside(saved, error)
         if damage is not None:
             raise CheckpointError(f"no checkpoint in {self.path} is whole; the oldest: {damage}") from damage
         return None
 
-    def _put_aside(self, saved: Saved, error: DamagedCheckpoint) -> None:
+    def _put_aside(self, saved: Saved, error: CheckpointError) -> None:
         aside = saved.path.with_name(f"damaged-{saved.path.name}")
         self._report(f"{error}; it is put aside as {aside.name}")
         shutil.rmtree(aside, ignore_errors=True)

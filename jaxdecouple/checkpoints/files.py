@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import logging
 import pathlib
 import re
 import shutil
@@ -37,10 +38,16 @@ def write(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
       CheckpointError: it cannot be written. What was begun is removed, and frees its space.
     """
     checksums = {group: {name: zlib.crc32(array) for name, array in of.items()} for group, of in arrays.items()}
-    document = {"format": FORMAT, "checksums": checksums, **document}
+    try:
+        document = json.loads(json.dumps({**document, "checksums": checksums}))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"metadata of {path} are not JSON ({error}); write numbers, strings, lists, dicts"
+        ) from error
+    sealed = {"format": FORMAT, "checksum": _checksum(document), "document": document}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _outside_event_loops(lambda: _save(path, arrays, document))
+        _outside_event_loops(lambda: _save(path, arrays, sealed))
     except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk alone
         remove_unfinished(path.parent, path.name)
         raise CheckpointError(
@@ -59,13 +66,15 @@ def read_document(path: pathlib.Path) -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint {path}; write the directory that a checkpoint was saved as")
     if not any(path.iterdir()):
         raise CheckpointError(f"{path} is empty, and no checkpoint; write the directory that one was saved as")
-    if not (path / "_CHECKPOINT_METADATA").is_file():
+    if not is_complete(path):
         raise CheckpointError(f"{path} is no checkpoint; write the directory that one was saved as")
     try:
-        document = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
-        version = document["format"]
+        sealed = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+        version, checksum, document = sealed["format"], sealed["checksum"], sealed["document"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged ({summary(error)}); write an older one") from error
+    if checksum != _checksum(document):
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged: its description was changed; write an older one")
     if version != FORMAT:
         raise CheckpointError(f"checkpoint {path} has format {version}; this version of jaxdecouple reads {FORMAT}")
     return document
@@ -91,6 +100,11 @@ def read_arrays(path: pathlib.Path, document: dict[str, Any]) -> Arrays:
     return arrays
 
 
+def is_complete(path: pathlib.Path) -> bool:
+    """Whether a checkpoint was ever written as ``path``: what its files hold is another question."""
+    return (path / "_CHECKPOINT_METADATA").is_file()
+
+
 def remove_unfinished(directory: pathlib.Path, name: str = "") -> None:
     """Removes what killed or failed writers left in a directory: of checkpoint ``name``, or of all."""
     for entry in directory.iterdir() if directory.is_dir() else ():
@@ -104,6 +118,10 @@ def summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
 
 
+def _checksum(document: Any) -> int:
+    return zlib.crc32(json.dumps(document, sort_keys=True).encode())
+
+
 def _save(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
     context = ocp.Context()
     context.array.saving.use_compression = False  # activations and weights are noise to a compressor
@@ -112,6 +130,20 @@ def _save(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
 
 
 def _outside_event_loops(function: Callable[[], Any]) -> Any:
-    """In a thread of its own: a notebook's cells run within an event loop, and Orbax starts another."""
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        return executor.submit(function).result()
+    """In a thread of its own: a notebook's cells run within an event loop, and Orbax starts another.
+
+    Of what goes wrong, Orbax logs pages before it raises: those are left out.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(_is_ours)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            return executor.submit(function).result()
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_is_ours)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname and "Task exception was never retrieved" not in str(record.msg)

@@ -29,7 +29,7 @@ def restore_state(
     if document["num_stages"] != len(pipeline.stages):
         raise CheckpointError(
             f"checkpoint {path} has {document['num_stages']} stages, but this pipeline {len(pipeline.stages)}; build "
-            "the pipeline it was saved from, or start from its weights: jaxdecouple.variables of it, exported"
+            "the pipeline it was saved from, or start from its weights (jaxdecouple.export_variables, import_variables)"
         )
     leaves, tick, first = document["leaves"], document["tick"], document["first"]
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
@@ -51,14 +51,17 @@ def _fed(document: dict[str, Any], x: PyTree, targets: PyTree | None) -> dict[in
 
     fed = {}
     for name, size in document["batch_sizes"].items():
-        labels = jax.ShapeDtypeStruct((size,), _label_dtype(document["leaves"], int(name)))
+        labels = jax.ShapeDtypeStruct((size,), _label_dtype(document["leaves"], int(name), size))
         fed[int(name)] = sized(x, size), labels if targets is None else sized(targets, size)
     return fed
 
 
-def _label_dtype(leaves: Leaves, n: int) -> np.dtype:
-    saved = [leaf for name, leaf in leaves.items() if re.fullmatch(rf"\.in_flight\[\d+\]\.targets\[{n}\]", name)]
-    return np.dtype(saved[0]["dtype"] if saved else np.int32)
+def _label_dtype(leaves: Leaves, n: int, size: int) -> np.dtype:
+    """Of the labels of batch ``n``, wherever they wait: for the loss, or with an output to be taught."""
+    waiting = re.compile(rf"\.in_flight\[\d+\]\.(targets\[{n}\]|residuals\[{n}\]\.inputs\[1\])")
+    saved = [leaf for name, leaf in leaves.items() if waiting.fullmatch(name) and leaf["shape"] == [size]]
+    dtypes = [jax.numpy.dtype(leaf["dtype"]) for leaf in saved]
+    return next((dtype for dtype in dtypes if np.issubdtype(dtype, np.integer)), np.dtype(np.int32))
 
 
 def _with_gradient_norms(wanted: State, leaves: Leaves) -> State:
@@ -85,21 +88,23 @@ def _shape(saved: dict[str, Any] | None, otherwise: Any) -> Any:
 def _mismatch(leaves: Leaves, wanted: State, pipeline: Pipeline) -> str | None:
     """What the checkpoint has otherwise than the pipeline, in one sentence with what to do."""
     expected = dict(named_leaves(wanted))
-    missing = [name for name in expected if name not in leaves]
-    extra = [name for name in leaves if name not in expected]
-    for name in (*missing, *extra):  # of the same stage's parameters first: they come first in a stage
-        holder, other = ("the pipeline", "the checkpoint") if name in expected else ("the checkpoint", "the pipeline")
-        return f"state{name} is there in {holder}, but not in {other}; {_advice(name, pipeline)}"
-    for name, leaf in expected.items():
-        saved = leaves[name]
-        if is_key(leaf) or "key" in saved:
-            if is_key(leaf) == ("key" in saved):
-                continue
-        elif _shape(saved, leaf) == jax.ShapeDtypeStruct(leaf.shape, leaf.dtype):
-            continue
-        given = f"{saved['dtype']}{saved['shape']}"
-        return f"state{name} is {given} in the checkpoint, but {describe(leaf)} here; {_advice(name, pipeline)}"
+    for part in (".stages", ".in_flight"):  # what is in flight follows from the stages
+        here = {name: leaf for name, leaf in expected.items() if name.startswith(part)}
+        there = {name: saved for name, saved in leaves.items() if name.startswith(part)}
+        for name in (*(name for name in here if name not in there), *(name for name in there if name not in here)):
+            holder, other = ("the pipeline", "the checkpoint") if name in here else ("the checkpoint", "the pipeline")
+            return f"state{name} is there in {holder}, but not in {other}; {_advice(name, pipeline)}"
+        for name, leaf in here.items():
+            if not _fits(there[name], leaf):
+                given = f"{there[name]['dtype']}{there[name]['shape']}"
+                return f"state{name} is {given} in the checkpoint, but {describe(leaf)} here; {_advice(name, pipeline)}"
     return None
+
+
+def _fits(saved: dict[str, Any], leaf: Any) -> bool:
+    if is_key(leaf) or "key" in saved:
+        return is_key(leaf) and "key" in saved
+    return _shape(saved, leaf) == jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
 def _advice(name: str, pipeline: Pipeline) -> str:
@@ -129,20 +134,18 @@ def _check_version(path: pathlib.Path, document: dict[str, Any], weights: Weight
 
 
 def _load(arrays: files.Arrays, leaves: Leaves, wanted: State, placement: Placement) -> State:
-    # By stage, dtype, start and shape: what was one array is one again.
-    parts: dict[int, dict[tuple, np.ndarray]] = {}
+    # By stage and copy: what was one array is one again.
+    parts: dict[int, dict[int, np.ndarray]] = {}
     for saved in leaves.values():
         start, shape = saved["start"], tuple(saved["shape"])
         flat = arrays[f"stage_{saved['stage']}"][saved["dtype"]]
         part = flat[start : start + int(np.prod(shape))].reshape(shape)
-        parts.setdefault(saved["stage"], {})[saved["dtype"], start, shape] = part
-    placed = {
-        k: dict(zip(own, placement.own(list(own.values()), k), strict=True)) for k, own in parts.items()
-    }
+        parts.setdefault(saved["stage"], {})[saved["copy"]] = part
+    placed = {k: dict(zip(own, placement.own(list(own.values()), k), strict=True)) for k, own in parts.items()}
 
     def leaf_of(name: str) -> jax.Array:
         saved = leaves[name]
-        array = placed[saved["stage"]][saved["dtype"], saved["start"], tuple(saved["shape"])]
+        array = placed[saved["stage"]][saved["copy"]]
         return jax.random.wrap_key_data(array, impl=saved["key"]) if "key" in saved else array
 
     def tree_of(prefix: str, tree: PyTree) -> PyTree:

@@ -45,7 +45,8 @@ class Snapshot:
             found.append([])
             for array in map(np.asarray, copies):
                 dtype = array.dtype.name
-                found[k].append({"dtype": dtype, "shape": list(array.shape), "start": sizes.get(dtype, 0)})
+                place = {"dtype": dtype, "shape": list(array.shape), "start": sizes.get(dtype, 0)}
+                found[k].append({"copy": len(found[k]), **place})
                 by_dtype.setdefault(dtype, []).append(array.reshape(-1))
                 sizes[dtype] = sizes.get(dtype, 0) + array.size
             if by_dtype:
@@ -124,11 +125,13 @@ def _named(prefix: str, tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def _batch_sizes(state: State) -> dict[int, int]:
-    """By batch in flight; the first axis of a stage's input is the examples'."""
-    sizes: dict[int, int] = {}
-    for flight in reversed(state.in_flight):  # the first stage's input is the network's: it has the last word
-        for n, residual in flight.residuals.items():
-            sizes[n] = residual.signature[1][0][0][0]
-        for queue in (flight.gradients, flight.activations, flight.targets):
-            sizes |= {n: jax.tree.leaves(tree)[0].shape[0] for n, tree in queue.items()}
+    """By batch in flight, from inputs of the network and targets: activations may have other first axes."""
+    known: dict[int, PyTree] = dict(state.in_flight[0].activations)
+    for stage, flight in zip(state.stages, state.in_flight, strict=True):
+        known |= flight.targets
+        if stage.auxiliary is not None:  # it waits with the output and the targets to be taught
+            known |= {n: residual.inputs[1] for n, residual in flight.residuals.items()}
+    sizes = {n: jax.tree.leaves(tree)[0].shape[0] for n, tree in known.items()}
+    if state.stages[0].auxiliary is None:
+        sizes |= {n: residual.signature[1][0][0][0] for n, residual in state.in_flight[0].residuals.items()}
     return sizes
