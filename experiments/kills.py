@@ -16,6 +16,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
+import json
 import multiprocessing
 import os
 import pathlib
@@ -41,6 +42,7 @@ from experiments.workdir import Workdir
 FLAGS = flags.FLAGS
 STAGES, ACCUMULATE = (2, 4), (1, 4)
 SAVING = Saving(every=3, keep=2)
+_A_SAVE = 0.1  # seconds, about
 _PROCESSES = multiprocessing.get_context("forkserver")  # each begins with everything imported, and nothing started
 
 
@@ -88,9 +90,10 @@ def run_case(case: Case, directory: pathlib.Path, seed: int) -> None:
     draw = random.Random(seed)
     undisturbed, killed = directory / "undisturbed", directory / "killed"
     span = _seconds_of_training(case.config, undisturbed)
+    ticks = json.loads((undisturbed / METRICS).read_text().splitlines()[-1])["ticks"]
     resumed_at, begun = [], 0
     while len(resumed_at) < case.kills:
-        if _kill_after(draw.uniform(0, span), case.config, killed):
+        if _kill(case.config, killed, draw, span, ticks):
             checkpoints = killed / CHECKPOINTS
             checkpoints.mkdir(exist_ok=True)
             case.during_saves += any("tmp" in path.name for path in checkpoints.iterdir())
@@ -114,12 +117,23 @@ def _seconds_of_training(config: Config, workdir: pathlib.Path) -> float:
     return time.monotonic() - begun
 
 
-def _kill_after(seconds: float, config: Config, workdir: pathlib.Path) -> bool:
-    """Kills a run that long after it began to train; whether it was still running."""
-    started = time.time()
+def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: float, ticks: int) -> bool:
+    """Kills a run at a random moment of its training; whether it was still running.
+
+    Much of the time goes to compilation, before the first tick. So one moment in three is drawn from all the time, and
+    the others are shortly after a tick that is drawn.
+    """
+    started, saved = time.time(), jd.checkpoints.saved_in(workdir / CHECKPOINTS)
+    to_come = range((saved[-1].tick if saved else 0) + SAVING.every, ticks, SAVING.every)
     process = _start(config, workdir)
     _wait_for_training(process, workdir, started)
-    process.join(seconds)
+    if draw.random() < 1 / 3 or not to_come:
+        process.join(draw.uniform(0, span))
+    else:
+        checkpoint = workdir / CHECKPOINTS / f"tick-{draw.choice(to_come):08d}"
+        while process.is_alive() and not checkpoint.exists():
+            time.sleep(0.001)
+        process.join(draw.uniform(0, _A_SAVE))
     running = process.is_alive()
     process.kill()
     process.join()

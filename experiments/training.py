@@ -118,7 +118,7 @@ class Trainer:
         config.check()
         self.config, self.dataset = config, dataset
         self.batches_per_epoch = num_batches(dataset.num_train, config.batch_size, config.drop_last)
-        if config.steps_per_update > config.epochs * self.batches_per_epoch:
+        if cut is None and config.steps_per_update > config.epochs * self.batches_per_epoch:
             raise ValueError(
                 f"accumulate is {config.steps_per_update}, but the run has {config.epochs * self.batches_per_epoch} "
                 "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"

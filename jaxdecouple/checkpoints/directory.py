@@ -177,7 +177,7 @@ class Checkpoints:
 def saved_in(path: str | pathlib.Path) -> list[Saved]:
     """The checkpoints of a directory, oldest first; nothing is changed, so another program may be writing there."""
     found, path = [], pathlib.Path(path).expanduser()
-    for entry in path.iterdir():
+    for entry in path.iterdir() if path.is_dir() else ():
         if name := _NAME.fullmatch(entry.name):
             try:
                 score = files.read_document(entry)["score"]
