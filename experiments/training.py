@@ -127,45 +127,45 @@ class Trainer:
         self._sample = self.preprocess.eval(np.zeros((1, *dataset.image_shape), np.uint8))
         size = min(config.batch_size, dataset.num_train)
         sample = jax.ShapeDtypeStruct((size, *self._sample.shape[1:]), self._sample.dtype)
-        layers = config.layers(dataset.num_classes, sample.shape[1])
-        optimizer = config.stage_optimizer(self.batches_per_epoch)
-        boundaries, schedule = config.boundaries or None, config.schedule()
-        if cut:
-            boundaries, schedule = cut.boundaries, cut.schedule or schedule
-        self.choice: Choice | None = None
-        if config.method == AUTO and not cut:
-            targets = np.zeros(size, np.int32)
-            self.choice = auto.choose(
-                layers,
-                config.num_stages,
-                sample,
-                targets,
-                devices,
-                weights=schedule.weights,
-                jitter=config.jitter,
-                boundaries=boundaries,
-                optimizer=optimizer,
-            )
+        self.choice = None if cut or config.method != AUTO else self._choose(sample, devices)
+        if self.choice:
             stages, schedule = self.choice.stages, self.choice.schedule
         else:
+            schedule = cut and cut.schedule or config.schedule()
             stages = jd.partition(
-                layers, config.num_stages, sample=sample, boundaries=boundaries, weights=schedule.weights
+                config.layers(dataset.num_classes, sample.shape[1]),
+                config.num_stages,
+                sample=sample,
+                boundaries=cut.boundaries if cut else config.boundaries or None,
+                weights=schedule.weights,
             )
-        chosen = schedule if config.method == AUTO else None
-        self.cut = Cut(tuple(stage.first for stage in stages[1:]), chosen)
+        self.cut = Cut(tuple(stage.first for stage in stages[1:]), schedule if config.method == AUTO else None)
         self.pipeline = jd.Pipeline(
             stages,
             schedule,
-            optimizer=optimizer,
+            optimizer=config.stage_optimizer(self.batches_per_epoch),
             auxiliary=config.auxiliary(dataset.num_classes),
             auxiliary_optimizer=config.auxiliary_optimizer(self.batches_per_epoch),
             devices=devices,
         )
-
         every = config.diagnose_every
         self._diagnostics = jd.Diagnostics(self.pipeline, every=every) if every else None
         self._usual = sample, jax.ShapeDtypeStruct((size,), np.int32)
         self._imported = _imported(config)
+
+    def _choose(self, sample: jax.ShapeDtypeStruct, devices: Sequence[jax.Device]) -> Choice:
+        config = self.config
+        return auto.choose(
+            config.layers(self.dataset.num_classes, sample.shape[1]),
+            config.num_stages,
+            sample,
+            np.zeros(sample.shape[0], np.int32),
+            devices,
+            weights=config.schedule().weights,
+            jitter=config.jitter,
+            boundaries=config.boundaries or None,
+            optimizer=config.stage_optimizer(self.batches_per_epoch),
+        )
 
     def init(self, seed: int) -> State:
         """The initial state of a run with this seed, and with the weights of ``init_from``, if it is given."""

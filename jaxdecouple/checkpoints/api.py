@@ -39,7 +39,10 @@ def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwr
     for left in path.parent.glob(f".{path.name}.*.saving"):  # by a program that was killed
         shutil.rmtree(left, ignore_errors=True)
     new, old = (path.with_name(f".{path.name}.{part}-{uuid.uuid4().hex}.saving") for part in ("new", "old"))
-    write(new, take(state), metadata)
+    try:
+        write(new, take(state), metadata)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(new), str(path))) from error
     if path.exists():
         path.rename(old)
     new.rename(path)

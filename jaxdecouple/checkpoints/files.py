@@ -7,6 +7,7 @@ is whole or not there at all.
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import json
 import logging
 import pathlib
@@ -22,6 +23,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from jaxdecouple.checkpoints.errors import CheckpointError, DamagedCheckpoint
 
 FORMAT = 1
+_OVERHEAD = 200_000  # bytes, about, of a checkpoint besides its arrays
 Arrays = dict[str, dict[str, np.ndarray]]
 _UNFINISHED = re.compile(r"(.+)\.orbax-checkpoint-tmp")
 
@@ -47,6 +49,7 @@ def write(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
     sealed = {"format": FORMAT, "checksum": _checksum(document), "document": document}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(path.parent, arrays)
         _outside_event_loops(lambda: _save(path, arrays, sealed))
     except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk alone
         remove_unfinished(path.parent, path.name)
@@ -115,7 +118,17 @@ def remove_unfinished(directory: pathlib.Path, name: str = "") -> None:
 
 def summary(error: BaseException) -> str:
     """The first line of an error's message, without what fills pages."""
+    if "os_error_code='28'" in str(error):  # TensorStore's way to say it
+        return "no space left on the disk"
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+
+
+def _check_space(directory: pathlib.Path, arrays: Arrays) -> None:
+    """Sees a full disk coming: it would cost Orbax pages of output."""
+    needed = sum(array.nbytes for of in arrays.values() for array in of.values()) + _OVERHEAD
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB free")
 
 
 def _checksum(document: Any) -> int:

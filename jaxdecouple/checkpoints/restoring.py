@@ -138,7 +138,7 @@ def _load(arrays: files.Arrays, leaves: Leaves, wanted: State, placement: Placem
     parts: dict[int, dict[int, np.ndarray]] = {}
     for saved in leaves.values():
         start, shape = saved["start"], tuple(saved["shape"])
-        flat = arrays[f"stage_{saved['stage']}"][saved["dtype"]]
+        flat = arrays[f"stage_{saved['stage']}"][saved["array"]]
         part = flat[start : start + int(np.prod(shape))].reshape(shape)
         parts.setdefault(saved["stage"], {})[saved["copy"]] = part
     placed = {k: dict(zip(own, placement.own(list(own.values()), k), strict=True)) for k, own in parts.items()}

@@ -14,6 +14,8 @@ from jaxdecouple.checkpoints.files import Arrays
 from jaxdecouple.stage import PyTree
 from jaxdecouple.state import State
 
+_LARGE = 2**20  # bytes
+
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
@@ -34,25 +36,18 @@ class Snapshot:
     copies: tuple[list[jax.Array], ...]
 
     def pack(self) -> tuple[Arrays, dict[str, Any]]:
-        """Flat arrays, one per stage and dtype, and what says where each leaf is in them; waits for the devices.
+        """Flat arrays, and what says where each leaf is in them; waits for the devices.
 
-        A network of a thousand small arrays is a few large ones then, which are written a hundred times as fast.
+        Small arrays of a stage and dtype are put together in one: a thousand of them would take a second to write.
         """
         arrays, found = {}, []
         for k, copies in enumerate(self.copies):
-            by_dtype: dict[str, list[np.ndarray]] = {}
-            sizes: dict[str, int] = {}
-            found.append([])
-            for array in map(np.asarray, copies):
-                dtype = array.dtype.name
-                place = {"dtype": dtype, "shape": list(array.shape), "start": sizes.get(dtype, 0)}
-                found[k].append({"copy": len(found[k]), **place})
-                by_dtype.setdefault(dtype, []).append(array.reshape(-1))
-                sizes[dtype] = sizes.get(dtype, 0) + array.size
-            if by_dtype:
-                arrays[f"stage_{k}"] = {dtype: np.concatenate(parts) for dtype, parts in by_dtype.items()}
+            flat, places = _packed([np.asarray(copy) for copy in copies])
+            found.append(places)
+            if flat:
+                arrays[f"stage_{k}"] = flat
         leaves = {
-            name: {"stage": k, **found[k][position], **({} if kind is None else {"key": kind})}
+            name: {"stage": k, "copy": position, **found[k][position], **({} if kind is None else {"key": kind})}
             for name, (k, position, kind) in self.places.items()
         }
         document = {"tick": self.tick, "first": self.first, "num_stages": len(self.copies), "leaves": leaves}
@@ -89,6 +84,20 @@ def take(state: State) -> Snapshot:
             copied += _copy(list(new.values()))
         copies.append(copied)
     return Snapshot(int(state.tick), int(state.first), _batch_sizes(state), places, tuple(copies))
+
+
+def _packed(arrays: list[np.ndarray]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Arrays by name, large ones as they are, and of each array given, the name of the one that holds it, and where."""
+    flat: dict[str, list[np.ndarray]] = {}
+    sizes: dict[str, int] = {}
+    places = []
+    for n, array in enumerate(arrays):
+        dtype = array.dtype.name
+        name = f"{dtype}_{n}" if array.nbytes >= _LARGE else dtype
+        places.append({"array": name, "dtype": dtype, "shape": list(array.shape), "start": sizes.get(name, 0)})
+        flat.setdefault(name, []).append(array.reshape(-1))
+        sizes[name] = sizes.get(name, 0) + array.size
+    return {name: np.concatenate(parts) if len(parts) > 1 else parts[0] for name, parts in flat.items()}, places
 
 
 def named_leaves(state: State) -> Iterator[tuple[str, Any]]:

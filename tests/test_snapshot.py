@@ -1,0 +1,75 @@
+"""How a state becomes a few flat arrays, and comes back."""
+
+import re
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxdecouple as jd
+from jaxdecouple.checkpoints import snapshot
+
+X, Y = np.ones((4, 3), np.float32), np.arange(4, dtype=np.int32) % 2
+
+
+def pipeline():
+    layers = [nn.Dense(5), jax.nn.relu, nn.Dense(2)]
+    return jd.Pipeline(jd.partition(layers, boundaries=(2,)), jd.schedules.fdg(2), optimizer=optax.adam(0.1))
+
+
+def trained():
+    ours = pipeline()
+    state = ours.init(jax.random.key(0), X)
+    for _ in range(5):
+        state, _ = ours.step(state, (X, Y))
+    return state
+
+
+@pytest.mark.parametrize("large", [1, 60, 2**20], ids=["each alone", "some alone", "all together"])
+def test_large_arrays_stand_alone_and_come_back_as_they_were(large, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, "_LARGE", large)
+    state = trained()
+    taken = snapshot.take(state)
+    arrays, document = taken.pack()
+    count = sum(map(len, arrays.values()))
+    copies = sum(map(len, taken.copies))
+    dtypes = sum(len({np.asarray(copy).dtype for copy in of}) for of in taken.copies)
+    assert count == copies if large == 1 else dtypes < count < copies if large == 60 else count == dtypes
+    assert len(document["leaves"]) > copies  # what is one array in memory is saved once
+    jd.save(tmp_path / "it", state)
+    restored = jd.restore(tmp_path / "it", pipeline(), X)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, _numbers(restored), _numbers(state))
+
+
+def _numbers(state):
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if snapshot.is_key(leaf) else leaf, state)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("params", np.nan, "params.* is not finite"),
+        ("params", np.inf, "params.* is not finite"),
+        ("opt_state", np.nan, "opt_state.* is NaN"),
+        ("opt_state", np.inf, None),  # some optimizers begin with it
+        ("gradients", np.inf, "gradients.* is not finite"),
+        ("activations", -np.inf, None),  # a mask
+    ],
+)
+def test_a_state_that_is_not_finite_is_noticed(part, value, says):
+    state = trained()
+
+    def spoil(tree):
+        return jax.tree.map(lambda leaf: np.full_like(leaf, value) if leaf.dtype == np.float32 else leaf, tree)
+
+    holders = state.stages if hasattr(state.stages[0], part) else state.in_flight
+    spoilt = tuple(holder.replace(**{part: spoil(getattr(holder, part))}) for holder in holders)
+    state = state.replace(**{"stages" if holders is state.stages else "in_flight": spoilt})
+    problem = snapshot.take(state).problem()
+    if says is None:
+        assert problem is None
+    else:
+        assert re.search(says, problem)
