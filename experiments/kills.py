@@ -120,20 +120,22 @@ def _seconds_of_training(config: Config, workdir: pathlib.Path) -> float:
 def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: float, ticks: int) -> bool:
     """Kills a run at a random moment of its training; whether it was still running.
 
-    Much of the time goes to compilation, before the first tick. So one moment in three is drawn from all the time, and
-    the others are shortly after a tick that is drawn.
+    Much of the time goes to compilation, before the first tick. So one moment in three is drawn from all the time, one
+    is shortly after a tick that is drawn, and one within the save of such a tick.
     """
     started, saved = time.time(), jd.checkpoints.saved_in(workdir / CHECKPOINTS)
     to_come = range((saved[-1].tick if saved else 0) + SAVING.every, ticks, SAVING.every)
     process = _start(config, workdir)
     _wait_for_training(process, workdir, started)
-    if draw.random() < 1 / 3 or not to_come:
+    kind = draw.choice(("any", "after", "within")) if to_come else "any"
+    if kind == "any":
         process.join(draw.uniform(0, span))
     else:
-        checkpoint = workdir / CHECKPOINTS / f"tick-{draw.choice(to_come):08d}"
-        while process.is_alive() and not checkpoint.exists():
+        name = f"tick-{draw.choice(to_come):08d}"
+        pattern = f"{name}*" if kind == "within" else name  # while it is written, more is added to its name
+        while process.is_alive() and not any((workdir / CHECKPOINTS).glob(pattern)):
             time.sleep(0.001)
-        process.join(draw.uniform(0, _A_SAVE))
+        process.join(draw.uniform(0, _A_SAVE / 2 if kind == "within" else _A_SAVE))
     running = process.is_alive()
     process.kill()
     process.join()

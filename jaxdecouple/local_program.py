@@ -172,7 +172,7 @@ class GreedyProgram(LocalProgram):
 
         arguments = ((params, auxiliary.params), x, model_state, auxiliary.model_state)
         linearization = linearization_of(loss_of, *arguments)
-        loss, (y, *states), grads, _ = forward_backward(linearization, None, loss_of, *arguments)
+        loss, (y, *states), grads, _ = forward_backward(linearization, None, *arguments)
         return grads, y, loss, *states
 
     def check_auxiliary(self, logits: PyTree) -> None:
@@ -261,9 +261,7 @@ class SyntheticProgram(LocalProgram):
     ) -> tuple[PyTree, PyTree, PyTree, PyTree, PyTree]:
         """Of the stage, with its new model state, output, gradient to be sent, and the predictor's new model state."""
         arguments = (params, x, model_state, key, batch)
-        y, model_state, backward = forward_with_backward(
-            linearization_of(self._apply, *arguments), self._apply, *arguments
-        )
+        y, model_state, backward = forward_with_backward(linearization_of(self._apply, *arguments), *arguments)
         given = self._auxiliary_input(y, targets)
         predicted, their_state = self._assist(auxiliary.params, auxiliary.model_state, given, key, batch)
         grads, sent = backward(predicted)

@@ -195,7 +195,7 @@ class InnerProgram(Program):
         if redoes_forward(self.weights):
             return *self._apply(params, x, model_state, key, batch), (), ()
         linearization = self._linearization(params, x, model_state, key, batch)
-        return forward(linearization, self._apply, params, x, model_state, key, batch)
+        return forward(linearization, params, x, model_state, key, batch)
 
     def _backward_pass(
         self,
@@ -223,13 +223,13 @@ class InnerProgram(Program):
             x, before = (residual.inputs, model_state) if self.weights == "replay" else residual.inputs
             arguments = (params, x, before, key, batch)
             # The batch statistics that it gathers again are dropped: each batch counts once, in its forward.
-            *_, grads, sent = forward_backward(self._linearization(*arguments), gradient, self._apply, *arguments)
+            *_, grads, sent = forward_backward(self._linearization(*arguments), gradient, *arguments)
         else:
             structure, leaves = residual.signature
             x = jax.tree.unflatten(structure, [jax.numpy.zeros(shape, dtype) for shape, dtype in leaves])
             arguments = (params, x, model_state, key, batch)
             linearization = self._linearization(*arguments)
-            grads, sent = pull_back(linearization, residual, gradient, self._apply, *arguments)
+            grads, sent = pull_back(linearization, residual, gradient, *arguments)
         return grads, sent if self.sends else None
 
     def _linearization(self, params: PyTree, x: PyTree, *rest: Any) -> Linearization:
@@ -307,7 +307,7 @@ class LossProgram(Program):
 
         arguments = (params, x, model_state, key, batch)
         linearization = linearization_of(loss_of, *arguments)
-        loss, (logits, new_state), grads, sent = forward_backward(linearization, None, loss_of, *arguments)
+        loss, (logits, new_state), grads, sent = forward_backward(linearization, None, *arguments)
         return grads, sent if self.sends else None, new_state, (loss, accuracy(logits, targets))
 
     def _example_gradients(

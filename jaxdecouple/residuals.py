@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.extend.core import jaxpr_as_fun
 
 from jaxdecouple.jaxprs import depends, fast_in_loops
 from jaxdecouple.stage import PyTree
@@ -59,32 +60,45 @@ class Origin(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Linearization:
-    """How to store and read the values of a residual: the same for all batches of one shape.
+    """A function that leaves what its backward needs, and how to store and read that, for inputs of one shape.
+
+    The function is traced once; forward and backward passes evaluate what was recorded.
 
     Attributes:
-      structure: of the ``jax.vjp`` result whose leaves they are, without weights.
-      outputs: shapes and dtypes of the function's output.
-      origins: for each of those leaves, where it comes from.
+      run: ``(params, x, *rest) -> y, aux, values``, values being the leaves of the ``jax.vjp`` result without weights.
+      structure: of the ``jax.vjp`` result, without weights.
+      outputs: shapes and dtypes of ``y``.
+      origins: for each of the values, where it comes from.
     """
 
+    run: Callable[..., tuple[PyTree, PyTree, list[jax.Array]]]
     structure: Any
     outputs: PyTree
     origins: tuple[Origin, ...]
+
+    def those(self, wanted: Origin, values: list[jax.Array]) -> tuple[jax.Array, ...]:
+        """The values that come from there."""
+        return tuple(value for value, origin in zip(values, self.origins, strict=True) if origin is wanted)
 
 
 Function = Callable[..., tuple[PyTree, PyTree]]
 
 
 def linearization_of(function: Function, params: PyTree, x: PyTree, *rest: PyTree) -> Linearization:
-    """How to store residuals of ``function(params, x, *rest) -> (y, aux)`` for inputs of these shapes."""
-    found: list[tuple[Any, PyTree]] = []
+    """Traces ``function(params, x, *rest) -> (y, aux)`` with its linearization, for inputs of these shapes."""
+    structures: list[Any] = []
 
-    def values(params: PyTree, x: PyTree, rest: PyTree) -> list[jax.Array]:
-        y, _, values, structure = linearize(function, params, x, *rest)
-        found.append((structure, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), y)))
-        return values
+    def linearize(params: PyTree, x: PyTree, *rest: PyTree) -> tuple[PyTree, PyTree, list[jax.Array]]:
+        y, vjp, aux = jax.vjp(lambda params, x: function(params, x, *rest), params, x, has_aux=True)
+        # JAX 0.10 to 0.12: `args_res` holds, per argument, what the backward reads of it verbatim. From 0.11 on
+        # jax.vjp(..., saveable_args=) documents the same; assigning works in all of them.
+        vjp.args_res = [None, vjp.args_res[1]]
+        values, structure = jax.tree.flatten(vjp)
+        structures.append(structure)
+        return y, aux, values
 
-    jaxpr = jax.make_jaxpr(values)(params, x, rest).jaxpr
+    closed, shapes = jax.make_jaxpr(linearize, return_shape=True)(params, x, *rest)
+    jaxpr, outputs = closed.jaxpr, jax.tree.structure(shapes)
     inputs = set(jaxpr.invars[len(jax.tree.leaves(params)) :])
 
     def origin(variable: Any, depends_on_input: bool) -> Origin:
@@ -92,96 +106,77 @@ def linearization_of(function: Function, params: PyTree, x: PyTree, *rest: PyTre
             return Origin.WEIGHTS
         return Origin.INPUT if variable in inputs else Origin.COMPUTED
 
-    origins = map(origin, jaxpr.outvars, depends(jaxpr, [variable in inputs for variable in jaxpr.invars]))
-    structure, outputs = found[0]
-    return Linearization(structure, outputs, tuple(origins))
+    def run(*args: PyTree) -> tuple[PyTree, PyTree, list[jax.Array]]:
+        return jax.tree.unflatten(outputs, jaxpr_as_fun(closed)(*jax.tree.leaves(args)))
 
-
-def linearize(
-    function: Function, params: PyTree, x: PyTree, *rest: PyTree
-) -> tuple[PyTree, PyTree, list[jax.Array], Any]:
-    """``y`` and ``aux`` of ``function``, what the backward needs besides weights, and its structure."""
-    y, vjp, aux = jax.vjp(lambda params, x: function(params, x, *rest), params, x, has_aux=True)
-    # JAX 0.10 to 0.12: `args_res` holds, per argument, what the backward reads of it verbatim. From 0.11 on
-    # jax.vjp(..., saveable_args=) documents the same; assigning works in all of them.
-    vjp.args_res = [None, vjp.args_res[1]]
-    return y, aux, *jax.tree.flatten(vjp)
+    origins = list(map(origin, jaxpr.outvars, depends(jaxpr, [variable in inputs for variable in jaxpr.invars])))
+    return Linearization(run, structures[0], shapes[0], tuple(origins[len(origins) - len(shapes[2]) :]))
 
 
 def forward(
-    linearization: Linearization, function: Function, params: PyTree, x: PyTree, *rest: PyTree
+    linearization: Linearization, params: PyTree, x: PyTree, *rest: PyTree
 ) -> tuple[PyTree, PyTree, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """``y`` and ``aux`` of ``function``, and the residual's ``values`` and ``inputs``."""
-    y, aux, needed, _ = linearize(function, params, x, *rest)
-
-    def those(wanted: Origin) -> tuple[jax.Array, ...]:
-        return tuple(value for value, origin in zip(needed, linearization.origins, strict=True) if origin is wanted)
-
-    return y, aux, those(Origin.COMPUTED), those(Origin.INPUT)
+    """``y`` and ``aux`` of the function, and the residual's ``values`` and ``inputs``."""
+    y, aux, values = linearization.run(params, x, *rest)
+    return y, aux, linearization.those(Origin.COMPUTED, values), linearization.those(Origin.INPUT, values)
 
 
 def pull_back(
-    linearization: Linearization,
-    residual: Residual,
-    gradient: PyTree,
-    function: Function,
-    params: PyTree,
-    x: PyTree,
-    *rest: PyTree,
+    linearization: Linearization, residual: Residual, gradient: PyTree, params: PyTree, x: PyTree, *rest: PyTree
 ) -> tuple[PyTree, PyTree]:
     """Gradients with respect to the weights and to the input, the backward reading the weights ``params``.
 
-    Of ``x`` and ``rest`` only shapes matter: of the forward that is traced here, the compiler keeps what depends on
+    Of ``x`` and ``rest`` only shapes matter: of the forward that is evaluated here, the compiler keeps what depends on
     weights alone.
     """
-    again = linearize(function, params, x, *rest)[2]
+    again = linearization.run(params, x, *rest)[2]
     stored = {Origin.INPUT: iter(residual.inputs), Origin.COMPUTED: iter(residual.values), Origin.WEIGHTS: iter(())}
     values = [next(stored[origin], now) for origin, now in zip(linearization.origins, again, strict=True)]
-    return _gradients(linearization.structure, values, params, gradient, linearization.outputs)
+    return _gradients(linearization, values, params, gradient)
 
 
 def forward_backward(
-    linearization: Linearization, gradient: PyTree | None, function: Function, params: PyTree, x: PyTree, *rest: PyTree
+    linearization: Linearization, gradient: PyTree | None, params: PyTree, x: PyTree, *rest: PyTree
 ) -> tuple[PyTree, PyTree, PyTree, PyTree]:
-    """``y`` and ``aux`` of ``function``, and the gradients with respect to the weights and to the input.
+    """``y`` and ``aux`` of the function, and the gradients with respect to the weights and to the input.
 
     Without ``gradient``, those of ``y`` itself, a scalar.
     """
-    y, aux, backward = forward_with_backward(linearization, function, params, x, *rest)
+    y, aux, backward = forward_with_backward(linearization, params, x, *rest)
     return y, aux, *backward(jnp.ones_like(y) if gradient is None else gradient)
 
 
 def forward_with_backward(
-    linearization: Linearization, function: Function, params: PyTree, x: PyTree, *rest: PyTree
+    linearization: Linearization, params: PyTree, x: PyTree, *rest: PyTree
 ) -> tuple[PyTree, PyTree, Callable[[PyTree], tuple[PyTree, PyTree]]]:
-    """``y`` and ``aux`` of ``function``, and what makes of the gradient of ``y`` those of the weights and the input.
+    """``y`` and ``aux`` of the function, and what makes of the gradient of ``y`` those of the weights and the input.
 
     Both are to be computed in one compiled function.
 
     On the CPU, XLA would fuse pieces of the forward into the backward that reads them, and so compute them many times:
     ResNet-20 takes 1.3 times as long. There, a barrier keeps the two as far apart as two functions.
     """
-    y, aux, needed, structure = linearize(function, params, x, *rest)
-    computed = [value for value, origin in zip(needed, linearization.origins, strict=True) if origin is Origin.COMPUTED]
+    y, aux, values = linearization.run(params, x, *rest)
+    computed = linearization.those(Origin.COMPUTED, values)
     stored = iter(
         jax.lax.platform_dependent(*computed, cpu=_barrier, default=lambda *values: values) if computed else ()
     )
     values = [
         next(stored) if origin is Origin.COMPUTED else value
-        for value, origin in zip(needed, linearization.origins, strict=True)
+        for value, origin in zip(values, linearization.origins, strict=True)
     ]
-    return y, aux, lambda gradient: _gradients(structure, values, params, gradient, y)
+    return y, aux, lambda gradient: _gradients(linearization, values, params, gradient)
 
 
 def _gradients(
-    structure: Any, values: list[jax.Array], params: PyTree, gradient: PyTree, outputs: PyTree
+    linearization: Linearization, values: list[jax.Array], params: PyTree, gradient: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """Of the ``jax.vjp`` result that `linearize` took apart, put together with these weights."""
-    vjp = jax.tree.unflatten(structure, values)
+    """Of the ``jax.vjp`` result that was taken apart, put together with these weights."""
+    vjp = jax.tree.unflatten(linearization.structure, values)
     vjp.args_res = [params, vjp.args_res[1]]
 
     def gradients(vjp: Callable, gradient: PyTree) -> tuple[PyTree, PyTree]:
-        grads, input_gradient = vjp(complete(gradient, outputs))
+        grads, input_gradient = vjp(complete(gradient, linearization.outputs))
         return grads, travelling(input_gradient)
 
     return fast_in_loops(gradients, vjp, gradient)

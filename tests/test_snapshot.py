@@ -27,16 +27,17 @@ def trained():
     return state
 
 
-@pytest.mark.parametrize("large", [1, 60, 2**20], ids=["each alone", "some alone", "all together"])
-def test_large_arrays_stand_alone_and_come_back_as_they_were(large, tmp_path, monkeypatch):
-    monkeypatch.setattr(snapshot, "_LARGE", large)
+@pytest.mark.parametrize("chunk", [1, 60, 2**20], ids=["each alone", "a few together", "all together"])
+def test_arrays_are_put_together_in_chunks_and_come_back_as_they_were(chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, "_CHUNK", chunk)
     state = trained()
     taken = snapshot.take(state)
-    arrays, document = taken.pack()
-    count = sum(map(len, arrays.values()))
     copies = sum(map(len, taken.copies))
     dtypes = sum(len({np.asarray(copy).dtype for copy in of}) for of in taken.copies)
-    assert count == copies if large == 1 else dtypes < count < copies if large == 60 else count == dtypes
+    arrays, document = taken.pack()
+    count = sum(map(len, arrays.values()))
+    assert count == copies if chunk == 1 else dtypes < count < copies if chunk == 60 else count == dtypes
+    assert not any(taken.copies)  # given up
     assert len(document["leaves"]) > copies  # what is one array in memory is saved once
     jd.save(tmp_path / "it", state)
     restored = jd.restore(tmp_path / "it", pipeline(), X)

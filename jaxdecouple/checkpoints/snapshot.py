@@ -14,7 +14,7 @@ from jaxdecouple.checkpoints.files import Arrays
 from jaxdecouple.stage import PyTree
 from jaxdecouple.state import State
 
-_LARGE = 2**20  # bytes
+_CHUNK = 2**26  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +36,20 @@ class Snapshot:
     copies: tuple[list[jax.Array], ...]
 
     def pack(self) -> tuple[Arrays, dict[str, Any]]:
-        """Flat arrays, and what says where each leaf is in them; waits for the devices.
+        """Flat arrays, and what says where each leaf is in them; waits for the devices, and gives the copies up.
 
-        Small arrays of a stage and dtype are put together in one: a thousand of them would take a second to write.
+        The arrays of a stage and dtype are put together: a thousand small ones would take a second to write.
         """
         arrays, found = {}, []
         for k, copies in enumerate(self.copies):
-            flat, places = _packed([np.asarray(copy) for copy in copies])
-            found.append(places)
-            if flat:
-                arrays[f"stage_{k}"] = flat
+            packer = _Packer()
+            copies.reverse()
+            while copies:  # what is packed is freed: the state is not in memory three times
+                packer.put(np.asarray(copies.pop()))
+            packer.finish()
+            found.append(packer.places)
+            if packer.chunks:
+                arrays[f"stage_{k}"] = packer.chunks
         leaves = {
             name: {"stage": k, "copy": position, **found[k][position], **({} if kind is None else {"key": kind})}
             for name, (k, position, kind) in self.places.items()
@@ -86,18 +90,39 @@ def take(state: State) -> Snapshot:
     return Snapshot(int(state.tick), int(state.first), _batch_sizes(state), places, tuple(copies))
 
 
-def _packed(arrays: list[np.ndarray]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-    """Arrays by name, large ones as they are, and of each array given, the name of the one that holds it, and where."""
-    flat: dict[str, list[np.ndarray]] = {}
-    sizes: dict[str, int] = {}
-    places = []
-    for n, array in enumerate(arrays):
+class _Packer:
+    """Puts arrays of a stage one behind another, those of a dtype together, in chunks.
+
+    Attributes:
+      chunks: flat arrays by name.
+      places: of each array that was put in: the chunk that holds it, and where.
+    """
+
+    def __init__(self) -> None:
+        self.chunks: dict[str, np.ndarray] = {}
+        self.places: list[dict[str, Any]] = []
+        # By dtype: the parts of the chunk that is being filled, its number of elements, the number of those before it.
+        self._open: dict[str, list[np.ndarray]] = {}
+        self._size: dict[str, int] = {}
+        self._closed: dict[str, int] = {}
+
+    def put(self, array: np.ndarray) -> None:
         dtype = array.dtype.name
-        name = f"{dtype}_{n}" if array.nbytes >= _LARGE else dtype
-        places.append({"array": name, "dtype": dtype, "shape": list(array.shape), "start": sizes.get(name, 0)})
-        flat.setdefault(name, []).append(array.reshape(-1))
-        sizes[name] = sizes.get(name, 0) + array.size
-    return {name: np.concatenate(parts) if len(parts) > 1 else parts[0] for name, parts in flat.items()}, places
+        start, chunk = self._size.get(dtype, 0), f"{dtype}_{self._closed.get(dtype, 0)}"
+        self.places.append({"array": chunk, "dtype": dtype, "shape": list(array.shape), "start": start})
+        self._open.setdefault(dtype, []).append(array.reshape(-1))
+        self._size[dtype] = start + array.size
+        if self._size[dtype] * array.itemsize >= _CHUNK:
+            self._close(dtype)
+
+    def finish(self) -> None:
+        for dtype in list(self._open):
+            self._close(dtype)
+
+    def _close(self, dtype: str) -> None:
+        parts, number = self._open.pop(dtype), self._closed.get(dtype, 0)
+        self.chunks[f"{dtype}_{number}"] = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        self._size[dtype], self._closed[dtype] = 0, number + 1
 
 
 def named_leaves(state: State) -> Iterator[tuple[str, Any]]:

@@ -57,4 +57,4 @@ class TrueGradient:
 
 
 def _gradients(function: Callable, gradient: PyTree | None, *arguments: PyTree) -> tuple[PyTree, PyTree]:
-    return forward_backward(linearization_of(function, *arguments), gradient, function, *arguments)[2:]
+    return forward_backward(linearization_of(function, *arguments), gradient, *arguments)[2:]
