@@ -16,13 +16,21 @@ README = (ROOT / "README.md").read_text()
 PIECES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_quickstart_trains():
-    code = PIECES[0]
-    assert len(code.strip().splitlines()) < 15
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+def test_the_quickstart_trains_and_is_saved(tmp_path):
+    """And restored, exported, and loaded without this library."""
+    quickstart, _, saving, loading = PIECES[:4]
+    assert len(quickstart.strip().splitlines()) < 15
+    check = "assert abs(logits - pipeline.predict(state, digits.x_test / 255.0)).max() < 1e-4"
+    code = f"{quickstart}{saving}{loading}{check}\nprint(jd.checkpoints.metadata('checkpoint'))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     loss, accuracy, examples = re.search(r"loss=([\d.]+), accuracy=([\d.]+), examples=(\d+)", done.stdout).groups()
     assert float(loss) < 3 and 0 < float(accuracy) <= 1 and int(examples) == 360
+    assert done.stdout.endswith("{'epoch': 1}\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "model.msgpack"}
 
 
 def test_the_drawn_schedule():
@@ -76,20 +84,6 @@ def test_the_example_of_local_learning():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("[0]\n")
-
-
-def test_the_example_of_saving(tmp_path):
-    """After the quickstart: saved, restored, exported, and loaded without this library."""
-    quickstart, _, saving, loading = PIECES[:4]
-    check = "assert abs(logits - pipeline.predict(state, digits.x_test / 255.0)).max() < 1e-4"
-    code = f"{quickstart}{saving}{loading}{check}\nprint(jd.checkpoints.metadata('checkpoint'))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("{'epoch': 1}\n")
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "model.msgpack"}
 
 
 def test_the_asynchronous_example(capsys):
