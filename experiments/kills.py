@@ -118,7 +118,7 @@ def _seconds_of_training(config: Config, workdir: pathlib.Path) -> float:
 
 
 def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: float, ticks: int) -> bool:
-    """Kills a run at a random moment of its training; whether it was still running.
+    """Kills a run at a random moment of its training; ``False`` if it ended before, as a run should.
 
     Much of the time goes to compilation, before the first tick. So one moment in three is drawn from all the time, one
     is shortly after a tick that is drawn, and one within the save of such a tick.
@@ -136,10 +136,12 @@ def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: floa
         while process.is_alive() and not any((workdir / CHECKPOINTS).glob(pattern)):
             time.sleep(0.001)
         process.join(draw.uniform(0, _A_SAVE / 2 if kind == "within" else _A_SAVE))
-    running = process.is_alive()
+    if not process.is_alive():
+        _finish(process, workdir)
+        return False
     process.kill()
     process.join()
-    return running
+    return True
 
 
 def _start(config: Config, workdir: pathlib.Path) -> multiprocessing.process.BaseProcess:
