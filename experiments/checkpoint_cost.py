@@ -23,7 +23,7 @@ from absl import flags
 
 import jaxdecouple as jd
 from experiments import command_line, devices, throughput
-from experiments.entrants import Settings, cut, optimizer
+from experiments.entrants import Settings, pipeline_of
 from experiments.methods import METHODS, choose
 from experiments.workdir import Workdir
 from jaxdecouple.state import State
@@ -100,18 +100,9 @@ class Training:
 
 def measure(settings: Settings, method: str, every: int, with_training: bool) -> Cost:
     """The cost of checkpoints under one method, on the first devices."""
-    chosen = METHODS[method]
-    schedule = chosen.build(settings.num_stages, chosen.accumulate)
-    auxiliary = chosen.auxiliary and chosen.auxiliary(settings.num_classes, None)
 
     def build() -> jd.Pipeline:
-        return jd.Pipeline(
-            cut(settings, schedule),
-            schedule,
-            optimizer=jd.stagewise(optimizer(), accumulate=chosen.accumulate),
-            auxiliary=auxiliary,
-            devices=devices.of_stages(settings.num_stages, share=True),
-        )
+        return pipeline_of(method, settings, devices.of_stages(settings.num_stages, share=True))
 
     training = Training(build(), settings)
     with tempfile.TemporaryDirectory(prefix="jaxdecouple-") as scratch:

@@ -20,7 +20,7 @@ from absl import flags
 
 import jaxdecouple as jd
 from experiments import command_line, devices, throughput
-from experiments.entrants import Settings, cut, optimizer
+from experiments.entrants import Settings, pipeline_of
 from experiments.methods import METHODS, choose
 from experiments.workdir import Workdir
 
@@ -55,24 +55,16 @@ class Cost:
 
 def measure(settings: Settings, method: str, every: int) -> Cost:
     """The cost of diagnostics under one method, on the first devices."""
-    chosen = METHODS[method]
-    schedule = chosen.build(settings.num_stages, chosen.accumulate)
-    auxiliary = chosen.auxiliary and chosen.auxiliary(settings.num_classes, None)
+    accumulate = METHODS[method].accumulate
 
     def loop(watched: bool) -> throughput.Loop:
-        pipeline = jd.Pipeline(
-            cut(settings, schedule),
-            schedule,
-            optimizer=jd.stagewise(optimizer(), accumulate=chosen.accumulate),
-            auxiliary=auxiliary,
-            devices=devices.of_stages(settings.num_stages, share=True),
-        )
+        pipeline = pipeline_of(method, settings, devices.of_stages(settings.num_stages, share=True))
         step = jd.Diagnostics(pipeline, every=every).step if watched else pipeline.step
         state = pipeline.init(jax.random.key(0), settings.sample())
         batches = itertools.cycle(settings.distinct(settings.batch_size))
         # Whole rounds of probes, so that each measurement has its share of them.
-        unit = every * chosen.accumulate // np.gcd(every, chosen.accumulate)
-        return throughput.Loop(step, state, batches, fill=2 * schedule.drain + 2 * unit + 2, unit=unit)
+        unit = every * accumulate // np.gcd(every, accumulate)
+        return throughput.Loop(step, state, batches, fill=2 * pipeline.schedule.drain + 2 * unit + 2, unit=unit)
 
     loops = {"plain": loop(False), "watched": loop(True)}
     rates = throughput.measure(loops, repeats=settings.repeats, seconds=settings.seconds)

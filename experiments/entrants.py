@@ -197,6 +197,19 @@ def pipelined(
     )
 
 
+def pipeline_of(name: str, settings: Settings, devices: Sequence[jax.Device]) -> jd.Pipeline:
+    """The pipeline of a method of the papers, with its own M."""
+    chosen = METHODS[name]
+    schedule = chosen.build(settings.num_stages, chosen.accumulate)
+    return jd.Pipeline(
+        cut(settings, schedule),
+        schedule,
+        optimizer=jd.stagewise(optimizer(), accumulate=chosen.accumulate),
+        auxiliary=chosen.auxiliary and chosen.auxiliary(settings.num_classes, jnp.dtype(settings.dtype)),
+        devices=devices,
+    )
+
+
 def method(name: str, settings: Settings, devices: Sequence[jax.Device], profile: jd.Profile | None = None) -> Entrant:
     """A method of the papers, with its own M."""
     chosen = METHODS[name]

@@ -27,7 +27,7 @@ import jaxdecouple as jd
 from experiments import command_line, devices, diagnostic_plots, plots
 from experiments import flags as config_flags
 from experiments.config import Config
-from experiments.progress import Diagnosis, EpochRecord, NonFiniteLoss, as_json, diagnosis_of
+from experiments.progress import Diagnosis, EpochRecord, NonFiniteLoss, as_json
 from experiments.run_directory import (
     CHECKPOINTS,
     DIAGNOSTICS,
@@ -144,7 +144,7 @@ def _write_findings(start: Start | None, output: RunDirectory) -> list[EpochReco
     records = [EpochRecord(**record) for record in saved["records"]]
     output.write_lines(METRICS, [record.results() for record in records])
     if saved["diagnoses"] or (output.path / DIAGNOSTICS).exists():
-        output.write_lines(DIAGNOSTICS, [as_json(diagnosis_of(record)) for record in saved["diagnoses"]])
+        output.write_lines(DIAGNOSTICS, saved["diagnoses"])
     return records
 
 

@@ -265,7 +265,7 @@ class SyntheticProgram(LocalProgram):
         given = self._auxiliary_input(y, targets)
         predicted, their_state = self._assist(auxiliary.params, auxiliary.model_state, given, key, batch)
         grads, sent = backward(predicted)
-        return grads, model_state, y, sent if self.stage.first else None, their_state
+        return grads, model_state, y, sent if self.sends else None, their_state
 
     def _teach(self, params: PyTree, opt_state: Any, *rest: Any, due: bool) -> tuple[jax.Array, dict[str, PyTree]]:
         error, grads = self._error(params, *rest)

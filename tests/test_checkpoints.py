@@ -1,7 +1,6 @@
 """Checkpoints: exact continuation with everything in flight, and no wrong value from a damaged or foreign one."""
 
 import contextlib
-import pickle
 import re
 import resource
 import threading
@@ -70,8 +69,9 @@ def test_training_goes_on_exactly_in_a_new_pipeline(name, accumulate, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_kinds_of_layers(kind, tmp_path):
-    schedule = schedules.adl(2)
-    build = lambda: jd.Pipeline(jd.partition(KINDS[kind](), 2), schedule, optimizer=optax.adam(0.1))  # noqa: E731
+    def build():
+        return jd.Pipeline(jd.partition(KINDS[kind](), 2), schedules.adl(2), optimizer=optax.adam(0.1))
+
     assert_continues(tmp_path / "run", build)
 
 
@@ -99,7 +99,9 @@ def test_double_precision(tmp_path, x64):
 
 @pytest.mark.parametrize("stop", [5, 7])  # drained, and filling again
 def test_after_a_flush(stop, tmp_path):
-    refill = lambda pipeline, state: train(pipeline, pipeline.flush(state), start=5, stop=stop)  # noqa: E731
+    def refill(pipeline, state):
+        return train(pipeline, pipeline.flush(state), start=5, stop=stop)
+
     assert assert_continues(tmp_path / "run", lambda: make(schedules.fdg(3), accumulate=4), prepare=refill).first == 5
 
 
@@ -246,17 +248,6 @@ def test_a_changed_document_is_damage(what, tmp_path, fdg):
     (path / DOCUMENT).write_text(text.replace(*DAMAGES[what], 1))
     with pytest.raises(DamagedCheckpoint):
         jd.restore(path, pipeline, X)
-
-
-def test_nothing_is_unpickled(tmp_path, fdg, monkeypatch):
-    pipeline, state = fdg
-    jd.save(tmp_path / "run", state)
-    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
-    assert files and not any(file.read_bytes().startswith(b"\x80") for file in files)
-    refuse = lambda *args, **options: pytest.fail("unpickled")  # noqa: E731
-    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (np, "load")):
-        monkeypatch.setattr(module, name, refuse)
-    assert_same(state, jd.restore(tmp_path / "run", pipeline, X))
 
 
 def test_metadata_and_overwriting(tmp_path, fdg):

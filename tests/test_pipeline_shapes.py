@@ -181,8 +181,10 @@ def empty():
     def apply(params, model_state, x, *, key, train):
         return x * params["w"] + params["a"].sum() + params["b"].sum(), model_state
 
-    params = lambda: {"a": jnp.zeros(0), "b": jnp.zeros(0), "w": jnp.ones(())}  # noqa: E731
-    return jd.Layer(lambda key, x: (params(), {}), apply, "empty")
+    def init(key, x):
+        return {"a": jnp.zeros(0), "b": jnp.zeros(0), "w": jnp.ones(())}, {}
+
+    return jd.Layer(init, apply, "empty")
 
 
 KINDS = {

@@ -1,5 +1,6 @@
 """How a state becomes a few flat arrays, and comes back."""
 
+import pickle
 import re
 
 import flax.linen as nn
@@ -42,6 +43,21 @@ def test_arrays_are_put_together_in_chunks_and_come_back_as_they_were(chunk, tmp
     jd.save(tmp_path / "it", state)
     restored = jd.restore(tmp_path / "it", pipeline(), X)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, _numbers(restored), _numbers(state))
+
+
+def test_nothing_is_unpickled(tmp_path, monkeypatch):
+    state = trained()
+    jd.save(tmp_path / "it", state)
+    files = [file for file in (tmp_path / "it").rglob("*") if file.is_file()]
+    assert files and not any(file.read_bytes().startswith(b"\x80") for file in files)
+
+    def refuse(*args, **options):
+        pytest.fail("unpickled")
+
+    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (np, "load")):
+        monkeypatch.setattr(module, name, refuse)
+    restored = jd.restore(tmp_path / "it", pipeline(), X)
     jax.tree.map(np.testing.assert_array_equal, _numbers(restored), _numbers(state))
 
 

@@ -67,8 +67,6 @@ def read_document(path: pathlib.Path) -> dict[str, Any]:
     """
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}; write the directory that a checkpoint was saved as")
-    if not any(path.iterdir()):
-        raise CheckpointError(f"{path} is empty, and no checkpoint; write the directory that one was saved as")
     if not is_complete(path):
         raise CheckpointError(f"{path} is no checkpoint; write the directory that one was saved as")
     try:
