@@ -15,7 +15,8 @@ rate. Ratios are medians of the ratios within a repeat.
 Host times are those of `Pipeline.step` while all devices are idle. On CPU devices the computation that it starts runs
 on the same cores and may take them from it, so that they are an upper bound there. Compilation is what the row's own
 functions needed until the pipeline was filled; it is honest only without a persistent compilation cache, which is
-therefore not used unless JAX_COMPILATION_CACHE_DIR asks for it. Peak memory is counted (see experiments/memory.py).
+therefore not used unless JAX_COMPILATION_CACHE_DIR asks for it. Peak memory is counted
+(see experiments/measure/memory.py).
 
 The directory gets results.json, table.md, benchmark.png, and for each pipeline gantt-*.png, its predicted timeline.
 """
@@ -37,14 +38,17 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import benchmark_report, command_line, devices, entrants, throughput
-from experiments.benchmark_report import Result
-from experiments.compilations import Compilations
-from experiments.entrants import ONE_JIT, ONE_WORKER, Entrant, Settings
-from experiments.memory import peak_bytes
-from experiments.methods import AUTO, METHODS
-from experiments.operation_times import Round, as_times, dispatches_per_tick, host_times, joined_stages, predict
-from experiments.workdir import Workdir
+from experiments import cli as command_line
+from experiments import devices
+from experiments.measure import entrants, throughput
+from experiments.measure.compilations import Compilations
+from experiments.measure.entrants import ONE_JIT, ONE_WORKER, Entrant, Settings
+from experiments.measure.memory import peak_bytes
+from experiments.measure.operation_times import Round, as_times, dispatches_per_tick, host_times, joined_stages, predict
+from experiments.report import benchmark as benchmark_report
+from experiments.report.benchmark import Result
+from experiments.report.workdir import Workdir
+from experiments.training.methods import AUTO, METHODS
 from jaxdecouple import schedules
 from jaxdecouple.planning import Timeline
 

@@ -25,13 +25,17 @@ from collections.abc import Mapping
 from absl import flags
 from tqdm import tqdm
 
-from experiments import command_line, devices, plots, report, throughput
-from experiments.config import Config
-from experiments.report import Row
-from experiments.training import Run, Trainer
-from experiments.workdir import Workdir
+from experiments import cli as command_line
+from experiments import devices
+from experiments.measure import throughput
+from experiments.report import plots
+from experiments.report import tables as report
+from experiments.report.tables import Row
+from experiments.report.workdir import Workdir
+from experiments.training.config import Config
+from experiments.training.trainer import Run, Trainer
 from jaxdecouple import schedules
-from jaxdecouple.state import State
+from jaxdecouple.engine.state import State
 
 FLAGS = flags.FLAGS
 

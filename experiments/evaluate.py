@@ -16,8 +16,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command_line, devices, loading
-from experiments.loading import Loaded
+from experiments import cli as command_line
+from experiments import devices
+from experiments.training import loading
+from experiments.training.loading import Loaded
 
 FLAGS = flags.FLAGS
 SUFFIXES = (".csv", ".npz")

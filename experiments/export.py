@@ -13,8 +13,10 @@ import pathlib
 from absl import flags
 
 import jaxdecouple as jd
-from experiments import command_line, devices, loading
-from experiments.training import VARIABLES
+from experiments import cli as command_line
+from experiments import devices
+from experiments.training import loading
+from experiments.training.trainer import VARIABLES
 
 FLAGS = flags.FLAGS
 

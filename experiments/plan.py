@@ -20,9 +20,11 @@ import optax
 from absl import flags
 
 import jaxdecouple as jd
-from experiments import auto, command_line, devices
-from experiments.auto import Choice
-from experiments.workdir import Workdir
+from experiments import cli as command_line
+from experiments import devices
+from experiments.report.workdir import Workdir
+from experiments.training import auto
+from experiments.training.auto import Choice
 
 FLAGS = flags.FLAGS
 

@@ -24,11 +24,13 @@ from absl import flags
 from tqdm import tqdm
 
 import jaxdecouple as jd
-from experiments import command_line, devices, diagnostic_plots, plots
-from experiments import flags as config_flags
-from experiments.config import Config
-from experiments.progress import Diagnosis, EpochRecord, NonFiniteLoss, as_json
-from experiments.run_directory import (
+from experiments import cli as command_line
+from experiments import devices
+from experiments import settings as config_flags
+from experiments.report import diagnostic_plots, plots
+from experiments.training.config import Config
+from experiments.training.progress import Diagnosis, EpochRecord, NonFiniteLoss, as_json
+from experiments.training.run_directory import (
     CHECKPOINTS,
     DIAGNOSTICS,
     METRICS,
@@ -39,11 +41,11 @@ from experiments.run_directory import (
     default_path,
     standing,
 )
-from experiments.saving import Saver, Saving, description
-from experiments.stopping import StopRequest
-from experiments.training import VARIABLES, BrokenData, Cut, Run, Start, Trainer
+from experiments.training.saving import Saver, Saving, description
+from experiments.training.stopping import StopRequest
+from experiments.training.trainer import VARIABLES, BrokenData, Cut, Run, Start, Trainer
 from jaxdecouple import schedules
-from jaxdecouple.state import State
+from jaxdecouple.engine.state import State
 
 FLAGS = flags.FLAGS
 CUT = "cut.json"

@@ -3,7 +3,7 @@
 python -m experiments.adl --row=ROW
 """
 
-from experiments import command_line
+from experiments import cli as command_line
 from experiments.adl import paper
 from experiments.reproduction import program
 

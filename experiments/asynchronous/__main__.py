@@ -7,7 +7,7 @@ The directory gets config.json, metrics.jsonl, summary.json and curves.png.
 
 from __future__ import annotations
 
-from experiments import command_line
+from experiments import cli as command_line
 from experiments.asynchronous import program
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command_line, devices
-from experiments.markdown import markdown
-from experiments.methods import choose
-from experiments.workdir import Workdir
+from experiments import cli as command_line
+from experiments import devices
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
+from experiments.training.methods import choose
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Linear, Result, Stragglers
 

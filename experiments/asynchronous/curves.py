@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import devices
-from experiments.workdir import Workdir
+from experiments.report.workdir import Workdir
 from jaxdecouple.asynchronous import Record
 
 Row = dict[str, Any]

@@ -21,10 +21,10 @@ import optax
 from absl import flags
 from flax import linen as nn
 
-from experiments import command_line
+from experiments import cli as command_line
 from experiments.asynchronous import scales
 from experiments.asynchronous.scales import option
-from experiments.workdir import Workdir
+from experiments.report.workdir import Workdir
 from jaxdecouple import data
 from jaxdecouple.asynchronous.data.sources import Source
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.asynchronous import features, figures, networks, scales
 from experiments.asynchronous.scales import option
-from experiments.workdir import Workdir
+from experiments.report.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous.data.sources import load
 

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from experiments.asynchronous import figures, races, scales
 from experiments.asynchronous.curves import Curve, colour, draw, report, shown, write
 from experiments.asynchronous.scales import option
-from experiments.markdown import markdown
-from experiments.workdir import Workdir
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
 
 CLAIM = (
     "Dis-dfSDCA and CoCoA+ need about as many epochs, both converging linearly, and Dis-dfSDCA needs less time, with "

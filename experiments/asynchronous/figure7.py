@@ -21,8 +21,8 @@ from experiments.asynchronous import figures, races, scales
 from experiments.asynchronous.curves import Curve, colour, draw, report, shown, write
 from experiments.asynchronous.scales import option
 from experiments.asynchronous.speedups import described, draw_speedups, speedups
-from experiments.markdown import markdown
-from experiments.workdir import Workdir
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
 
 CLAIM = (
     "With the same number of workers Dis-dfSDCA always converges faster than CoCoA+, and its speed-up is better, when "

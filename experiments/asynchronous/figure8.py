@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from experiments.asynchronous import figures, races, scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, least, report, rows_of, shown, write
 from experiments.asynchronous.scales import option
-from experiments.markdown import markdown
-from experiments.workdir import Workdir
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
 from jaxdecouple.asynchronous.problems.components import Components

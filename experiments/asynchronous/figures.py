@@ -8,9 +8,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command_line
+from experiments import cli as command_line
 from experiments.asynchronous import scales
-from experiments.workdir import Workdir
+from experiments.report.workdir import Workdir
 
 
 def start(

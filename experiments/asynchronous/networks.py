@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, report, rounded, shown, write
 from experiments.asynchronous.scales import option
-from experiments.markdown import markdown
-from experiments.progress import NonFiniteLoss
-from experiments.workdir import Workdir
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
+from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import General, Record, Result
 from jaxdecouple.asynchronous.data.sources import Source, classes

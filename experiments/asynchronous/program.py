@@ -11,11 +11,12 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import command_line, devices
+from experiments import cli as command_line
+from experiments import devices
 from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, draw, rounded
 from experiments.asynchronous.solving import Run
-from experiments.workdir import Workdir
+from experiments.report.workdir import Workdir
 from jaxdecouple.asynchronous import Problem, Record, StepSizeWarning
 from jaxdecouple.asynchronous.data.sources import Source, classes, signs
 

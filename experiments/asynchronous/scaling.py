@@ -15,8 +15,8 @@ from experiments.asynchronous.curves import Curve, colour, draw, label_logarithm
 from experiments.asynchronous.races import Costs, attempt
 from experiments.asynchronous.scales import option
 from experiments.asynchronous.speedups import common_target, described, draw_speedups, speedups
-from experiments.markdown import markdown
-from experiments.workdir import Workdir
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
 from jaxdecouple.asynchronous.data.sources import classes, load

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments.asynchronous.scales import check, option
-from experiments.methods import choose
-from experiments.progress import NonFiniteLoss
+from experiments.training.methods import choose
+from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Problem, Record, Result, Stragglers
 from jaxdecouple.asynchronous.data.sources import Source, classes, load, signs

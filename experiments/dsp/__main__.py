@@ -3,7 +3,7 @@
 python -m experiments.dsp --row=ROW
 """
 
-from experiments import command_line
+from experiments import cli as command_line
 from experiments.dsp import paper
 from experiments.reproduction import program
 

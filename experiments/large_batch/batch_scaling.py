@@ -24,13 +24,14 @@ from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments import command_line, devices
-from experiments.config import Config
+from experiments import cli as command_line
+from experiments import devices
 from experiments.large_batch import sweeps
 from experiments.large_batch.outcomes import Outcome, announce, cell, write
 from experiments.large_batch.sweeps import Setting
-from experiments.markdown import markdown
-from experiments.workdir import Workdir
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
+from experiments.training.config import Config
 from jaxdecouple.data import Dataset
 
 FLAGS = flags.FLAGS

@@ -4,7 +4,7 @@
 
 measures updates with a batch of B = 8192 images, accumulated in chunks of 512, for CLARS with the gradient norms of 512
 of them (thesis, section 4.4.4), on one device. Images are random, float32. Rounds over all optimizers are interleaved,
-ratios taken within a round. Memory is counted, as `experiments.memory` says.
+ratios taken within a round. Memory is counted, as `experiments.measure.memory` says.
 
 The directory gets results.json and table.md.
 """
@@ -22,14 +22,16 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command_line, devices, throughput
-from experiments.config import Config
-from experiments.markdown import markdown
-from experiments.memory import peak_bytes
-from experiments.training import Trainer
-from experiments.workdir import Workdir
+from experiments import cli as command_line
+from experiments import devices
+from experiments.measure import throughput
+from experiments.measure.memory import peak_bytes
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
+from experiments.training.config import Config
+from experiments.training.trainer import Trainer
 from jaxdecouple.data import Dataset
-from jaxdecouple.state import State
+from jaxdecouple.engine.state import State
 
 FLAGS = flags.FLAGS
 OPTIMIZERS = {"mNAG": "sgd", "LARS": "lars", "CLARS": "clars"}

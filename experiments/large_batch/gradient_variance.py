@@ -26,14 +26,15 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import jaxdecouple as jd
-from experiments import command_line, devices
+from experiments import cli as command_line
+from experiments import devices
 from experiments.large_batch.network import Examples, Network, order_of
 from experiments.large_batch.settings import Settings, define_flags, given
 from experiments.large_batch.tables import layer_labels, rounded, style
-from experiments.markdown import markdown
-from experiments.progress import NonFiniteLoss
-from experiments.workdir import Workdir
-from jaxdecouple.stage import PyTree
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
+from experiments.training.progress import NonFiniteLoss
+from jaxdecouple.network.trees import PyTree
 
 FLAGS = flags.FLAGS
 

@@ -14,8 +14,8 @@ import optax
 import jaxdecouple as jd
 from jaxdecouple import models
 from jaxdecouple.data import epoch_batches
-from jaxdecouple.jaxprs import fast_in_loops
-from jaxdecouple.stage import PyTree
+from jaxdecouple.network.jaxprs import fast_in_loops
+from jaxdecouple.network.trees import PyTree
 
 # The networks of thesis section 4.4.1 by their number of layers and their activation. Its widths are not known; those
 # of the convolutions are small, to train in minutes on a CPU. The residual network is cut inside its blocks, so that

@@ -11,9 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments import devices
-from experiments.config import Config
-from experiments.progress import EpochRecord
-from experiments.workdir import Workdir
+from experiments.report.workdir import Workdir
+from experiments.training.config import Config
+from experiments.training.progress import EpochRecord
 
 
 @dataclasses.dataclass(frozen=True)

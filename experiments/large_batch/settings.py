@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from experiments.large_batch.network import MODELS, Examples, Network
-from experiments.methods import choose
+from experiments.training.methods import choose
 from jaxdecouple import data
 
 

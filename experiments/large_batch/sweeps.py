@@ -14,10 +14,10 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import devices
-from experiments.config import Config
 from experiments.large_batch.outcomes import Outcome
-from experiments.progress import EpochRecord, NonFiniteLoss
-from experiments.training import Trainer
+from experiments.training.config import Config
+from experiments.training.progress import EpochRecord, NonFiniteLoss
+from experiments.training.trainer import Trainer
 from jaxdecouple import data
 from jaxdecouple.data import Dataset
 

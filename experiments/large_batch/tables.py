@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import matplotlib
 
-from jaxdecouple.stage import PyTree
+from jaxdecouple.network.trees import PyTree
 
 
 def layer_labels(params: dict[str, PyTree]) -> dict[str, str]:

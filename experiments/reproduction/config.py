@@ -8,7 +8,7 @@ from typing import Any
 
 import optax
 
-from experiments.config import Config
+from experiments.training.config import Config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from experiments.memory import peak_bytes
+from experiments.measure.memory import peak_bytes
 from experiments.reproduction.kind import Column, Emit, Kind, Scale
 from experiments.reproduction.speed import BACKPROP, METHOD, SMALL, pipelined, shape_of
 

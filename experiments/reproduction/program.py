@@ -19,15 +19,16 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from experiments import command_line, devices
+from experiments import cli as command_line
+from experiments import devices
 from experiments.large_batch.sweeps import numbers
-from experiments.methods import choose
 from experiments.reproduction import tables
 from experiments.reproduction.kind import SCALES, Scale
 from experiments.reproduction.kinds import KINDS
 from experiments.reproduction.rows import Paper, Row
 from experiments.reproduction.runner import job_of, missing, run_rows
 from experiments.reproduction.store import Store
+from experiments.training.methods import choose
 
 FLAGS = flags.FLAGS
 CPU_DEVICES = 4  # no table of speed or memory has more stages; training puts several stages on one without loss

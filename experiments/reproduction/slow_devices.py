@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdecouple as jd
-from jaxdecouple.dispatcher import Dispatcher
-from jaxdecouple.stage import PyTree
-from jaxdecouple.state import Workspace
+from jaxdecouple.engine.operations import Dispatcher
+from jaxdecouple.engine.state import Workspace
+from jaxdecouple.network.trees import PyTree
 
 _TURNS = 1000  # of the loop, while it is calibrated
 

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.methods import METHODS
+from experiments.training.methods import METHODS
 
 DATASET = "digits"  # scikit-learn's: 1437 images of 8x8 to train on, 360 to test
 

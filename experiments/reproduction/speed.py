@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 
 import jaxdecouple as jd
-from experiments import devices, entrants, throughput
-from experiments.entrants import Entrant, Settings
-from experiments.methods import METHODS
-from experiments.operation_times import Round, as_times, joined_stages
+from experiments import devices
+from experiments.measure import entrants, throughput
+from experiments.measure.entrants import Entrant, Settings
+from experiments.measure.operation_times import Round, as_times, joined_stages
 from experiments.reproduction.kind import Column, Emit, Kind, Scale
 from experiments.reproduction.predictions import schedule_of
+from experiments.training.methods import METHODS
 from jaxdecouple import schedules
 
 SMALL = {"model": "resnet20", "image_size": 16, "batch_size": 64, "num_classes": 10}

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.workdir import Workdir
+from experiments.report.workdir import Workdir
 
 PURPOSE = {"holds": "results of reproductions"}
 

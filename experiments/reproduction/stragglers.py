@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.entrants import Entrant
+from experiments.measure.entrants import Entrant
 from experiments.reproduction.kind import Column, Emit, Kind, Result, Scale
 from experiments.reproduction.predictions import BACKWARD, schedule_of
 from experiments.reproduction.slow_devices import SlowDispatcher, Slowness

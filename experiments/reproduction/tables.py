@@ -8,16 +8,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import devices, diagnostic_plots, plots
-from experiments.markdown import markdown
-from experiments.progress import EpochRecord
-from experiments.report import mean_and_spread
+from experiments import devices
+from experiments.report import diagnostic_plots, plots
+from experiments.report.markdown import markdown
+from experiments.report.tables import mean_and_spread
+from experiments.report.workdir import Workdir
 from experiments.reproduction import diagnostics
 from experiments.reproduction.kind import Column, Result
 from experiments.reproduction.kinds import KINDS
 from experiments.reproduction.rows import DIVERGES, Row, Table
 from experiments.reproduction.store import Job
-from experiments.workdir import Workdir
+from experiments.training.progress import EpochRecord
 
 MISSING = "not run"
 

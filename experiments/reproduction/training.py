@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from experiments import devices
-from experiments.config import Config
-from experiments.progress import Diagnosis, EpochRecord, NonFiniteLoss
 from experiments.reproduction import small
 from experiments.reproduction.config import row_config
 from experiments.reproduction.kind import Column, Emit, Kind, Result, Scale, diverged_or
-from experiments.training import Trainer
+from experiments.training.config import Config
+from experiments.training.progress import Diagnosis, EpochRecord, NonFiniteLoss
+from experiments.training.trainer import Trainer
 from jaxdecouple import schedules
 
 loaded = functools.cache(Config.load_data)  # most rows of a paper train on one of two data sets

@@ -3,7 +3,7 @@
 python -m experiments.thesis --row=ROW
 """
 
-from experiments import command_line
+from experiments import cli as command_line
 from experiments.reproduction import program
 from experiments.thesis import paper
 

@@ -14,9 +14,9 @@ Independent of pipelines and schedules.
 from jaxdecouple.asynchronous.algorithms.bounds import StepSizeWarning
 from jaxdecouple.asynchronous.data.libsvm import read_libsvm
 from jaxdecouple.asynchronous.data.sources import Source, load
+from jaxdecouple.asynchronous.engines.clock import Clock, DrawnDelays, Stragglers
 from jaxdecouple.asynchronous.engines.options import Options
-from jaxdecouple.asynchronous.engines.plan import Clock, DrawnDelays, Stragglers
-from jaxdecouple.asynchronous.engines.running import ServerLost, WorkersLost
+from jaxdecouple.asynchronous.engines.run import ServerLost, WorkersLost
 from jaxdecouple.asynchronous.problems.factories import (
     general,
     linear,
@@ -29,7 +29,7 @@ from jaxdecouple.asynchronous.problems.factories import (
 )
 from jaxdecouple.asynchronous.problems.problem import General, Linear, Problem
 from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.shared import shared_asysvrg
+from jaxdecouple.asynchronous.shared_solver import shared_asysvrg
 from jaxdecouple.asynchronous.solvers import (
     cocoa_plus,
     dfsdca,

@@ -20,7 +20,9 @@ from jaxdecouple.asynchronous.algorithms.algorithm import (
     SvrgInRounds,
 )
 from jaxdecouple.asynchronous.algorithms.sampling import SAMPLINGS, Sampling, draws, rows_of
-from jaxdecouple.asynchronous.engines import plan, running, simulated
+from jaxdecouple.asynchronous.engines import clock as plan
+from jaxdecouple.asynchronous.engines import run as running
+from jaxdecouple.asynchronous.engines import simulated
 from jaxdecouple.asynchronous.engines.options import Options, Settings
 from jaxdecouple.asynchronous.problems.problem import Linear, Problem
 from jaxdecouple.asynchronous.result import Result

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from jaxdecouple.checkpoints import files
-from jaxdecouple.checkpoints.errors import CheckpointError
 from jaxdecouple.checkpoints.restoring import restore_state
 from jaxdecouple.checkpoints.snapshot import Snapshot, take
-from jaxdecouple.pipeline import Pipeline
-from jaxdecouple.stage import PyTree
-from jaxdecouple.state import State
+from jaxdecouple.engine.pipeline import Pipeline
+from jaxdecouple.engine.state import State
+from jaxdecouple.errors import CheckpointError
+from jaxdecouple.network.trees import PyTree
 
 
 def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwrite: bool = False) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 from jaxdecouple.checkpoints import files
 from jaxdecouple.checkpoints.api import write
-from jaxdecouple.checkpoints.errors import CheckpointError, DamagedCheckpoint
 from jaxdecouple.checkpoints.snapshot import Snapshot, take
-from jaxdecouple.state import State
+from jaxdecouple.engine.state import State
+from jaxdecouple.errors import CheckpointError, DamagedCheckpoint
 
 _NAME = re.compile(r"tick-(\d{8,})")
 Metadata = dict[str, Any] | Callable[[], dict[str, Any]]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
-from jaxdecouple.checkpoints.errors import CheckpointError, DamagedCheckpoint
+from jaxdecouple.errors import CheckpointError, DamagedCheckpoint
 
 FORMAT = 1
 _OVERHEAD = 200_000  # bytes, about, of a checkpoint besides its arrays

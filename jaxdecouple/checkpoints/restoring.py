@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from jaxdecouple.checkpoints import files
-from jaxdecouple.checkpoints.errors import CheckpointError
 from jaxdecouple.checkpoints.snapshot import is_key, named_leaves
-from jaxdecouple.pipeline import Pipeline
-from jaxdecouple.placement import Placement
+from jaxdecouple.engine.pipeline import Pipeline
+from jaxdecouple.engine.placement import Placement
+from jaxdecouple.engine.state import State
+from jaxdecouple.errors import CheckpointError
+from jaxdecouple.network.trees import PyTree, describe, shape_of
 from jaxdecouple.schedules import Weights, redoes_forward
-from jaxdecouple.stage import PyTree, describe, shape_of
-from jaxdecouple.state import State
 
 Leaves = dict[str, dict[str, Any]]
 

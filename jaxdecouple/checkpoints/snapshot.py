@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.checkpoints.files import Arrays
-from jaxdecouple.stage import PyTree
-from jaxdecouple.state import State
+from jaxdecouple.engine.state import State
+from jaxdecouple.network.trees import PyTree
 
 _CHUNK = 2**26  # bytes
 

@@ -3,10 +3,10 @@
 from jaxdecouple.data.augment import NORMALISATIONS, Preprocess
 from jaxdecouple.data.batches import epoch_batches, num_batches
 from jaxdecouple.data.dataset import Dataset
-from jaxdecouple.data.errors import DataError
 from jaxdecouple.data.interface import ImageData
 from jaxdecouple.data.load import load
 from jaxdecouple.data.streamed import StreamedDataset
+from jaxdecouple.errors import DataError
 
 __all__ = [
     "NORMALISATIONS",

@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxdecouple.data.errors import DataError
 from jaxdecouple.data.interface import ImageData
+from jaxdecouple.errors import DataError
 
 # Colour photographs may be mirrored; these colour sets show digits, whose class is lost by it.
 _COLOUR_DIGITS = ("svhn",)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxdecouple.data.errors import DataError
+from jaxdecouple.errors import DataError
 
 
 def num_batches(n: int, batch_size: int, drop_last: bool = False) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxdecouple.data.batches import epoch_batches
-from jaxdecouple.data.errors import DataError
 from jaxdecouple.data.statistics import channel_statistics
+from jaxdecouple.errors import DataError
 
 _MOST_CLASSES = 2**20  # beyond this a label is taken for an identifier, not a class number
 

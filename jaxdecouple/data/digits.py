@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxdecouple.data.dataset import Dataset
-from jaxdecouple.data.errors import DataError
+from jaxdecouple.errors import DataError
 
 _NUM_TRAIN = 1437
 

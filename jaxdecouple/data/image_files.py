@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdecouple.data.errors import DataError
+from jaxdecouple.errors import DataError
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -5,12 +5,12 @@ import pathlib
 
 from jaxdecouple.data.dataset import Dataset
 from jaxdecouple.data.digits import load_digits
-from jaxdecouple.data.errors import DataError
 from jaxdecouple.data.folder import load_folder
 from jaxdecouple.data.npz import load_npz
 from jaxdecouple.data.streamed import StreamedDataset, load_streamed
 from jaxdecouple.data.tfds_source import find_builder, known_names, load_tfds
 from jaxdecouple.data.tiny_imagenet import load_tiny_imagenet
+from jaxdecouple.errors import DataError
 
 _IN_MEMORY = {"npz": load_npz, "folder": load_folder, "tiny_imagenet": load_tiny_imagenet}
 _STREAMED = ("imagenet", "streamed")

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 
 from jaxdecouple.data.dataset import Dataset
-from jaxdecouple.data.errors import DataError
+from jaxdecouple.errors import DataError
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _WRITE = "write one with np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"

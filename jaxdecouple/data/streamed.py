@@ -12,7 +12,7 @@ import numpy as np
 from jaxdecouple.data import image_files
 from jaxdecouple.data.batches import check_epoch, num_batches
 from jaxdecouple.data.crops import centre_crop, random_crop
-from jaxdecouple.data.errors import DataError
+from jaxdecouple.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGE_SIZE = 224

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxdecouple.data.dataset import Dataset
-from jaxdecouple.data.errors import DataError
 from jaxdecouple.data.tf_stand_in import tensorflow_stand_in
+from jaxdecouple.errors import DataError
 
 _CHUNK = 1024
 _PROBE_SECONDS = 10

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdecouple.data import image_files
 from jaxdecouple.data.dataset import Dataset
-from jaxdecouple.data.errors import DataError
+from jaxdecouple.errors import DataError
 
 _KIND = "tiny_imagenet"
 _EXPECTED = (

@@ -12,9 +12,9 @@ from jaxdecouple.diagnostics.records import DirectionRecord, GradientRecord
 from jaxdecouple.diagnostics.trees import compare, mean_of
 from jaxdecouple.diagnostics.true_gradient import TrueGradient
 from jaxdecouple.diagnostics.watching import WatchingDispatcher
-from jaxdecouple.pipeline import Pipeline
-from jaxdecouple.stage import PyTree, signature_of
-from jaxdecouple.state import Metrics, State
+from jaxdecouple.engine.pipeline import Pipeline
+from jaxdecouple.engine.state import Metrics, State
+from jaxdecouple.network.trees import PyTree, signature_of
 
 
 class Diagnostics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxdecouple.stage import PyTree
+from jaxdecouple.network.trees import PyTree
 
 
 @jax.jit

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from jaxdecouple.pipeline import Pipeline
-from jaxdecouple.residuals import forward_backward, linearization_of
-from jaxdecouple.stage import PyTree
-from jaxdecouple.state import State
+from jaxdecouple.engine.linearization import forward_backward, linearization_of
+from jaxdecouple.engine.pipeline import Pipeline
+from jaxdecouple.engine.state import State
+from jaxdecouple.network.trees import PyTree
 
 
 class TrueGradient:

@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxdecouple.diagnostics.records import GradientRecord
 from jaxdecouple.diagnostics.trees import copied, distance
-from jaxdecouple.dispatcher import Dispatcher
-from jaxdecouple.pipeline import Pipeline
-from jaxdecouple.stage import PyTree
-from jaxdecouple.state import Metrics, Workspace
+from jaxdecouple.engine.operations import Dispatcher
+from jaxdecouple.engine.pipeline import Pipeline
+from jaxdecouple.engine.state import Metrics, Workspace
+from jaxdecouple.network.trees import PyTree
 
 
 class Followed:

@@ -24,6 +24,8 @@ import operator
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, get_args
 
+from jaxdecouple.errors import ScheduleError
+
 Order = Literal["forward_first", "backward_first"]
 Weights = Literal["stash", "remat", "replay", "latest"]
 # What a stage below the last learns from: the gradient that the stage above sends, the loss of an auxiliary classifier
@@ -47,10 +49,6 @@ def as_integer(value: object) -> object:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return value
-
-
-class ScheduleError(ValueError):
-    """A schedule that cannot be built or cannot be executed."""
 
 
 class Kind(enum.Enum):

@@ -5,8 +5,8 @@ Usable without a pipeline.
 
 from jaxdecouple.transforms.accumulation import Accumulation, AccumulationState, accumulate_gradients
 from jaxdecouple.transforms.gradient_norms import per_example_gradient_norms
+from jaxdecouple.transforms.layer_groups import weight_mask
 from jaxdecouple.transforms.layer_scaling import clars, lars, scale_by_clars, scale_by_lars
-from jaxdecouple.transforms.layers import weight_mask
 from jaxdecouple.transforms.shrinking import shrink_gradients
 from jaxdecouple.transforms.stagewise import StageOptimizer, stagewise, transform_of
 

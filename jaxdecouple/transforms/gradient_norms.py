@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.jaxprs import fast_in_loops
-from jaxdecouple.stage import PyTree, describe
-from jaxdecouple.transforms.layers import Mask, root, stacked_counts, sum_of_squares
+from jaxdecouple.network.jaxprs import fast_in_loops
+from jaxdecouple.network.trees import PyTree, describe
+from jaxdecouple.transforms.layer_groups import Mask, root, stacked_counts, sum_of_squares
 
 
 def per_example_gradient_norms(

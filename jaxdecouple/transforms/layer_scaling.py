@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdecouple.stage import PyTree
-from jaxdecouple.transforms.layers import Layering, LayerKey, Layers, Mask
+from jaxdecouple.network.trees import PyTree
+from jaxdecouple.transforms.layer_groups import Layering, LayerKey, Layers, Mask
 
 Ratios = dict[LayerKey, jax.Array]
 

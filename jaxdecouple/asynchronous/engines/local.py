@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from jaxdecouple.asynchronous.engines.running import ONE_CORE, RESTARTS, ServerLost, WorkersLost, how_to_go_on
+from jaxdecouple.asynchronous.engines.run import ONE_CORE, RESTARTS, ServerLost, WorkersLost, how_to_go_on
 from jaxdecouple.asynchronous.engines.serving import Job, Outer
 from jaxdecouple.asynchronous.engines.worker import Task
 

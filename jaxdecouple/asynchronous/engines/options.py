@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm
-from jaxdecouple.asynchronous.engines.plan import NO_STRAGGLERS, Clock, DrawnDelays, Stragglers
+from jaxdecouple.asynchronous.engines.clock import NO_STRAGGLERS, Clock, DrawnDelays, Stragglers
 from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.trace import Record
 

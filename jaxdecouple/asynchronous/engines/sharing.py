@@ -20,9 +20,9 @@ import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Svrg, View
 from jaxdecouple.asynchronous.algorithms.sampling import coordinate_draws, draws, rows_of
+from jaxdecouple.asynchronous.engines.clock import Stragglers
 from jaxdecouple.asynchronous.engines.options import Settings
-from jaxdecouple.asynchronous.engines.plan import Stragglers
-from jaxdecouple.asynchronous.engines.running import RESTARTS, WorkersLost
+from jaxdecouple.asynchronous.engines.run import RESTARTS, WorkersLost
 from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.result import Result
 from jaxdecouple.asynchronous.trace import Meter, Trace

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Server, View, update
-from jaxdecouple.asynchronous.engines.plan import Plan, slots
+from jaxdecouple.asynchronous.engines.clock import Plan, slots
 from jaxdecouple.asynchronous.problems.problem import Problem
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Message, View
 from jaxdecouple.asynchronous.algorithms.sampling import draws
-from jaxdecouple.asynchronous.engines.plan import Stragglers
+from jaxdecouple.asynchronous.engines.clock import Stragglers
 from jaxdecouple.asynchronous.engines.serving import Compute, Full, Sent, Start
 from jaxdecouple.asynchronous.problems.problem import Problem
 

@@ -1,0 +1,1 @@
+"""Measuring: speed, memory, compilations, and what saving, diagnostics and kills cost."""

@@ -1,0 +1,256 @@
+"""Kills training runs at random moments, resumes them, and compares how they end with runs that were left alone.
+
+    python -m experiments.measure.kills
+
+Every method, with K = 2 and 4 stages and updates of 1 and 4 batches, trains ResNet-8 on the handwritten digits, saved
+every few ticks, so that many kills come in the middle of a save. Each run is killed with SIGKILL two or three times,
+resumed each time as the same command would, and must end with the same bytes as an undisturbed run: metrics, summary,
+exported weights, and all arrays of the final checkpoint, optimizer states and random keys included.
+
+The directory gets results.json and table.md.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+import jaxdecouple as jd
+from experiments import cli as command_line
+from experiments import devices
+from experiments.report.markdown import markdown
+from experiments.report.workdir import Workdir
+from experiments.train import CUT, train
+from experiments.training.config import Config
+from experiments.training.loading import FINAL
+from experiments.training.methods import METHODS
+from experiments.training.run_directory import CHECKPOINTS, METRICS, SUMMARY
+from experiments.training.saving import Saving
+from experiments.training.trainer import VARIABLES
+
+FLAGS = flags.FLAGS
+STAGES, ACCUMULATE = (2, 4), (1, 4)
+SAVING = Saving(every=3, keep=2)
+_A_SAVE = 0.1  # seconds, about
+_PROCESSES = multiprocessing.get_context("forkserver")  # each begins with everything imported, and nothing started
+
+
+@dataclasses.dataclass
+class Case:
+    """Runs of one config, and what came of them.
+
+    Attributes:
+      config: of all its runs.
+      kills: how often a run is to be killed.
+      resumed_at: ticks of the checkpoints that resumed runs went on from; 0: from the beginning.
+      during_saves: how many kills left a half-written checkpoint.
+      exact: whether the last run ended as the undisturbed one.
+    """
+
+    config: Config
+    kills: int
+    resumed_at: list[int] = dataclasses.field(default_factory=list)
+    during_saves: int = 0
+    exact: bool = False
+
+
+# The last batch of an epoch is smaller.
+BASE = Config(model="resnet8", batch_size=100, learning_rate=0.02, epochs=3)
+
+
+def cases(kills: int, base: Config = BASE) -> list[Case]:
+    """Every method with every number of stages and accumulation, the kills spread evenly over them."""
+    combinations = list(itertools.product(METHODS, STAGES, ACCUMULATE))
+    found = []
+    for n, (method, num_stages, accumulate) in enumerate(combinations):
+        config = dataclasses.replace(base, method=method, num_stages=num_stages, accumulate=accumulate)
+        share = kills * (n + 1) // len(combinations) - kills * n // len(combinations)
+        if share:
+            found.append(Case(config, share))
+    return found
+
+
+def run_case(case: Case, directory: pathlib.Path, seed: int) -> None:
+    """Trains undisturbed, then with kills, and notes down what came of it.
+
+    Raises:
+      RuntimeError: a run failed by itself; the message has the end of its output.
+    """
+    draw = random.Random(seed)
+    undisturbed, killed = directory / "undisturbed", directory / "killed"
+    span = _seconds_of_training(case.config, undisturbed)
+    ticks = json.loads((undisturbed / METRICS).read_text().splitlines()[-1])["ticks"]
+    resumed_at, begun = [], 0
+    while len(resumed_at) < case.kills:
+        if _kill(case.config, killed, draw, span, ticks):
+            checkpoints = killed / CHECKPOINTS
+            case.during_saves += any(checkpoints.glob("*tmp*"))
+            saved = jd.checkpoints.saved_in(checkpoints)
+            resumed_at.append(saved[-1].tick if saved else 0)
+        else:  # it ended before: undisturbed runs compile, later ones find what they compiled
+            span /= 2
+            begun += 1
+            killed = directory / f"killed-{begun}"
+            resumed_at, case.during_saves = [], 0
+    _finish(_start(case.config, killed), killed)
+    case.resumed_at, case.exact = resumed_at, _same(undisturbed, killed)
+
+
+def _seconds_of_training(config: Config, workdir: pathlib.Path) -> float:
+    started = time.time()
+    process = _start(config, workdir)
+    _wait_for_training(process, workdir, started)
+    begun = time.monotonic()
+    _finish(process, workdir)
+    return time.monotonic() - begun
+
+
+def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: float, ticks: int) -> bool:
+    """Kills a run at a random moment of its training; ``False`` if it ended before, as a run should.
+
+    Much of the time goes to compilation, before the first tick. So one moment in three is drawn from all the time, one
+    is shortly after a tick that is drawn, and one within the save of such a tick.
+    """
+    started, saved = time.time(), jd.checkpoints.saved_in(workdir / CHECKPOINTS)
+    to_come = range((saved[-1].tick if saved else 0) + SAVING.every, ticks, SAVING.every)
+    process = _start(config, workdir)
+    _wait_for_training(process, workdir, started)
+    kind = draw.choice(("any", "after", "within")) if to_come else "any"
+    if kind == "any":
+        process.join(draw.uniform(0, span))
+    else:
+        name = f"tick-{draw.choice(to_come):08d}"
+        pattern = f"{name}*" if kind == "within" else name  # while it is written, more is added to its name
+        while process.is_alive() and not any((workdir / CHECKPOINTS).glob(pattern)):
+            time.sleep(0.001)
+        process.join(draw.uniform(0, _A_SAVE / 2 if kind == "within" else _A_SAVE))
+    if not process.is_alive():
+        _finish(process, workdir)
+        return False
+    process.kill()
+    process.join()
+    return True
+
+
+def _start(config: Config, workdir: pathlib.Path) -> multiprocessing.process.BaseProcess:
+    process = _PROCESSES.Process(target=_train, args=(config, workdir, workdir.with_suffix(".log")), daemon=True)
+    process.start()
+    return process
+
+
+def _train(config: Config, workdir: pathlib.Path, log: pathlib.Path) -> None:
+    with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        devices.request(config.num_stages)
+        train(config, workdir, saving=SAVING)
+
+
+def _wait_for_training(process: multiprocessing.process.BaseProcess, workdir: pathlib.Path, begun: float) -> None:
+    """Just before a run begins to train, it writes where the network was cut."""
+    cut = workdir / CUT
+    while process.is_alive() and not (cut.is_file() and cut.stat().st_mtime >= begun):
+        time.sleep(0.005)
+
+
+def _finish(process: multiprocessing.process.BaseProcess, workdir: pathlib.Path) -> None:
+    process.join()
+    if process.exitcode != 0:
+        log = workdir.with_suffix(".log")
+        end = log.read_text()[-2000:] if log.exists() else ""
+        raise RuntimeError(f"the run in {workdir.name} ended with {process.exitcode}: {end}")
+
+
+def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
+    files = (METRICS, SUMMARY, VARIABLES)
+    if any((one / name).read_bytes() != (other / name).read_bytes() for name in files):
+        return False
+    documents = [jd.checkpoints.document(path / CHECKPOINTS / FINAL) for path in (one, other)]
+    return documents[0] == documents[1]  # with the checksums of all arrays
+
+
+def run_cases(todo: list[Case], scratch: pathlib.Path, jobs: int, seed: int) -> None:
+    """Runs cases, several at a time; they find in ``scratch`` what another has compiled."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "cache"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    _PROCESSES.set_forkserver_preload(["experiments.train", "sklearn.datasets"])
+    with concurrent.futures.ThreadPoolExecutor(jobs) as executor:
+        waiting = {}
+        for n, case in enumerate(todo):
+            directory = scratch / str(n)
+            directory.mkdir()
+            waiting[executor.submit(run_case, case, directory, seed + n)] = case
+        for future in concurrent.futures.as_completed(waiting):
+            future.result()
+            case = waiting[future]
+            config = case.config
+            print(
+                f"{config.method:16s} K={config.num_stages} M={config.accumulate}: killed {case.kills} times, resumed "
+                f"after ticks {case.resumed_at}, {'same bytes' if case.exact else 'OTHER BYTES'}",
+                flush=True,
+            )
+
+
+def report(done: list[Case], output: Workdir) -> int:
+    """Writes the results; how many kills were followed by an exact resume."""
+    rows = [
+        {
+            "method": case.config.method,
+            "K": case.config.num_stages,
+            "M": case.config.accumulate,
+            "kills": case.kills,
+            "in a save": case.during_saves,
+            "resumed after tick": ", ".join(map(str, case.resumed_at)),
+            "same bytes": "yes" if case.exact else "NO",
+        }
+        for case in done
+    ]
+    exact = sum(case.kills for case in done if case.exact)
+    total, saves = sum(case.kills for case in done), sum(case.during_saves for case in done)
+    output.write_json(
+        "results.json",
+        {"kills": total, "exact": exact, "during_saves": saves, "machine": devices.describe(), "runs": rows},
+    )
+    table = markdown([list(rows[0]), *(list(map(str, row.values())) for row in rows)])
+    (output.path / "table.md").write_text(table + "\n")
+    return exact
+
+
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    flags.DEFINE_integer("kills", 100, "how many runs to kill, over all methods, K and M")
+    flags.DEFINE_integer("jobs", 2, "runs at a time")
+    flags.DEFINE_integer("seed", 0, "of the moments")
+    command_line.define_workdir()
+
+
+def main(argv: list[str]) -> None:
+    start = time.perf_counter()
+    with command_line.frame(argv, interrupted="nothing was written"):
+        if FLAGS.kills < 1 or FLAGS.jobs < 1:
+            raise ValueError(f"kills is {FLAGS.kills} and jobs {FLAGS.jobs}; write at least 1 for both")
+        settings = {"kills": FLAGS.kills, "seed": FLAGS.seed}
+        output = Workdir(FLAGS.workdir or Workdir.unused("runs/kills"), settings, overwrite=FLAGS.overwrite)
+        done = cases(FLAGS.kills)
+        with tempfile.TemporaryDirectory(prefix="jaxdecouple-kills-") as scratch:
+            run_cases(done, pathlib.Path(scratch), FLAGS.jobs, FLAGS.seed)
+        exact = report(done, output)
+    print(f"{exact} of {FLAGS.kills} exact resumes, {time.perf_counter() - start:.0f} s; the table is in {output.path}")
+    if exact < FLAGS.kills:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.start(main)

@@ -1,0 +1,1 @@
+"""Training one model: settings, the loop, and what survives a stop."""

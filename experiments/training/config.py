@@ -1,0 +1,256 @@
+"""A config is everything that determines the result of a run; each field is a command-line flag."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxdecouple as jd
+from experiments.training.methods import AUTO, METHODS, PLANNED, Method, choose
+from jaxdecouple.data import Dataset, StreamedDataset
+from jaxdecouple.schedules import Schedule, ends_group
+from jaxdecouple.transforms import StageOptimizer
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "clars")
+LAYER_WISE = {"lars": jd.lars, "clars": jd.clars}
+LARGEST_SAMPLE = 512  # thesis, section 4.4.4
+DTYPES = ("float32", "bfloat16")
+DECAYS = ("step", "cosine", "polynomial", "constant")
+
+
+def _as_float32(logits: jax.Array) -> jax.Array:
+    return logits.astype(jnp.float32)
+
+
+def _flag(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one training run. The help texts say units and sources."""
+
+    method: str = _flag("fdg", f"training method: {', '.join(METHODS)}, or auto: measured cut and delays")
+    num_stages: int = _flag(2, "K, stages the network is cut into, one device each")
+    model: str = _flag(
+        "resnet20",
+        "mlp, cnn, vgg11, 13, 16, 19, resnet<6n+2> (CIFAR form), resnet<9n+2>_bottleneck, preact_resnet<9n+2>, "
+        "resnet18, 34, 50, 101, 152, wrn28_10, resnext29, se_resnet18, mobilenet_v2, densenet121",
+    )
+    dtype: str = _flag("float32", f"of the computation: {' or '.join(DTYPES)}; parameters are float32")
+    split_blocks: bool = _flag(False, "residual networks may be cut inside their blocks as well")
+    dataset: str = _flag(
+        "digits",
+        "digits, npz:PATH, folder:PATH, tiny_imagenet:PATH, imagenet:PATH, streamed:PATH, or a name of "
+        "tensorflow-datasets such as cifar10",
+    )
+    data_dir: str = _flag("", "where tensorflow-datasets keeps its files, and PATHs start; empty: its own default")
+    image_size: int = _flag(0, "height and width of streamed images, in pixels; 0: 224, or that of the data set")
+    data_threads: int = _flag(0, "threads that decode streamed images; 0: one per core. No result depends on them")
+    epochs: int = _flag(10, "passes over the training set")
+    batch_size: int = _flag(128, "examples fed per tick; for gpipe, and for ADL's results, that is a micro-batch")
+    accumulate: int = _flag(0, "M, batches averaged per update (ADL eq. 16); 0: 4 for adl and gpipe, else 1")
+    beta: float = _flag(1.0, "gradient shrinking factor in (0, 1] (FDG eq. 15); 1: none")
+    weights: str = _flag("", "weights of a backward pass: stash, remat, replay or latest; empty: the method's own")
+    order: str = _flag("", "within a tick: forward_first or backward_first (fdg, adl, dsp); empty: the method's own")
+    p: tuple[int, ...] = _flag((), "dsp: activation queues p_0,...,p_{K-1}, in ticks (DSP 3.3); empty: 1,...,1,0")
+    m: tuple[int, ...] = _flag((), "dsp: layer-wise staleness m_0,...,m_{K-1}, in ticks; empty: 2(K-1),...,2,0")
+    boundaries: tuple[int, ...] = _flag((), "layer indices at which a new stage starts; empty: equal operation counts")
+    jitter: float = _flag(0.0, "auto: how late activations and gradients may come, in the time of a batch")
+    optimizer: str = _flag("sgd", f"one of {', '.join(OPTIMIZERS)}")
+    learning_rate: float = _flag(0.1, "peak learning rate")
+    auxiliary_learning_rate: float = _flag(
+        0.0,
+        "of auxiliary networks; 0: dgl's learn as their stages do, dni's by Adam at 3e-5 (Jaderberg et al.)",
+    )
+    momentum: float = _flag(0.9, "sgd, lars, clars: momentum; adam, adamw: beta1")
+    eta: float = _flag(0.0, "lars, clars: trust coefficient (thesis, eqs. 4.3, 4.7); 0: 0.001 for lars, 0.01 for clars")
+    scale_biases: bool = _flag(True, "lars, clars: biases and normalisation are scaled too (the thesis's code: false)")
+    norm_sample: int = _flag(
+        0, "clars: examples whose gradient norms are measured, of an update's last batch; 0: at most 512"
+    )
+    nesterov: bool = _flag(False, "Nesterov momentum (DDG, FR experiments: true)")
+    weight_decay: float = _flag(5e-4, "of all parameters; added to the gradient, for adamw to the update")
+    decay: str = _flag("step", f"learning-rate schedule after the warm-up: {', '.join(DECAYS)}")
+    decay_epochs: tuple[int, ...] = _flag((), "step: epochs after which the rate drops; empty: at 1/2 and 3/4")
+    decay_factor: float = _flag(0.1, "step: what the rate is multiplied with at a drop")
+    decay_power: float = _flag(2.0, "polynomial: rate (1 - progress)^power (thesis, Fig. 11)")
+    warmup_epochs: float = _flag(0.0, "epochs of linear warm-up from 1 % of the learning rate (ADL: 3)")
+    augment: bool = _flag(True, "random crops, and flips where the images allow it")
+    normalise: str = _flag(
+        "channels",
+        "images by: channels, the data set's means and deviations; fdg, its code's; image, each by its own (DSP)",
+    )
+    drop_last: bool = _flag(False, "leave out an epoch's last, smaller batch")
+    eval_batch_size: int = _flag(500, "examples per test batch")
+    diagnose_every: int = _flag(
+        0, "ticks between two probes of staleness, of the distance from the true gradient and of direction; 0: none"
+    )
+    init_from: str = _flag(
+        "", "weights to start from: model.msgpack, or the workdir, of a run of the same model; K and method may differ"
+    )
+    seed: int = _flag(0, "of the initial network, the order of the data, augmentation and dropout")
+
+    def check(self) -> None:
+        """Refuses what cannot be trained.
+
+        Raises:
+          ValueError: says what was given, what was expected, and what to write.
+        """
+        choose("method", self.method, [*METHODS, AUTO])
+        self.layers(10)
+        choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("decay", self.decay, DECAYS)
+        choose("dtype", self.dtype, DTYPES)
+        choose("normalise", self.normalise, jd.data.NORMALISATIONS)
+        for name in ("weights", "order", "p", "m", "jitter"):
+            if getattr(self, name) and name not in self._method.takes:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but method {self.method} has no such setting")
+        positive = dict.fromkeys(("num_stages", "epochs", "batch_size", "eval_batch_size"), 1)
+        for name, least in {**positive, "seed": 0, "image_size": 0, "data_threads": 0, "diagnose_every": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; write at least {least}")
+        if self.accumulate < 0:
+            raise ValueError(f"accumulate is {self.accumulate}; write M >= 1, or 0 for the method's own")
+        for name in ("learning_rate", "decay_factor", "decay_power"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; write a number above 0")
+        self._check_local_learning()
+        for name in ("momentum", "weight_decay", "warmup_epochs", "jitter", "eta", "norm_sample"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
+        if self.optimizer not in LAYER_WISE and (self.eta or not self.scale_biases):
+            raise ValueError(
+                f"eta is {self.eta} and scale_biases {self.scale_biases}, but optimizer {self.optimizer} has no such "
+                f"settings; write --optimizer={' or '.join(LAYER_WISE)}, or leave them out"
+            )
+        if self.norm_sample > self.batch_size:
+            raise ValueError(
+                f"norm_sample is {self.norm_sample}, but batches have {self.batch_size} examples; write at most that "
+                "many, or 0"
+            )
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise ValueError(f"decay_epochs is {self.decay_epochs}; write increasing epochs, such as 150,225,275")
+        if self.p or self.m:
+            if len(self.p) != self.num_stages or len(self.m) != self.num_stages:
+                raise ValueError(
+                    f"p is {self.p} and m is {self.m}; with num_stages={self.num_stages}, write both, with "
+                    f"{self.num_stages} numbers each"
+                )
+        self.schedule(), self.stage_optimizer(1.0)  # these refuse the rest
+
+    def _check_local_learning(self) -> None:
+        rate = self.auxiliary_learning_rate
+        if not 0 <= rate < float("inf"):
+            raise ValueError(f"auxiliary_learning_rate is {rate}; write a number above 0, or 0 for the method's own")
+        if self._method.auxiliary is None and rate:
+            raise ValueError(
+                f"auxiliary_learning_rate is {rate}, but method {self.method} has no auxiliary networks; leave it out"
+            )
+        if self._method.auxiliary is not None and self.beta != 1:
+            raise ValueError(f"beta is {self.beta}, but {self.method}'s stages pass no gradients on; leave it out")
+        if self._method.auxiliary is not None and self.optimizer == "clars":
+            raise ValueError(f"optimizer is clars, but gradient norms are not measured under {self.method}; write lars")
+
+    @property
+    def steps_per_update(self) -> int:
+        """M: the given one, or the method's own."""
+        return self.accumulate or self._method.accumulate
+
+    def measures_norms(self, batch: int) -> bool:
+        """Whether gradient norms are measured before batch ``batch`` is fed: for an update that it ends."""
+        return self.optimizer == "clars" and ends_group(batch, self.steps_per_update)
+
+    @property
+    def _method(self) -> Method:
+        return PLANNED if self.method == AUTO else METHODS[self.method]
+
+    def schedule(self) -> Schedule:
+        """The method's schedule; for ``auto``, the one that stands in for it until it is planned."""
+        settings = {name: getattr(self, name) for name in self._method.takes if getattr(self, name)}
+        return self._method.build(self.num_stages, self.steps_per_update, **settings)
+
+    def layers(self, num_classes: int, image_size: int = 32) -> list[Any]:
+        """The model, as a sequence of modules, for images of about this height."""
+        form = {"small_images": image_size < 64, "split_blocks": self.split_blocks}
+        if self.dtype == "float32":
+            return jd.models.by_name(self.model, num_classes, **form)
+        # The loss, and what the last stage sends down, are computed from float32 logits.
+        return [*jd.models.by_name(self.model, num_classes, **form, dtype=jnp.dtype(self.dtype)), _as_float32]
+
+    def auxiliary(self, num_classes: int) -> nn.Module | None:
+        """The auxiliary network of a stage that learns locally; ``None`` for methods that have none."""
+        network = self._method.auxiliary
+        return network and network(num_classes, None if self.dtype == "float32" else jnp.dtype(self.dtype))
+
+    def auxiliary_optimizer(self, batches_per_epoch: float) -> StageOptimizer | None:
+        """The optimizer of the auxiliary networks; ``None`` if they have none, or that of their stages."""
+        if self.method == "dni":  # gradients are small numbers: with the stages' own rate, predictors overshoot
+            inner = optax.adam(self.auxiliary_learning_rate or 3e-5)
+            return jd.stagewise(inner, accumulate=self.steps_per_update)
+        if not self.auxiliary_learning_rate:
+            return None
+        scaled = dataclasses.replace(self, learning_rate=self.auxiliary_learning_rate)
+        return scaled.stage_optimizer(batches_per_epoch)
+
+    def load_data(self) -> Dataset | StreamedDataset:
+        """The data set.
+
+        Raises:
+          ValueError: it cannot be had, or not at this size.
+        """
+        return jd.data.load(
+            self.dataset,
+            data_dir=self.data_dir or None,
+            image_size=self.image_size,
+            num_threads=self.data_threads,
+        )
+
+    def learning_rates(self, batches_per_epoch: float) -> optax.Schedule:
+        """The learning rate as a function of the update index."""
+        updates_per_epoch = batches_per_epoch / self.steps_per_update
+
+        def updates(epochs: float) -> int:
+            return round(epochs * updates_per_epoch)
+
+        warmup, total = updates(self.warmup_epochs), max(1, updates(self.epochs))
+        if self.decay == "cosine":
+            after = optax.cosine_decay_schedule(self.learning_rate, max(1, total - warmup))
+        elif self.decay == "constant":
+            after = optax.constant_schedule(self.learning_rate)
+        elif self.decay == "polynomial":
+            steps = max(1, total - warmup)
+            after = optax.polynomial_schedule(self.learning_rate, 0.0, self.decay_power, steps)
+        else:
+            drops = self.decay_epochs or (self.epochs / 2, 3 * self.epochs / 4)
+            factors = {updates(epoch) - warmup: self.decay_factor for epoch in drops}
+            after = optax.piecewise_constant_schedule(self.learning_rate, factors)
+        if not warmup:
+            return after
+        rise = optax.linear_schedule(0.01 * self.learning_rate, self.learning_rate, warmup)
+        return optax.join_schedules([rise, after], [warmup])
+
+    def stage_optimizer(self, batches_per_epoch: float) -> StageOptimizer:
+        """The optimizer of each stage, shrinking and accumulation included."""
+        rate, decay = self.learning_rates(batches_per_epoch), optax.add_decayed_weights(self.weight_decay)
+        if self.optimizer == "sgd":
+            inner = optax.chain(decay, optax.sgd(rate, momentum=self.momentum or None, nesterov=self.nesterov))
+        elif self.optimizer == "adam":
+            inner = optax.chain(decay, optax.adam(rate, b1=self.momentum, nesterov=self.nesterov))
+        elif self.optimizer in LAYER_WISE:
+            inner = LAYER_WISE[self.optimizer](
+                rate,
+                **({"eta": self.eta} if self.eta else {}),
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.weight_decay,
+                mask=True if self.scale_biases else jd.weight_mask,
+            )
+        else:
+            inner = optax.adamw(rate, b1=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+        return jd.stagewise(inner, beta=self.beta, accumulate=self.steps_per_update)

@@ -1,0 +1,84 @@
+"""Loading what a training run has saved, with the pipeline and the data that it belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jaxdecouple as jd
+from experiments import devices
+from experiments.training.config import Config
+from experiments.training.run_directory import CHECKPOINTS, config_of
+from experiments.training.saving import check_data
+from experiments.training.trainer import Cut, Trainer
+from jaxdecouple.engine.state import State
+
+FINAL = "final"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A checkpoint of a training run.
+
+    Attributes:
+      path: where it is.
+      config: of the run.
+      trainer: its pipeline and data.
+      state: as saved.
+    """
+
+    path: pathlib.Path
+    config: Config
+    trainer: Trainer
+    state: State
+
+
+def find(path: pathlib.Path) -> pathlib.Path:
+    """The checkpoint that ``path`` means: itself or, of a run's workdir, the final one, else the newest.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    directory = path / CHECKPOINTS
+    if not directory.is_dir():
+        return path
+    if (directory / FINAL).is_dir():
+        return directory / FINAL
+    saved = jd.checkpoints.saved_in(directory)
+    if not saved:
+        raise jd.CheckpointError(f"{path} holds no checkpoint yet; wait for one, or write another run's workdir")
+    return saved[-1].path
+
+
+def saved_config(path: pathlib.Path, **changes: Any) -> tuple[Config, dict[str, Any]]:
+    """The config of the checkpoint at ``path`` with some settings changed, and all that was saved with its state.
+
+    Raises:
+      CheckpointError: it is damaged, or was not written by a training run.
+    """
+    metadata = jd.checkpoints.metadata(path)
+    if not isinstance(metadata, dict) or not {"config", "cut", "data"} <= set(metadata):
+        raise jd.CheckpointError(
+            f"checkpoint {path} says nothing of its model; write one of experiments.train, or use jaxdecouple.restore"
+        )
+    return dataclasses.replace(config_of(metadata["config"]), **changes), metadata
+
+
+def load(path: pathlib.Path, config: Config, metadata: dict[str, Any], *, other_data: bool = False) -> Loaded:
+    """The state at ``path``, on as many devices as there are, with the pipeline it was saved from.
+
+    Args:
+      path: of the checkpoint.
+      config, metadata: as from `saved_config`.
+      other_data: whether the data may be others than those the run was trained on.
+
+    Raises:
+      ValueError: data or model cannot be had, or are not those of the checkpoint.
+    """
+    dataset = config.load_data()
+    if not other_data:
+        check_data(metadata, dataset, path)
+    places = devices.of_stages(config.num_stages, share=True)
+    trainer = Trainer(dataclasses.replace(config, init_from=""), dataset, places, Cut.from_json(metadata["cut"]))
+    return Loaded(path, config, trainer, trainer.restore(path))

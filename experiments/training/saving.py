@@ -1,0 +1,123 @@
+"""When a training run is saved, what is saved with its state, and how a run finds where to go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import signal
+from typing import Any
+
+import jaxdecouple as jd
+from experiments.training.config import Config
+from experiments.training.progress import EpochRecord, Progress
+from experiments.training.stopping import Stopped, StopRequest
+from experiments.training.trainer import Start, Trainer
+from jaxdecouple.data import ImageData
+from jaxdecouple.engine.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """How often a run is saved.
+
+    Attributes:
+      every: ticks between two checkpoints; 0: only when the run is stopped. Unless 0, each epoch that ends with the
+        lowest test error so far is saved as well.
+      keep: how many of the newest checkpoints are kept, besides the best.
+    """
+
+    every: int = 500
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"save_every is {self.every}; write ticks, at least 1, or 0 to save when stopped alone")
+        if self.keep < 1:
+            raise ValueError(f"keep is {self.keep}; write how many checkpoints to keep, at least 1")
+
+
+def description(config: Config, dataset: ImageData, trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint says of its run, besides how far it is."""
+    data = {"name": dataset.name, "fingerprint": dataset.fingerprint()}
+    return {"config": dataclasses.asdict(config), "data": data, "cut": trainer.cut.as_json()}
+
+
+def check_data(metadata: dict[str, Any], dataset: ImageData, path: pathlib.Path) -> None:
+    """Refuses to go on with other data than a run began with.
+
+    Raises:
+      CheckpointError: they are others.
+    """
+    if metadata["data"]["fingerprint"] != dataset.fingerprint():
+        raise jd.CheckpointError(
+            f"checkpoint {path} was trained on other data than {dataset.name} are now: images, labels or files have "
+            "changed; put back the data it was trained on, or start a new run with --init_from"
+        )
+
+
+class Saver:
+    """Saves a run between its ticks.
+
+    Attributes:
+      checkpoints: where.
+    """
+
+    def __init__(
+        self,
+        checkpoints: jd.Checkpoints,
+        saving: Saving,
+        described: dict[str, Any],
+        stop: StopRequest,
+        batches_per_epoch: int,
+    ):
+        """Saves into ``checkpoints``, with ``described`` (see `description`), until ``stop`` is requested."""
+        self.checkpoints, self._saving, self._described, self._stop = checkpoints, saving, described, stop
+        self._batches_per_epoch = batches_per_epoch
+        self._due = False
+
+    def start(self, trainer: Trainer, dataset: ImageData) -> Start | None:
+        """Where the run goes on: at its newest whole checkpoint, if there is one.
+
+        Raises:
+          CheckpointError: it is of another run or other data, or all are damaged.
+        """
+        found = self.checkpoints.restore(trainer.restore)
+        if found is None:
+            return None
+        state, metadata = found
+        check_data(metadata, dataset, self.checkpoints.path)
+        return Start(state, metadata["progress"])
+
+    def between_ticks(self, state: State, progress: Progress) -> None:
+        """Saves, if it is time.
+
+        Raises:
+          Stopped: the run is to end; it has been saved, if that was possible.
+        """
+        record = None if state.tick % self._batches_per_epoch else progress.records[-1]
+        if self._stop.signum is not None:
+            self.save(state, progress, record)
+            raise Stopped(self._farewell(state, self._stop.signum), self._stop.signum)
+        every = self._saving.every
+        self._due |= bool(every) and (state.tick % every == 0 or _is_best(record, progress))
+        # A batch that probes follow would have to be followed on: such a save waits until they are done with it.
+        if self._due and progress.at_rest(state):
+            self.save(state, progress, record)
+            self._due = False
+
+    def save(self, state: State, progress: Progress, record: EpochRecord | None = None) -> None:
+        """Begins to save a state; ``record`` is that of the epoch that it ends, if it does."""
+        found, described = progress.frozen(), self._described
+        self.checkpoints.save(state, lambda: {**described, "progress": found()}, score=record and record.test_error)
+
+    def _farewell(self, state: State, signum: int) -> str:
+        self.checkpoints.wait()
+        newest, name = self.checkpoints.newest, signal.Signals(signum).name
+        if newest is None:
+            return f"stopped by {name} after {state.tick} batches, which could not be saved"
+        kept = "all of them are saved" if newest.tick == state.tick else f"of which {newest.tick} are saved"
+        return f"stopped by {name} after {state.tick} batches; {kept}: the same command goes on with {newest.path}"
+
+
+def _is_best(record: EpochRecord | None, progress: Progress) -> bool:
+    return record is not None and all(record.test_error < other.test_error for other in progress.records[:-1])

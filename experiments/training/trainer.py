@@ -1,0 +1,285 @@
+"""Training: one run of one config, and the record of what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxdecouple as jd
+from experiments.training import auto
+from experiments.training.auto import Choice
+from experiments.training.config import LARGEST_SAMPLE, Config
+from experiments.training.methods import AUTO
+from experiments.training.progress import Diagnosis, EpochRecord, Progress
+from jaxdecouple.data import DataError, ImageData, Preprocess, num_batches
+from jaxdecouple.engine.pipeline import Evaluation
+from jaxdecouple.engine.state import Metrics, State
+from jaxdecouple.schedules import DelaySchedule
+
+VARIABLES = "model.msgpack"  # the weights that a finished run leaves in its workdir
+
+
+class BrokenData(DataError):
+    """An image could not be read in the middle of a run. The run stopped between two ticks: nothing computed is lost.
+
+    Attributes:
+      state: after the last whole tick; it can be trained further, flushed, tested and saved.
+      progress: what was found until then.
+    """
+
+    def __init__(self, cause: DataError, state: State, progress: Progress):
+        super().__init__(f"{cause} (training stopped after {state.tick} batches, {len(progress.records)} whole epochs)")
+        self.state, self.progress = state, progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a run goes on: a state between two ticks, and what was found until then (`Progress.frozen`)."""
+
+    state: State
+    progress: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """What may come out otherwise when it is asked for again: measured choices, and cuts by operation counts.
+
+    Attributes:
+      boundaries: layer indices at which a new stage starts.
+      schedule: that the method ``auto`` chose; ``None`` for others.
+    """
+
+    boundaries: tuple[int, ...]
+    schedule: DelaySchedule | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `from_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Cut:
+        """The inverse of `as_json`, lists being tuples again."""
+        given = saved["schedule"]
+        tuples = given and {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return cls(tuple(saved["boundaries"]), tuples and DelaySchedule(**tuples))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its records, its state with nothing in flight, and its diagnostics, if there were any."""
+
+    records: list[EpochRecord]
+    final: Evaluation
+    state: State
+    diagnostics: list[Diagnosis] = dataclasses.field(default_factory=list)
+
+    @property
+    def test_error(self) -> float:
+        """Fraction of test images misclassified by the final weights."""
+        return 1 - (self.final.accuracy or 0.0)
+
+    @property
+    def images_per_second(self) -> float:
+        """Median over the epochs; the first, which compiles, counts only when alone."""
+        return float(np.median([record.images_per_second for record in self.records[1:] or self.records]))
+
+
+class Trainer:
+    """A config's pipeline on a data set; `run` trains it from a seed. Compiled functions serve all seeds.
+
+    Attributes:
+      config: the settings.
+      dataset: the data, in memory or streamed.
+      pipeline: the compiled pipeline.
+      preprocess: from stored images to inputs.
+      choice: for the method ``auto``, what it measured and chose.
+      cut: where the network was cut, and what ``auto`` chose.
+    """
+
+    def __init__(self, config: Config, dataset: ImageData, devices: Sequence[jax.Device], cut: Cut | None = None):
+        """Builds the pipeline and checks that it can train; only ``auto`` computes anything, and nothing is written.
+
+        Args:
+          config: the settings.
+          dataset: the data.
+          devices: one per stage.
+          cut: of the run that this one continues.
+
+        Raises:
+          ValueError: the config, or its combination with the data or the devices, cannot be trained.
+        """
+        config.check()
+        self.config, self.dataset = config, dataset
+        self.batches_per_epoch = num_batches(dataset.num_train, config.batch_size, config.drop_last)
+        if cut is None and config.steps_per_update > config.epochs * self.batches_per_epoch:
+            raise ValueError(
+                f"accumulate is {config.steps_per_update}, but the run has {config.epochs * self.batches_per_epoch} "
+                "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"
+            )
+        self.preprocess = Preprocess.for_dataset(dataset, augment=config.augment, normalise=config.normalise)
+        self._sample = self.preprocess.eval(np.zeros((1, *dataset.image_shape), np.uint8))
+        size = min(config.batch_size, dataset.num_train)
+        sample = jax.ShapeDtypeStruct((size, *self._sample.shape[1:]), self._sample.dtype)
+        self.choice = None if cut or config.method != AUTO else self._choose(sample, devices)
+        if self.choice:
+            stages, schedule = self.choice.stages, self.choice.schedule
+        else:
+            schedule = cut and cut.schedule or config.schedule()
+            stages = jd.partition(
+                config.layers(dataset.num_classes, sample.shape[1]),
+                config.num_stages,
+                sample=sample,
+                boundaries=cut.boundaries if cut else config.boundaries or None,
+                weights=schedule.weights,
+            )
+        self.cut = Cut(tuple(stage.first for stage in stages[1:]), schedule if config.method == AUTO else None)
+        self.pipeline = jd.Pipeline(
+            stages,
+            schedule,
+            optimizer=config.stage_optimizer(self.batches_per_epoch),
+            auxiliary=config.auxiliary(dataset.num_classes),
+            auxiliary_optimizer=config.auxiliary_optimizer(self.batches_per_epoch),
+            devices=devices,
+        )
+        every = config.diagnose_every
+        self._diagnostics = jd.Diagnostics(self.pipeline, every=every) if every else None
+        self._usual = sample, jax.ShapeDtypeStruct((size,), np.int32)
+        self._imported = _imported(config)
+
+    def _choose(self, sample: jax.ShapeDtypeStruct, devices: Sequence[jax.Device]) -> Choice:
+        config = self.config
+        return auto.choose(
+            config.layers(self.dataset.num_classes, sample.shape[1]),
+            config.num_stages,
+            sample,
+            np.zeros(sample.shape[0], np.int32),
+            devices,
+            weights=config.schedule().weights,
+            jitter=config.jitter,
+            boundaries=config.boundaries or None,
+            optimizer=config.stage_optimizer(self.batches_per_epoch),
+        )
+
+    def init(self, seed: int) -> State:
+        """The initial state of a run with this seed, and with the weights of ``init_from``, if it is given."""
+        state = self.pipeline.init(jax.random.key(seed), self._sample)
+        return jd.import_variables(self.pipeline, state, self._imported) if self._imported else state
+
+    def restore(self, path: str | pathlib.Path) -> State:
+        """The state saved at ``path``.
+
+        Raises:
+          CheckpointError: there is none, or it does not fit.
+        """
+        return jd.restore(path, self.pipeline, self._sample)
+
+    def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array, np.ndarray]]:
+        """The training batches of epoch 0, 1, ..., augmented on the first stage's device.
+
+        They are a function of (epoch, seed); ``start`` skips the first batches and changes nothing of the others.
+        """
+        config, first = self.config, epoch * self.batches_per_epoch + start
+        key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from the layers' keys
+        batches = self.dataset.train_batches(
+            config.batch_size, seed=seed, epoch=epoch, drop_last=config.drop_last, start=start, augment=config.augment
+        )
+        for n, (images, labels) in enumerate(batches, first):
+            images = self.pipeline.placement.put(images, 0)
+            yield self.preprocess.train(jax.random.fold_in(key, n), images), labels
+
+    def step(
+        self, state: State, batch: tuple[Any, Any], diagnostics: jd.Diagnostics | None = None
+    ) -> tuple[State, Metrics]:
+        """One tick, and before it, where the optimizer needs them, the gradient norms of some of its examples."""
+        if self.config.measures_norms(state.tick):
+            sample = min(len(batch[1]), self.config.norm_sample or LARGEST_SAMPLE)
+            state = self.pipeline.measure_gradient_norms(state, batch, sample_size=sample)
+        return (diagnostics or self.pipeline).step(state, batch)
+
+    def evaluate(self, state: State) -> Evaluation:
+        """On the test set."""
+        return self.pipeline.evaluate(state, self.test_batches())
+
+    def test_batches(self) -> Iterator[tuple[jax.Array, np.ndarray]]:
+        """The test set, in order, as inputs of the network."""
+        batches = self.dataset.test_batches(min(self.config.eval_batch_size, self.dataset.num_test))
+        return ((self.preprocess.eval(images), labels) for images, labels in batches)
+
+    def run(
+        self,
+        seed: int,
+        *,
+        start: Start | None = None,
+        on_tick: Callable[[float], Any] = lambda loss: None,
+        on_epoch: Callable[[EpochRecord, State], Any] = lambda record, state: None,
+        on_diagnosis: Callable[[Diagnosis], Any] = lambda record: None,
+        between_ticks: Callable[[State, Progress], Any] = lambda state, progress: None,
+    ) -> Run:
+        """Trains for the config's epochs, then flushes and tests.
+
+        Args:
+          seed: of this run, in place of the config's.
+          start: where to go on; by default, at the beginning.
+          on_tick: called once per batch with the newest loss known (NaN before the first).
+          on_epoch: called after each epoch's test.
+          on_diagnosis: called after each epoch, and after the flush, with each record of the diagnostics.
+          between_ticks: called after each tick, and the epoch's test if it was the last of an epoch; what it raises
+            ends the run.
+
+        Raises:
+          NonFiniteLoss: a loss is NaN or infinite; the message names stage, tick and batch.
+          BrokenData: an image could not be read; the message names the file, and the error holds the state.
+        """
+        diagnostics, state = self._diagnostics, start.state if start else self.init(seed)
+        if diagnostics:
+            diagnostics.reset(self._usual)
+        progress = Progress(
+            start and start.progress,
+            run_ahead=self.pipeline.run_ahead,
+            diagnostics=diagnostics,
+            on_diagnosis=on_diagnosis,
+        )
+        try:
+            for epoch in range(state.tick // self.batches_per_epoch, self.config.epochs):
+                begun = time.perf_counter() - progress.seconds
+                for images, labels in self.epoch(epoch, seed, start=state.tick % self.batches_per_epoch):
+                    tick = state.tick
+                    state, metrics = self.step(state, (images, labels), diagnostics)
+                    progress.add(tick, metrics, len(labels), state)
+                    on_tick(progress.latest)
+                    progress.seconds = time.perf_counter() - begun
+                    if state.tick % self.batches_per_epoch:
+                        between_ticks(state, progress)
+                progress.read_all(state)
+                jax.block_until_ready(state)
+                seconds = time.perf_counter() - begun
+                on_epoch(progress.end_epoch(state, seconds, self.evaluate(state)), state)
+                progress.collect()
+                between_ticks(state, progress)
+            state = (diagnostics or self.pipeline).flush(state)
+            progress.collect()
+            return Run(progress.records, self.evaluate(state), state, progress.diagnoses)
+        except DataError as cause:  # raised while a batch is fetched: `state` is that of a whole number of ticks
+            raise BrokenData(cause, state, progress) from cause
+        finally:
+            _settle(state)
+
+
+def _imported(config: Config) -> dict[str, Any] | None:
+    if not config.init_from:
+        return None
+    path = pathlib.Path(config.init_from).expanduser()
+    return jd.read_variables(path / VARIABLES if path.is_dir() else path)
+
+
+def _settle(state: State) -> None:
+    """Waits for what is under way: a program that ends must not leave computations running."""
+    with contextlib.suppress(Exception):  # arrays that a step was interrupted with are gone
+        jax.block_until_ready(state)

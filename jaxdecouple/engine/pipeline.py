@@ -1,0 +1,374 @@
+"""A pipeline trains a network cut into stages by dispatching what a schedule lists, and waiting for nothing.
+
+Every operation is one asynchronous dispatch on its stage's device. A tick is an order of dispatch, not a lock-step:
+each device works through its own queue and waits only for data. The host waits in two places: in
+`Pipeline._bound_run_ahead`, so that it never gets more than a few ticks ahead of the devices, and in
+`Pipeline.evaluate`, for its result.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxdecouple.engine.checks import Expected, check_usable
+from jaxdecouple.engine.losses import softmax_cross_entropy
+from jaxdecouple.engine.operations import Dispatcher
+from jaxdecouple.engine.placement import Placement
+from jaxdecouple.engine.programs import programs_for
+from jaxdecouple.engine.shapes import ShapesDispatcher
+from jaxdecouple.engine.stage_program import Loss, LossProgram
+from jaxdecouple.engine.state import InFlight, Metrics, State, Workspace
+from jaxdecouple.network.adapters import as_stages
+from jaxdecouple.network.trees import PyTree, shape_of
+from jaxdecouple.planning import least_run_ahead
+from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, join, validate
+from jaxdecouple.transforms import StageOptimizer
+from jaxdecouple.transforms.gradient_norms import sample_of
+
+
+class Evaluation(NamedTuple):
+    """Means over all examples; ``accuracy`` is ``None`` where targets are not labels."""
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+
+class Pipeline:
+    """Decoupled training of ``stages`` under ``schedule``.
+
+    Attributes:
+      stages, schedule, placement: as given.
+      weights: the policy in force: which weights a backward pass uses.
+      programs: the compiled functions of each stage.
+      run_ahead: how many ticks the host may be ahead of the devices.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Any],
+        schedule: Schedule,
+        *,
+        optimizer: optax.GradientTransformation | StageOptimizer,
+        loss: Loss = softmax_cross_entropy,
+        auxiliary: Any = None,
+        auxiliary_optimizer: optax.GradientTransformation | StageOptimizer | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        weights: Weights | None = None,
+        run_ahead: int | None = None,
+        donate: bool = True,
+    ):
+        """Checks everything that can be checked before training.
+
+        Args:
+          stages: K stages, in order: from `partition`, or Flax modules, or `Stage` objects.
+          schedule: for K stages.
+          optimizer: an optax transform used by every stage, or a function ``(stage, num_stages) -> transform``
+            (`stagewise` makes one).
+          loss: ``(logits, targets) -> mean loss``, a scalar.
+          auxiliary: for schedules by which stages learn locally (`schedules.dgl`, `schedules.dni`), the auxiliary
+            network of each stage but the last: a Flax module, or a function ``(stage, num_stages) -> module``. A
+            classifier of a stage's output, with the network's number of outputs (DGL), or, called with the pair of a
+            stage's output and the targets, a predictor of the gradient of that output (DNI).
+          auxiliary_optimizer: as ``optimizer``, for the auxiliary networks; by default the same.
+          devices: one per stage, repetitions allowed; by default the first K of ``jax.devices()``.
+          weights: overrides the schedule's policy: ``stash``, ``remat``, ``replay`` or ``latest``.
+          run_ahead: how many ticks the host may dispatch beyond the last finished loss; each costs the memory of a
+            batch in flight. By default the least that does not slow the schedule down (`least_run_ahead`).
+          donate: whether `step` may reuse the memory of the state it is given, which must then not be used again
+            (interrupting `step` in the milliseconds in which it dispatches then loses the state).
+
+        Raises:
+          ValueError: stages, schedule and devices do not fit, or the schedule cannot be executed.
+        """
+        self.stages = as_stages(stages)
+        self.schedule = schedule.with_weights(weights)
+        self.weights = self.schedule.weights
+        num_stages = len(self.stages)
+        if num_stages != schedule.num_stages:
+            raise ValueError(
+                f"got {num_stages} stages, but the schedule {schedule.name!r} is for {schedule.num_stages}; "
+                "cut the network into as many stages as the schedule has"
+            )
+        if run_ahead is not None and run_ahead < 1:
+            raise ValueError(f"run_ahead is {run_ahead}; write how many ticks the host may be ahead, at least 1")
+        validate(self.schedule)
+        self.placement = Placement(num_stages, devices)
+        self._last = num_stages - 1
+        self.programs = programs_for(
+            self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate
+        )
+        self._loss: LossProgram = self.programs[-1]
+        self._dispatcher = Dispatcher(self.programs, self.placement)
+        self.run_ahead = least_run_ahead(self.schedule) if run_ahead is None else run_ahead
+        self._unfinished: collections.deque[jax.Array] = collections.deque()
+        self._expected: Expected | None = None
+        self._accepted_targets: set[str] = set()  # shapes that the loss can take
+
+    def init(self, key: jax.Array, x: PyTree, targets: PyTree | None = None) -> State:
+        """A new run's state. The same key gives the same network for every way to cut it.
+
+        Args:
+          key: a ``jax.random.key``, or one of the older kind, ``jax.random.PRNGKey``.
+          x: inputs, [B, ...], of which only shapes and dtypes matter.
+          targets: [B, ...], likewise, for auxiliary networks that take them (DNI); by default labels, [B].
+
+        Raises:
+          ValueError: a layer cannot take what the one before it puts out, or an auxiliary network the output of its
+            stage, or its own output has another shape than it should.
+        """
+        x = shape_of(x)
+        targets = shape_of(_labels_for(x) if targets is None else targets)
+        if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.wrap_key_data(key)
+        stages, shapes = [], x
+        for k, program in enumerate(self.programs):
+            stage = program.init(self.placement.put(key, k), shapes, targets)
+            stages.append(self.placement.own(stage, k))
+            shapes = program.output_shape(stages[-1], shapes)
+        if self.schedule.is_local:
+            for program in self.programs[:-1]:
+                program.check_auxiliary(shapes)
+        self._expected = Expected(x, shapes)
+        return State(stages=tuple(stages), in_flight=tuple(InFlight() for _ in stages))
+
+    def step(
+        self, state: State, batch: tuple[PyTree, PyTree], *, dispatcher: Dispatcher | None = None
+    ) -> tuple[State, Metrics]:
+        """One tick: feeds a batch and dispatches the tick's operations. Returns at once.
+
+        Args:
+          state: as left by `init`, `step` or `flush`; its arrays may be reused (see ``donate``).
+          batch: ``(inputs, targets)``, each [B, ...]. B may change, at the price of one more compilation.
+          dispatcher: what carries out the operations, in place of the pipeline's own (see `diagnostics`).
+
+        Returns:
+          The new state, and the metrics of the batch that reached the loss in this tick.
+
+        Raises:
+          ValueError: the batch has another shape or dtype than the run, or a label outside the classes.
+        """
+        check_usable(state)
+        inputs, targets = self._check(state, batch)
+        self._bound_run_ahead()
+        tick = int(state.tick)
+        work = Workspace(state)
+        self._feed(work, tick, inputs, targets)
+        ops = self.schedule.window(tick, int(state.first), tick + 1)
+        metrics = self._dispatch(dispatcher, work, tick, ops, self._unfinished)
+        return work.freeze(tick=tick + 1, first=int(state.first)), metrics
+
+    def flush(
+        self,
+        state: State,
+        on_tick: Callable[[State, Metrics], None] | None = None,
+        *,
+        dispatcher: Dispatcher | None = None,
+    ) -> State:
+        """Finishes what is in flight, feeding nothing; training may go on afterwards.
+
+        Gradients of an incomplete accumulation group stay in the optimizer's state.
+
+        Args:
+          state: any state.
+          on_tick: called after each tick of the flush with the state so far, to read only, and the tick's metrics.
+            Should it raise, the state is lost: its arrays were reused (see ``donate``).
+          dispatcher: as of `step`.
+        """
+        check_usable(state)
+        work, first, stop = Workspace(state), int(state.first), int(state.tick)
+        for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
+            ops = self.schedule.window(tick, first, stop)
+            metrics = self._dispatch(dispatcher, work, tick, ops, self._unfinished)
+            if on_tick is not None:
+                on_tick(work.freeze(tick=stop, first=first), metrics)
+        return work.freeze(tick=stop, first=stop)
+
+    def shapes(
+        self,
+        x: PyTree,
+        targets: PyTree | None = None,
+        *,
+        tick: int = 0,
+        first: int = 0,
+        fed: Mapping[int, tuple[PyTree, PyTree]] | None = None,
+    ) -> State:
+        """The state of a run as shapes and dtypes, ``jax.ShapeDtypeStruct``: nothing is computed.
+
+        Args:
+          x, targets: as of `init`.
+          tick, first: of the state.
+          fed: by batch index, ``(inputs, targets)`` of batches shaped otherwise than ``x`` and ``targets``.
+
+        Raises:
+          ValueError: as of `init`.
+        """
+        x, targets, fed = shape_of(x), shape_of(_labels_for(x) if targets is None else targets), fed or {}
+        stages = jax.eval_shape(lambda key: self.init(key, x, targets).stages, _key_shape())
+        # All batches that can still be in flight:
+        recent = {n: fed.get(n, (x, targets)) for n in range(max(first, tick - self.schedule.drain), tick)}
+
+        def in_flight(stages: tuple, batches: dict[int, tuple[PyTree, PyTree]]) -> tuple[InFlight, ...]:
+            dispatcher = ShapesDispatcher(self.programs, self.placement)
+            work = Workspace(State(stages, tuple(InFlight() for _ in stages)))
+            for now, batch in batches.items():
+                self._feed(work, now, *batch)
+                ops = [op for op in self.schedule.window(now, first, now + 1) if op.batch in batches]
+                self._dispatch(dispatcher, work, now, ops, losses=[])
+            return work.freeze(tick, first).in_flight
+
+        return State(stages, jax.eval_shape(in_flight, stages, recent), tick, first)
+
+    def predict(self, state: State, x: PyTree) -> PyTree:
+        """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
+        x = self.placement.put(x, 0)
+        for k, program in enumerate(self.programs):
+            if k:
+                x = self.placement.send(x, k - 1, k)
+            x = program.predict(state.stages[k], x)
+        return x
+
+    def evaluate(self, state: State, batches: Iterable[tuple[PyTree, PyTree]]) -> Evaluation:
+        """Mean loss and accuracy over ``batches`` with today's weights; nothing in flight is touched.
+
+        Raises:
+          ValueError: there are no batches.
+        """
+        sizes, scores = [], []
+        for inputs, targets in batches:
+            logits = self.predict(state, inputs)
+            sizes.append(jax.tree.leaves(targets)[0].shape[0])
+            scores.append(self._loss.score(logits, self.placement.put(targets, self._last)))
+            if len(scores) > self.run_ahead:
+                jax.block_until_ready(scores[-1 - self.run_ahead])
+        if not sizes:
+            raise ValueError("evaluate got no batches; write an iterable of (inputs, targets)")
+        losses, accuracies = zip(*jax.device_get(scores), strict=True)
+        return Evaluation(
+            loss=_mean(losses, sizes),
+            accuracy=None if accuracies[0] is None else _mean(accuracies, sizes),
+            examples=sum(sizes),
+        )
+
+    def measure_gradient_norms(
+        self, state: State, batch: tuple[PyTree, PyTree], *, sample_size: int | None = None, chunk_size: int = 32
+    ) -> State:
+        """Measures what CLARS needs: the norm of each parameter's gradient, for each of some examples alone.
+
+        With today's weights and running averages; nothing in flight is touched, and nothing waited for, though stage
+        after stage has to compute. Every update uses the norms measured last: measure before the step in which the
+        stages update, which with M accumulated batches is every M-th, that of batches M - 1, 2M - 1, ...
+
+        Args:
+          state: any state.
+          batch: ``(inputs, targets)``, each [B, ...], shuffled.
+          sample_size: how many examples to measure, the first of the batch; ``None``: all. The thesis takes 512
+            (section 4.4.4).
+          chunk_size: how many gradients a device holds at once.
+
+        Returns:
+          The state with ``stages[k].gradient_norms``: [sample_size] for each parameter.
+
+        Raises:
+          ValueError: a size is below 1, or the sample larger than the batch; or the stages learn locally.
+        """
+        check_usable(state)
+        if self.schedule.is_local:
+            raise ValueError(
+                f"under schedule {self.schedule.name!r} stages learn from objectives of their own, of which single "
+                "examples' gradients are not measured; take an optimizer that needs none, such as jaxdecouple.lars"
+            )
+        (inputs, targets), chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
+        activations = [self.placement.put(inputs, 0)]
+        for k, program in enumerate(self.programs[:-1]):
+            activations.append(self.placement.send(program.predict(state.stages[k], activations[k]), k, k + 1))
+        stages, given = list(state.stages), self.placement.put(targets, self._last)
+        for k, program in reversed(list(enumerate(self.programs))):
+            given, stages[k] = program.measure_norms(stages[k], activations[k], given, chunk_size)
+            if k:
+                given = self.placement.send(given, k, k - 1)
+        return state.replace(stages=tuple(stages))
+
+    def _feed(self, work: Workspace, n: int, inputs: PyTree, targets: PyTree) -> None:
+        work.activations[0][n] = self.placement.put(inputs, 0)
+        for k in range(self._last + 1):
+            if self.schedule.learns_in_forward(k):
+                work.targets[k][n] = self.placement.put(targets, k)
+
+    def _dispatch(
+        self,
+        dispatcher: Dispatcher | None,
+        work: Workspace,
+        tick: int,
+        ops: Iterable[Op],
+        losses: MutableSequence[jax.Array],
+    ) -> Metrics:
+        """Dispatches operations, in order, and adds the losses to come to ``losses``."""
+        dispatcher, metrics, auxiliary = dispatcher or self._dispatcher, Metrics(), {}
+        is_local = self.schedule.is_local
+        for op, *then in join(ops):
+            try:
+                if then:
+                    dispatcher.backward_forward(work, op.stage, op.batch, then[0].batch)
+                elif op.kind is not FORWARD:
+                    if is_local:
+                        auxiliary[op.stage] = dispatcher.teach(work, op.stage, op.batch)
+                    else:
+                        dispatcher.backward(work, op.stage, op.batch)
+                elif op.stage == self._last:
+                    metrics = dispatcher.train(work, op.stage, op.batch)
+                    losses.append(metrics.loss)
+                elif is_local:
+                    loss = dispatcher.learn(work, op.stage, op.batch)
+                    auxiliary |= {} if loss is None else {op.stage: loss}
+                else:
+                    dispatcher.forward(work, op.stage, op.batch)
+            except Exception as error:
+                error.add_note(f"while dispatching the {op}, tick {tick}")
+                raise
+        return metrics.replace(auxiliary=auxiliary) if auxiliary else metrics
+
+    def _bound_run_ahead(self) -> None:
+        """Waits until fewer than ``run_ahead`` losses are unfinished: dispatched work, and its memory, is bounded.
+
+        A stage's queue is in order and a loss depends on the forward of its batch at every stage; so when it exists,
+        every stage has finished all that was dispatched before that forward. The wait comes before anything of a tick
+        is dispatched: whoever interrupts it (Ctrl-C) still holds a state that can be used.
+        """
+        while len(self._unfinished) >= self.run_ahead:
+            jax.block_until_ready(self._unfinished[0])
+            self._unfinished.popleft()
+
+    def _check(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(f"a batch is a pair, but got {type(batch).__name__}; write step(state, (inputs, targets))")
+        inputs, targets = batch
+        if self._expected is None:  # a restored state: `init` was not called
+            logits = x = shape_of(inputs)
+            for stage, program in zip(state.stages, self.programs, strict=True):
+                logits = program.output_shape(stage, logits)
+            self._expected = Expected(x, logits)
+        self._expected.check(inputs, targets, state.tick, labels=self._loss.loss is softmax_cross_entropy)
+        signature = str(shape_of(targets))
+        if signature not in self._accepted_targets:
+            self._loss.check(self._expected.logits, shape_of(targets))
+            self._accepted_targets.add(signature)
+        return inputs, targets
+
+
+def _labels_for(x: PyTree) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jax.tree.leaves(x)[0].shape[:1], np.dtype(np.int32))
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _mean(values: Sequence[Any], weights: Sequence[int]) -> float:
+    return float(np.average(np.asarray(values, np.float64), weights=weights))

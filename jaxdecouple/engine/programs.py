@@ -1,0 +1,71 @@
+"""Which program each stage of a pipeline runs follows from what its schedule says the stages learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import optax
+from flax import nnx
+
+from jaxdecouple.engine.local_program import GreedyProgram, SyntheticProgram
+from jaxdecouple.engine.stage_program import InnerProgram, Loss, LossProgram, Program
+from jaxdecouple.network.adapters import as_layer
+from jaxdecouple.network.layer import Layer
+from jaxdecouple.network.stage import Stage
+from jaxdecouple.schedules import Schedule
+from jaxdecouple.transforms import StageOptimizer, transform_of
+
+
+def programs_for(
+    stages: Sequence[Stage],
+    schedule: Schedule,
+    optimizer: optax.GradientTransformation | StageOptimizer,
+    loss: Loss,
+    auxiliary: Any,
+    auxiliary_optimizer: optax.GradientTransformation | StageOptimizer | None,
+    donate: bool,
+) -> list[Program]:
+    """The program of each stage; arguments as of `Pipeline`.
+
+    Raises:
+      ValueError: an optimizer is none, or an auxiliary network is missing or out of place.
+    """
+    num_stages = len(stages)
+    transforms = [transform_of(optimizer, k, num_stages) for k in range(num_stages)]
+    last = LossProgram(stages[-1], transforms[-1], loss, donate, sends=schedule.has_backward(num_stages - 2))
+    lower = zip(stages[:-1], transforms[:-1], strict=True)
+    if not schedule.is_local:
+        if auxiliary is not None or auxiliary_optimizer is not None:
+            raise ValueError(
+                f"schedule {schedule.name!r} has no auxiliary networks; leave auxiliary and auxiliary_optimizer out, "
+                "or write schedules.dgl or schedules.dni"
+            )
+        return [*(InnerProgram(*parts, schedule.weights, donate) for parts in lower), last]
+    networks = _networks(auxiliary, schedule, num_stages)
+    theirs = [transform_of(auxiliary_optimizer or optimizer, k, num_stages) for k in range(num_stages - 1)]
+    local = [(*parts, *assistance) for parts, *assistance in zip(lower, networks, theirs, strict=True)]
+    if schedule.learning == "greedy":
+        return [*(GreedyProgram(*parts, loss, donate) for parts in local), last]
+    return [*(SyntheticProgram(*parts, schedule.weights, donate) for parts in local), last]
+
+
+def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer]:
+    """The auxiliary network of each stage below the last."""
+    expected = {
+        "greedy": "such as jaxdecouple.models.MLPClassifier(num_classes=10)",
+        "synthetic": "such as jaxdecouple.models.GradientPredictor(num_classes=10)",
+    }[schedule.learning]
+    wanted = f"a Flax module, {expected}, or a function (stage, num_stages) -> module"
+    if auxiliary is None and num_stages > 1:
+        raise ValueError(
+            f"schedule {schedule.name!r} needs an auxiliary network in every stage but the last; write "
+            f"Pipeline(..., auxiliary=...) with {wanted}"
+        )
+    is_function = callable(auxiliary) and not isinstance(auxiliary, nn.Module | nnx.Module)
+    found = [auxiliary(k, num_stages) if is_function else auxiliary for k in range(num_stages - 1)]
+    try:
+        return [as_layer(network) for network in found]
+    except TypeError as error:
+        raise ValueError(f"auxiliary gives {error}; write {wanted}") from error

@@ -1,0 +1,184 @@
+"""An adapter makes a layer, a pair of pure functions, from a Flax module or a plain function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdecouple.network.layer import Layer
+from jaxdecouple.network.stage import Stage
+from jaxdecouple.network.trees import PyTree, signature_of
+
+# How a linen module may spell its training switch, and the value that means training.
+_TRAIN_ARGUMENTS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+
+
+def as_layer(item: Any) -> Layer:
+    """The layer for a Flax module (linen or nnx), a layer, or a plain function of one argument.
+
+    Raises:
+      TypeError: none of these.
+    """
+    if isinstance(item, Layer):
+        return item
+    if isinstance(item, nn.Module):
+        return from_linen(item)
+    if isinstance(item, nnx.Module):
+        return from_nnx(item)
+    if callable(item) and not isinstance(item, type):
+        return from_function(item)
+    raise TypeError(
+        f"{item!r} is no layer; write a Flax module object (linen or nnx), a function of one argument, "
+        "or Layer(init, apply)"
+    )
+
+
+def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
+    """Stages from stages, layers or Flax modules, in order; what is not a stage yet becomes one of a single layer.
+
+    Raises:
+      ValueError: stages whose layer indices do not follow one another.
+    """
+    result: list[Stage] = []
+    for item in stages:
+        first = result[-1].first + result[-1].num_layers if result else 0
+        stage = item if isinstance(item, Stage) else Stage((as_layer(item),), first)
+        if stage.first != first:
+            raise ValueError(
+                f"stage {len(result)} starts at layer {stage.first}, but the stages before it hold layers 0 to "
+                f"{first - 1}; write Stage(layers, first={first}) or cut the network with jaxdecouple.partition"
+            )
+        result.append(stage)
+    return tuple(result)
+
+
+def from_function(function: Callable[[PyTree], PyTree], name: str | None = None) -> Layer:
+    """A layer without parameters, such as ``jax.nn.relu``."""
+
+    def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
+        return function(x), model_state
+
+    name = name or getattr(function, "__name__", "function")
+    return Layer(lambda key, x: ({}, {}), apply, name, function if _hashable(function) else None)
+
+
+def from_linen(module: nn.Module) -> Layer:
+    """A layer from a linen module.
+
+    The module is called with its input and, if its ``__call__`` has one of the arguments ``train``, ``training``,
+    ``is_training``, ``deterministic`` or ``use_running_average``, with that switch set accordingly. The ``params``
+    collection is trained; every other collection is model state, updated in training. Every random stream the module
+    asks for (``dropout``, ...) is derived from the layer's key. Modules that are equal but for their names are
+    identical layers.
+    """
+    identity = module.clone(name=None) if _hashable(module) else None
+
+    def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
+        traced = isinstance(key, jax.core.Tracer)  # within another compiled function, none may have options of its own
+        init_linen = _init_linen.__wrapped__ if identity is None or traced else _init_linen
+        variables = dict(init_linen(identity or module, *signature_of(x), key))
+        variables.pop("intermediates", None)  # what a module sows is no state: it would grow with every batch
+        return variables.pop("params", {}), variables
+
+    def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
+        variables = {"params": params, **model_state}
+        y, updated = module.apply(
+            variables, x, rngs=_streams(key), mutable=list(model_state) if train else [], **_switch(module, train)
+        )
+        return y, {**model_state, **updated}
+
+    return Layer(init, apply, module.name or type(module).__name__, identity)
+
+
+def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
+    """A layer from an nnx module, or from a function ``rngs -> module``.
+
+    A module object keeps the parameters it was built with, whatever key a pipeline is initialised from; a function
+    is called with ``nnx.Rngs`` made from the layer's key, so that the key decides. ``nnx.Param`` is trained; other
+    variables are model state. The module's random streams are re-seeded from the layer's key for every batch.
+    Training is switched with ``module.train()`` and ``module.eval()``, and by the arguments that `from_linen` names.
+    """
+    build = module if not isinstance(module, nnx.Module) else lambda rngs: nnx.clone(module)
+    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    abstract.eval()
+    graphs = {False: nnx.split(abstract)[0]}
+    abstract.train()
+    graphs[True], _, streams, _ = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+
+    def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
+        built = build(nnx.Rngs(key))
+        _, params, _, model_state = nnx.split(built, nnx.Param, nnx.RngState, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
+
+    def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
+        state = nnx.merge_state(_seed(streams, key), _fill(abstract, nnx.Param, params))
+        built = nnx.merge(graphs[train], state, _fill(abstract, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)), model_state))
+        y = built(x, **_switch(abstract, train))
+        updated = nnx.split(built, nnx.Param, nnx.RngState, ...)[3]
+        return y, nnx.to_pure_dict(updated)
+
+    return Layer(init, apply, type(abstract).__name__)
+
+
+# Normally distributed numbers take XLA's CPU compiler seconds, for every kind of layer, unless it optimises little.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 1})
+def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Array) -> PyTree:
+    # Compiled for each layer alone, not for a stage: the same layer gets bit-identical parameters wherever the
+    # network is cut, and identical layers are compiled once.
+    x = jax.tree.unflatten(structure, [jnp.zeros(shape, dtype) for shape, dtype in signature])
+    return module.init({**_streams(key), "params": key}, x, **_switch(module, train=True))
+
+
+def _hashable(item: Any) -> bool:
+    # nn.Sequential([...]) holds a list, for one.
+    try:
+        return hash(item) is not None
+    except TypeError:
+        return False
+
+
+def _streams(key: jax.Array) -> dict[str, jax.Array]:
+    # Flax takes from "params" for every stream that is not named here.
+    names = ("dropout", "noise", "default", "params")
+    return {name: jax.random.fold_in(key, index) for index, name in enumerate(names)}
+
+
+def _switch(module: nn.Module | nnx.Module, train: bool) -> dict[str, bool]:
+    arguments = inspect.signature(type(module).__call__).parameters
+    # A switch that the module was constructed with stays as it is.
+    given = {name for name in _TRAIN_ARGUMENTS if isinstance(getattr(module, name, None), bool)}
+    return {name: train == value for name, value in _TRAIN_ARGUMENTS.items() if name in arguments and name not in given}
+
+
+def _seed(streams: nnx.State, key: jax.Array) -> nnx.State:
+    """Fresh random streams: every key folded from ``key`` by its position, every counter at zero."""
+    leaves, structure = jax.tree.flatten(streams)
+
+    def fresh(index: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not is_key:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        folded = jax.random.fold_in(key, index)
+        return jax.random.split(folded, leaf.shape) if leaf.shape else folded
+
+    return jax.tree.unflatten(structure, [fresh(index, leaf) for index, leaf in enumerate(leaves)])
+
+
+def _fill(abstract: nnx.Module, kinds: Any, values: PyTree) -> nnx.State:
+    """The module's variables of some kinds, holding ``values``."""
+    state = nnx.state(abstract, kinds)
+    nnx.replace_by_pure_dict(state, values)
+    return state

@@ -1,0 +1,36 @@
+"""Trees of arrays: their shapes, dtypes and structure, to compare, to look up by, and to show in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import numpy as np
+
+PyTree = Any
+
+
+def shape_of(tree: PyTree) -> PyTree:
+    """``tree`` with every array replaced by its ``jax.ShapeDtypeStruct``."""
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = jax.dtypes.canonicalize_dtype(_dtype(leaf), allow_extended_dtype=True)
+        return jax.ShapeDtypeStruct(np.shape(leaf), dtype)
+
+    return jax.tree.map(shape, tree)
+
+
+def signature_of(tree: PyTree) -> Hashable:
+    """Structure, shapes and dtypes of a tree, to compare and to look up by."""
+    leaves, structure = jax.tree.flatten(shape_of(tree))
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def describe(tree: PyTree) -> str:
+    """Shapes and dtypes of a tree, for messages: ``float32[128, 32, 32, 3]``."""
+    return ", ".join(f"{_dtype(leaf)}{list(np.shape(leaf))}" for leaf in jax.tree.leaves(tree)) or "nothing"
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)

@@ -1,0 +1,190 @@
+"""What diagnostics say of a run is what a naive run's weights say of it."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import jaxdecouple as jd
+from jaxdecouple import schedules
+from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
+from tests.engine.test_exactness import pipeline_for, problem, start, weights_of
+from tests.oracles import naive
+
+RATE = 0.3
+METHODS = {
+    "backprop": (schedules.backprop, {}),
+    "ddg": (schedules.ddg, {}),
+    "features_replay": (schedules.features_replay, {}),
+    "fdg": (schedules.fdg, {}),
+    "pipedream": (schedules.pipedream, {}),
+}
+
+
+def watch(pipeline, state, batches, **options):
+    """The final state and all records of a run with diagnostics, flush included."""
+    diagnostics = jd.Diagnostics(pipeline, **options)
+    for batch in batches:
+        state, _ = diagnostics.step(state, batch)
+    state = diagnostics.flush(state)
+    found = list(diagnostics.records())
+    assert not list(diagnostics.records())
+    return state, *([r for r in found if isinstance(r, kind)] for kind in (GradientRecord, DirectionRecord))
+
+
+def true_gradients(layers, batch, boundaries):
+    """Back-propagation in NumPy: one flat vector per stage."""
+    activations = naive.forward_layers(layers, batch[0], top=True)
+    _, gradient = naive.cross_entropy(activations[-1], batch[1])
+    gradients, _ = naive.backward_layers(layers, activations, gradient, top=True)
+    return by_stage(gradients, boundaries)
+
+
+def by_stage(layers, boundaries):
+    edges = (0, *boundaries, len(layers))
+    return [np.concatenate([a.ravel() for layer in layers[a:b] for a in layer]) for a, b in itertools.pairwise(edges)]
+
+
+def ticks_of(schedule, kind, k, n):
+    return next(t for t, ops in schedule.run(n + 1) if schedules.Op(kind, k, n) in ops)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equals_what_follows_from_a_naive_run(name, x64):
+    preset, arguments = METHODS[name]
+    task, schedule = problem(3, learning_rate=RATE), preset(3)
+    run = naive.METHODS[name](task, **arguments)
+    history = [
+        by_stage(layers, task.boundaries) for layers in [list(task.layers), *run.parameters]
+    ]  # [t]: before tick t
+    pipeline = pipeline_for(task, schedule)
+    state, gradients, directions = watch(pipeline, start(pipeline, task), task.batches, every=3)
+    assert [record.batch for record in gradients] == [0, 3, 6, 9]
+    backward_first = getattr(schedule, "order", "") == "backward_first"
+    flat = [[w for layer in layers for w in layer] for layers in [list(task.layers), *run.parameters]]
+    for record in gradients:
+        n, forward_weights = record.batch, []
+        for k in range(3):
+            forwarded = ticks_of(schedule, schedules.FORWARD, k, n)
+            computed = forwarded if k == 2 else ticks_of(schedule, schedules.BACKWARD, k, n)
+            assert record.lag[k] == computed - forwarded
+            assert record.staleness[k] == run.staleness[k, n]
+            version = forwarded + (backward_first and k < 2)  # after the backward of the tick, or before it
+            forward_weights.append(version)
+            gap = history[computed][k] - history[version][k]
+            assert record.weight_gap[k] == pytest.approx(
+                np.linalg.norm(gap) / np.linalg.norm(history[version][k]), abs=1e-9
+            )
+            given = (history[computed][k] - history[computed + 1][k]) / RATE
+            assert record.norm[k] == pytest.approx(np.linalg.norm(given), rel=1e-8)
+        edges = (0, *task.boundaries, len(task.layers))
+        mixed = []
+        for k, (a, b) in enumerate(itertools.pairwise(edges)):
+            arrays = flat[forward_weights[k]][2 * a : 2 * b]
+            mixed += list(zip(arrays[::2], arrays[1::2], strict=True))
+        for k, true in enumerate(true_gradients(mixed, task.batches[n], task.boundaries)):
+            computed = ticks_of(schedule, schedules.FORWARD if k == 2 else schedules.BACKWARD, k, n)
+            given = (history[computed][k] - history[computed + 1][k]) / RATE
+            size = np.linalg.norm(true)
+            assert record.true_norm[k] == pytest.approx(size, rel=1e-8)
+            assert record.difference[k] == pytest.approx(np.linalg.norm(given - true) / size, abs=1e-7)
+            assert record.root_mean_square[k] == pytest.approx(np.sqrt(np.mean((given - true) ** 2)), abs=1e-8)
+            assert record.cosine[k] == pytest.approx(given @ true / np.linalg.norm(given) / size, abs=1e-7)
+    assert [record.tick for record in directions] == [1, 4, 7, 10]
+    for record in directions:
+        t = record.tick
+        layers = list(task.layers) if t == 0 else run.parameters[t - 1]
+        true = true_gradients(layers, task.batches[t], task.boundaries)
+        given = [(before - after) / RATE for before, after in zip(history[t], history[t + 1], strict=True)]
+        consumed = {op.stage for op in schedule.ops(t) if schedule.learns_in_forward(op.stage) or op.kind.value == "B"}
+        for k in range(3):
+            expected = pytest.approx(given[k] @ true[k] / (true[k] @ true[k]), rel=1e-7)
+            assert record.sigma[k] == (expected if k in consumed else None)
+        if len(consumed) == 3:
+            whole = sum(g @ h for g, h in zip(given, true, strict=True)) / sum(h @ h for h in true)
+            assert record.sigma_all == pytest.approx(whole, rel=1e-7)
+        else:
+            assert record.sigma_all is None
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), weights_of(state), run.parameters[-1]
+    )
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+@pytest.mark.parametrize("order", ["forward", "backward"])
+def test_staleness_is_counted_through_accumulation(order, accumulate, x64):
+    task = problem(3, learning_rate=RATE, accumulate=accumulate)
+    run = naive.adl(task, order=order)
+    pipeline = pipeline_for(task, schedules.adl(3, order=f"{order}_first"))
+    _, gradients, _ = watch(pipeline, start(pipeline, task), task.batches, every=1)
+    found = {(k, r.batch): level for r in gradients for k, level in enumerate(r.staleness)}
+    assert {key: level for key, level in found.items() if level is not None} == run.staleness
+    assert len(found) == 3 * len(task.batches)  # of the last group there is no update, but there are gradients
+
+
+def test_back_propagation_has_the_true_gradient_everywhere(x64):
+    task = problem(3, learning_rate=RATE)
+    pipeline = pipeline_for(task, schedules.backprop(3))
+    _, gradients, directions = watch(pipeline, start(pipeline, task), task.batches, every=2)
+    for record in gradients:
+        assert max(record.difference) < 1e-12 and min(record.cosine) > 1 - 1e-12 and not any(record.weight_gap)
+    for record in directions:
+        assert record.sigma_all == pytest.approx(1) and record.bytes_in_flight == [0, 0, 0]
+
+
+def test_the_mean_over_batches_is_the_gradient_of_them_all(x64):
+    task = problem(3, learning_rate=1e-12)  # the weights stay what they are
+    pipeline = pipeline_for(task, schedules.backprop(3))
+    _, _, directions = watch(pipeline, start(pipeline, task), task.batches, every=4, direction_batches=3)
+    record = directions[-1]
+    found = [true_gradients(list(task.layers), task.batches[record.tick - age], task.boundaries) for age in range(3)]
+    true = np.concatenate([np.mean(parts, axis=0) for parts in zip(*found, strict=True)])
+    given = np.concatenate(found[0])
+    assert record.sigma_all == pytest.approx(given @ true / (true @ true), rel=1e-6)
+
+
+@pytest.mark.parametrize("preset", [schedules.fdg, schedules.features_replay, schedules.dgl, schedules.dni, "gpipe"])
+def test_a_run_is_the_same_with_and_without(preset):
+    schedule = schedules.gpipe(3, 4) if preset == "gpipe" else preset(3)
+    layers = [nn.Dense(8), nn.relu, nn.Dense(8), nn.BatchNorm(use_running_average=False), nn.Dense(3)]
+    auxiliary = {"greedy": nn.Dense(3), "synthetic": lambda k, K: _zero}.get(schedule.learning)
+    rng = np.random.default_rng(0)
+    batches = [(rng.normal(size=(8, 6)).astype("f4"), rng.integers(3, size=8)) for _ in range(12)]
+    finals = []
+    for watched in (False, True):
+        pipeline = jd.Pipeline(
+            jd.partition(layers, boundaries=(2, 4)),
+            schedule,
+            optimizer=jd.stagewise(_sgd(), accumulate=2),
+            auxiliary=auxiliary,
+        )
+        state = pipeline.init(jax.random.key(0), batches[0][0])
+        if watched:
+            state, gradients, directions = watch(pipeline, state, batches, every=3)
+            assert len(gradients) == len(directions) == 4
+            assert directions[-1].bytes_in_flight[1] > 0 or schedule.name == "gpipe"
+        else:
+            for batch in batches:
+                state, _ = pipeline.step(state, batch)
+            state = pipeline.flush(state)
+        finals.append([stage.params for stage in state.stages])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *finals)
+
+
+def _sgd():
+    import optax
+
+    return optax.sgd(0.1, momentum=0.9)
+
+
+def _zero(given):
+    return 0 * given[0]
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"every": 2.5}, {"direction_batches": 0}])
+def test_numbers_below_one_are_refused(options):
+    pipeline = jd.Pipeline([nn.Dense(3)], schedules.backprop(1), optimizer=_sgd())
+    with pytest.raises(ValueError, match="write an integer of at least 1"):
+        jd.Diagnostics(pipeline, **options)
