@@ -50,7 +50,7 @@ from experiments.report.benchmark import Result
 from experiments.report.workdir import Workdir
 from experiments.training.methods import AUTO, METHODS
 from jaxdecouple import schedules
-from jaxdecouple.planning import Timeline
+from jaxdecouple.planning import Timeline, save_gantt
 
 FLAGS = flags.FLAGS
 OPERATIONS_SHARE = 0.15  # of the length of a rate's measurement: the length of one operation's
@@ -220,7 +220,7 @@ def _write(
     )
     benchmark_report.bars(results, output.path / "benchmark.png", title)
     for label, timeline in timelines.items():
-        timeline.save_gantt(output.path / f"gantt-{re.sub(r'[^a-z0-9_]+', '-', label.lower())}.png")
+        save_gantt(timeline, output.path / f"gantt-{re.sub(r'[^a-z0-9_]+', '-', label.lower())}.png")
 
 
 def define_flags() -> None:

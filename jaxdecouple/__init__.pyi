@@ -31,7 +31,11 @@ from .planning import Plan as Plan
 from .planning import Sizes as Sizes
 from .planning import Timeline as Timeline
 from .planning import Times as Times
+from .planning import bytes_over_time as bytes_over_time
+from .planning import peak_bytes as peak_bytes
 from .planning import plan as plan
+from .planning import save_gantt as save_gantt
+from .planning import save_trace as save_trace
 from .planning import timeline as timeline
 from .transforms import accumulate_gradients as accumulate_gradients
 from .transforms import clars as clars

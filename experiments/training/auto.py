@@ -57,8 +57,8 @@ class Choice:
     def save_timeline(self, directory: pathlib.Path, suffix: str = "") -> None:
         """Writes the expected ``timeline.png`` and ``trace.json``, with ``suffix`` behind their names."""
         expected = jd.timeline(self.schedule, self.times)
-        expected.save_gantt(directory / f"timeline{suffix}.png")
-        expected.save_trace(directory / f"trace{suffix}.json")
+        jd.save_gantt(expected, directory / f"timeline{suffix}.png")
+        jd.save_trace(expected, directory / f"trace{suffix}.json")
 
     def explain(self) -> str:
         """Three lines: the cut, the delays, and what other methods would give."""

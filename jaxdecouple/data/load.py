@@ -1,6 +1,5 @@
 """Loading: from a short text that names a data source to a data set, in memory or streamed."""
 
-import difflib
 import pathlib
 
 from jaxdecouple.data.dataset import Dataset
@@ -10,7 +9,7 @@ from jaxdecouple.data.npz import load_npz
 from jaxdecouple.data.streamed import StreamedDataset, load_streamed
 from jaxdecouple.data.tfds_source import find_builder, known_names, load_tfds
 from jaxdecouple.data.tiny_imagenet import load_tiny_imagenet
-from jaxdecouple.errors import DataError
+from jaxdecouple.errors import DataError, did_you_mean
 
 _IN_MEMORY = {"npz": load_npz, "folder": load_folder, "tiny_imagenet": load_tiny_imagenet}
 _STREAMED = ("imagenet", "streamed")
@@ -69,13 +68,12 @@ def _in_memory(spec: str, data_dir: str | None) -> Dataset:
         builder = find_builder(spec, data_dir)
     except ImportError as error:
         raise DataError(
-            f"data set {spec!r} is none of 'digits', {_PATHS}{_nearest(spec, [])}; the "
-            "names of tensorflow-datasets (cifar10, mnist, ...) need: pip install "
-            f"tensorflow-datasets pillow importlib_resources ({error})"
+            f"data set {spec!r} is none of 'digits', {_PATHS}; {_hint(spec, [])}the names of "
+            "tensorflow-datasets (cifar10, mnist, ...) need: pip install tensorflow-datasets pillow "
+            f"importlib_resources ({error})"
         ) from error
     if builder is None:
-        near = _nearest(spec, known_names())
-        raise DataError(f"unknown data set {spec!r}{near}; expected {_FORMS}")
+        raise DataError(f"unknown data set {spec!r}; {_hint(spec, known_names())}expected {_FORMS}")
     return load_tfds(builder, spec)
 
 
@@ -87,18 +85,14 @@ def _place(spec: str, data_dir: str | None) -> pathlib.Path:
     return pathlib.Path(data_dir or "").expanduser() / pathlib.Path(path).expanduser()
 
 
-def _nearest(spec: str, known: list[str]) -> str:
-    """', did you mean ...?' for the likeliest slip, or nothing."""
+def _hint(spec: str, known: list[str]) -> str:
+    """``"did you mean ...? "`` for the likeliest slip, or nothing."""
     place = pathlib.Path(spec).expanduser()
     if spec and (place.suffix == ".npz" or place.is_dir()):
-        near = [f"{_kind_of(place)}:{spec}"]
-    else:
-        near = difflib.get_close_matches(spec.lower(), ["digits", *known], n=3)
-        kind, colon, path = spec.partition(":")
-        if colon:
-            prefixes = difflib.get_close_matches(kind.lower(), _KINDS, n=1)
-            near = [f"{prefix}:{path}" for prefix in prefixes] or near
-    return f", did you mean {' or '.join(map(repr, near))}?" if near else ""
+        return f"did you mean '{_kind_of(place)}:{spec}'? "
+    kind, colon, path = spec.partition(":")
+    forms = did_you_mean(kind, _KINDS, rest=f":{path}") if colon else ""
+    return forms or did_you_mean(spec, ["digits", *known], most=3)
 
 
 def _kind_of(place: pathlib.Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdecouple.errors import did_you_mean
 from jaxdecouple.models.cnn import cnn
 from jaxdecouple.models.densenet import DEPTHS as DENSENET_DEPTHS
 from jaxdecouple.models.densenet import densenet
@@ -182,6 +182,5 @@ def _kind_of(name: str) -> tuple[_Kind, list[int]]:
         if match := re.fullmatch(kind.pattern, name, re.ASCII):
             return kind, [int(number) for number in match.groups()]
     usual = [each for kind in _KINDS for each in kind.usual]
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), usual, n=1, cutoff=0.45)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name.replace("-", "_"), usual, cutoff=0.45)
     raise ValueError(f"unknown model {name!r}; {hint}write mlp, cnn, {_known(_KINDS)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxdecouple.planning.memory import bytes_over_time
 from jaxdecouple.planning.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _events(timeline: Timeline) -> Iterator[dict[str, Any]]:
 
 def _counters(timeline: Timeline, process: int) -> Iterator[dict[str, Any]]:
     for device in range(timeline.num_devices):
-        for seconds, size in zip(*(column.tolist() for column in timeline.bytes_over_time(device)), strict=True):
+        for seconds, size in zip(*(column.tolist() for column in bytes_over_time(timeline, device)), strict=True):
             name = f"bytes in flight, device {device}"
             yield {"ph": "C", "name": name, "pid": process, "ts": 1e6 * seconds, "args": {"bytes": size}}
 

@@ -14,31 +14,50 @@ Counted for each batch, between operations (what one needs for itself while it r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from jaxdecouple.planning.timelines import Timeline
+from jaxdecouple.planning.times import Sizes
 from jaxdecouple.schedules import ends_group, keeps_versions, redoes_forward
 
-if TYPE_CHECKING:
-    from jaxdecouple.planning.timelines import Timeline
 
+def bytes_over_time(timeline: Timeline, device: int, accumulate: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds, ascending, and the bytes in flight on ``device`` from each of them until the next.
 
-def bytes_over_time(timeline: Timeline, device: int, accumulate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds, ascending, and the bytes in flight on ``device`` from each of them until the next."""
+    Args:
+      timeline: made with ``sizes``.
+      device: 0, 1, ...
+      accumulate: M, as given to the optimizer: weights change after every M batches.
+
+    Raises:
+      ValueError: the timeline was made without sizes, or has no such device, or ``accumulate`` is below 1.
+    """
+    sizes = timeline.sizes
+    if sizes is None:
+        raise ValueError("this timeline has no sizes; write timeline(schedule, times, sizes=Sizes(...))")
+    if not 0 <= device < timeline.num_devices:
+        raise ValueError(f"device is {device}, but there are {timeline.num_devices}; write one of 0, 1, ...")
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; write how many batches an update takes, at least 1")
     stages = [stage for stage, place in enumerate(timeline.devices) if place == device]
-    spans = [span for stage in stages for span in _spans(timeline, stage, accumulate)]
+    spans = [span for stage in stages for span in _spans(timeline, sizes, stage, accumulate)]
     moments = np.concatenate([[0.0], *(np.concatenate(span[:2]) for span in spans)])
     changes = np.concatenate([[0.0], *(np.repeat([size, -size], len(span)) for span, _, size in spans)])
     seconds, where = np.unique(moments, return_inverse=True)
     return seconds, np.cumsum(np.bincount(where, changes))
 
 
-def _spans(timeline: Timeline, stage: int, accumulate: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
+def peak_bytes(timeline: Timeline, accumulate: int = 1) -> tuple[float, ...]:
+    """For each device the most bytes that are ever in flight; arguments and errors as for `bytes_over_time`."""
+    devices = range(timeline.num_devices)
+    return tuple(float(bytes_over_time(timeline, device, accumulate)[1].max()) for device in devices)
+
+
+def _spans(
+    timeline: Timeline, sizes: Sizes, stage: int, accumulate: int
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """(from, until, bytes) of everything that ``stage`` keeps, batch by batch."""
-    sizes, weights, schedule = timeline.sizes, timeline.schedule.weights, timeline.schedule
+    schedule, weights = timeline.schedule, timeline.schedule.weights
     here = timeline.stage == stage
     forward, backward = (np.flatnonzero(here & (timeline.kind == kind)) for kind in "FB")
     started, forwarded = timeline.start[forward], timeline.end[forward]

@@ -1,19 +1,8 @@
 """A plan is the schedule with the least staleness that keeps every device as busy as it can be, for given times.
 
-Let L be the period, the seconds per batch. In the steady state every operation comes once per L, so a stage k below the
-last is described by its turnaround g, from the start of a batch's forward to the start of its backward. Let f and b
-be the seconds of the two (f + b for the last stage's one operation), and up and down those of the transfers.
-
-* Its queue is F(n), B(n-s), F(n+1), B(n-s+1), ..., where s is its staleness: the lag m forward first, m - 1 backward
-  first. The two fit into one another when ``L s + f <= g <= L (s + 1) - b``.
-* Dispatches that join B(n-m) with F(n), in j seconds, have ``g = L m`` and ``j <= L``. Both results come at their end:
-  put j for f and for b in what follows.
-* The data ask for ``g >= f + up + (g + b of the stage above) + down``, with g = 0 and b = f + b for the last stage.
-
-A smaller g above never hurts below, so from the last stage down the smallest s at every stage is the least for all
-stages at once; only where a stage may be joined or not, at different prices, both ways are followed. The split of the
-lag into p and q matters for joining alone. With M batches to an update the levels of staleness of a group sum to s for
-any M (Hermite's identity), so the least s serve every M.
+A stage is described by its turnaround, the time from the start of a batch's forward to the start of its backward. The
+least turnaround and the least staleness of each stage are found from the last stage down: docs/planning.md says why
+that is the least for all of them.
 """
 
 from __future__ import annotations

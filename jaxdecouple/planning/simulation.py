@@ -11,6 +11,7 @@ Three rules make the times:
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def timeline(
       schedule: what is dispatched.
       times: how long it takes.
       num_batches: how many batches are fed; by default enough to read a steady state off.
-      sizes: bytes, for `Timeline.peak_bytes`.
+      sizes: bytes, for `peak_bytes`.
       devices: the device of each stage, K integers of 0, 1, ...; by default each stage has its own. Stages of one
         device hand over at once.
       run_ahead: before a tick the host waits until fewer than so many dispatched losses are unfinished, as
@@ -81,6 +82,23 @@ def timeline(
         end=end[work.dispatch],
         arrival=np.where(work.source < 0, start[work.dispatch], arrival),
     )
+
+
+@functools.cache
+def least_run_ahead(schedule: Schedule) -> int:
+    """How many ticks a host must at least dispatch beyond the last finished loss, so as not to slow ``schedule`` down.
+
+    It is at least 2; each tick of it costs memory. Where activations cross several stages within a tick (DDG, Features
+    Replay, GPipe), a loss takes long to appear. A host that waits for it too soon lets the first stages run dry. The
+    number holds for equal stages whose backward takes twice as long as their forward, with free transfers.
+    """
+    num_stages = schedule.num_stages
+    times = Times(forward=[1.0] * num_stages, backward=[2.0] * num_stages)
+    unlimited = timeline(schedule, times).seconds_per_batch
+    run_ahead = 2
+    while timeline(schedule, times, run_ahead=run_ahead).seconds_per_batch > 1.001 * unlimited:
+        run_ahead += 1
+    return run_ahead
 
 
 def _checked(devices: Sequence[int] | None, stages: int) -> tuple[int, ...]:

@@ -1,16 +1,14 @@
-"""A timeline is when each operation of a run starts and ends, and what follows from that: speed, idle time, memory."""
+"""A timeline is when each operation of a run starts and ends, and the speed and idle time that follow from that."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxdecouple.planning.memory import bytes_over_time
 from jaxdecouple.planning.times import Sizes, Times
 from jaxdecouple.schedules import FlushSchedule, Kind, Schedule, staleness
 
@@ -152,41 +150,6 @@ class Timeline:
     def staleness(self, accumulate: int = 1) -> tuple[tuple[int, ...], ...]:
         """Level of staleness of each stage, as `schedules.staleness` finds it."""
         return staleness(self.schedule, accumulate)
-
-    def bytes_over_time(self, device: int, accumulate: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds, and the bytes in flight on ``device`` from each of them until the next; see `planning.memory`.
-
-        Args:
-          device: 0, 1, ...
-          accumulate: M, as given to the optimizer: weights change after every M batches.
-
-        Raises:
-          ValueError: the timeline was made without sizes, or has no such device.
-        """
-        if self.sizes is None:
-            raise ValueError("this timeline has no sizes; write timeline(schedule, times, sizes=Sizes(...))")
-        if not 0 <= device < self.num_devices:
-            raise ValueError(f"device is {device}, but there are {self.num_devices}; write one of 0, 1, ...")
-        return bytes_over_time(self, device, accumulate)
-
-    def peak_bytes(self, accumulate: int = 1) -> tuple[float, ...]:
-        """For each device the most bytes that are ever in flight; arguments and errors as of `bytes_over_time`."""
-        devices = range(self.num_devices)
-        return tuple(float(self.bytes_over_time(device, accumulate)[1].max()) for device in devices)
-
-    def save_gantt(
-        self, path: str | os.PathLike[str], *, start: float | None = None, stop: float | None = None
-    ) -> None:
-        """Writes a picture; see `planning.gantt.save_gantt`."""
-        from jaxdecouple.planning import gantt  # it imports this module
-
-        gantt.save_gantt(self, path, start=start, stop=stop)
-
-    def save_trace(self, path: str | os.PathLike[str]) -> None:
-        """Writes a trace for a browser; see `planning.gantt.save_trace`."""
-        from jaxdecouple.planning import gantt
-
-        gantt.save_trace(self, path)
 
     def _known_steady(self) -> Steady:
         if self.steady is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdecouple import schedules
-from jaxdecouple.planning import Sizes, Times, gantt, timeline
+from jaxdecouple.planning import Sizes, Times, bytes_over_time, peak_bytes, save_gantt, save_trace, timeline
 
 MS = Times(forward=[1e-3, 1e-3, 2e-3], backward=[2e-3, 2e-3, 1e-3], up=[2e-4, 0], down=[0, 1e-4])
 JOINED = Times(forward=[1, 1, 2], backward=[2, 2, 1], joined=[2.5, 2.5])
@@ -31,13 +31,13 @@ def boxes(figure):
 
 
 def test_the_picture_is_written(tmp_path):
-    timeline(schedules.fdg(3), MS).save_gantt(tmp_path / "fdg.png")
+    save_gantt(timeline(schedules.fdg(3), MS), tmp_path / "fdg.png")
     assert (tmp_path / "fdg.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_box_per_dispatch_with_its_batch(drawn):
     run = timeline(schedules.pipedream(3), MS, num_batches=4)
-    run.save_gantt("unused.png")
+    save_gantt(run, "unused.png")
     (figure,) = drawn
     axes = figure.axes[0]
     expected = sorted((1e3 * r.start, 1e3 * r.end, r.stage) for r in run)
@@ -52,14 +52,14 @@ def test_a_box_per_dispatch_with_its_batch(drawn):
 
 
 def test_the_title_tells_the_steady_state(drawn):
-    timeline(schedules.fdg(3), JOINED).save_gantt("unused.png")
+    save_gantt(timeline(schedules.fdg(3), JOINED), "unused.png")
     title = drawn[0].axes[0].get_title(loc="left")
     assert title == "fdg, K = 3, stash; 3.00 times as fast as one device; utilisation 89% in the steady state"
 
 
 def test_joined_operations_are_one_box(drawn):
     run = timeline(schedules.fdg(3), JOINED, num_batches=8)
-    run.save_gantt("unused.png")
+    save_gantt(run, "unused.png")
     assert len(boxes(drawn[0])) == run.dispatch[-1] + 1
     assert "0,4" in [text.get_text() for text in drawn[0].axes[0].texts]  # B0 with F4 at stage 0
     assert "backward joined with the next forward" in [text.get_text() for text in drawn[0].legends[0].get_texts()]
@@ -67,27 +67,27 @@ def test_joined_operations_are_one_box(drawn):
 
 def test_parts_of_a_run(drawn):
     run = timeline(schedules.fdg(3), JOINED, num_batches=500)
-    run.save_gantt("unused.png", start=300, stop=310)
+    save_gantt(run, "unused.png", start=300, stop=310)
     assert drawn[0].axes[0].get_xlim() == (300, 310)
     assert all(left < 310 and right > 300 for left, right, _ in boxes(drawn[0]))
-    run.save_gantt("unused.png")
+    save_gantt(run, "unused.png")
     filled = run.end[(run.batch == 0)].max()
     assert 2 * filled <= drawn[1].axes[0].get_xlim()[1] < run.makespan / 4
-    run.save_gantt("unused.png", start=0, stop=1e9)
+    save_gantt(run, "unused.png", start=0, stop=1e9)
     assert len(boxes(drawn[2])) <= 6000
     with pytest.raises(ValueError, match="nothing from 10000 s to"):
-        run.save_gantt("unused.png", start=1e4)
+        save_gantt(run, "unused.png", start=1e4)
 
 
 def test_a_long_run_of_many_stages_stays_a_picture(drawn):
     run = timeline(schedules.fdg(40), Times(forward=[1] * 40, backward=[2] * 40))
-    run.save_gantt("unused.png")
+    save_gantt(run, "unused.png")
     assert len(boxes(drawn[0])) <= 6000 and drawn[0].get_figheight() < 20
 
 
 def test_stages_of_one_device_share_a_row(drawn):
     run = timeline(schedules.fdg(3), JOINED, devices=[0, 0, 1], num_batches=6)
-    run.save_gantt("unused.png")
+    save_gantt(run, "unused.png")
     axes = drawn[0].axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["device 0: stages 0, 1", "device 1: stage 2"]
@@ -99,7 +99,7 @@ def test_stages_of_one_device_share_a_row(drawn):
 @pytest.mark.parametrize("seconds, unit", [(1.0, "s"), (0.02, "ms"), (3e-5, "us"), (1e-8, "ns"), (1e-12, "ns")])
 def test_units(drawn, seconds, unit):
     times = Times(forward=[seconds], backward=[0])
-    timeline(schedules.adl(1), times, num_batches=2).save_gantt("unused.png", stop=seconds)
+    save_gantt(timeline(schedules.adl(1), times, num_batches=2), "unused.png", stop=seconds)
     assert drawn[0].axes[0].get_xlabel() == f"time ({unit})"
 
 
@@ -113,11 +113,11 @@ def test_matplotlib_is_asked_for(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match="pip install matplotlib"):
-        gantt.save_gantt(timeline(schedules.fdg(3), MS), "unused.png")
+        save_gantt(timeline(schedules.fdg(3), MS), "unused.png")
 
 
 def read_trace(run, path):
-    run.save_trace(path)
+    save_trace(run, path)
     return json.loads(path.read_text())["traceEvents"]
 
 
@@ -152,5 +152,5 @@ def test_a_trace_counts_bytes(tmp_path):
     events = [event for event in read_trace(run, tmp_path / "trace.json") if event["ph"] == "C"]
     for device in range(3):
         counted = [e["args"]["bytes"] for e in events if e["name"] == f"bytes in flight, device {device}"]
-        assert counted == run.bytes_over_time(device)[1].tolist()
-        assert max(counted) == run.peak_bytes()[device] and counted[-1] == 0
+        assert counted == bytes_over_time(run, device)[1].tolist()
+        assert max(counted) == peak_bytes(run)[device] and counted[-1] == 0

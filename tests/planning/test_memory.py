@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdecouple import schedules
-from jaxdecouple.planning import Sizes, Times, timeline
+from jaxdecouple.planning import Sizes, Times, bytes_over_time, peak_bytes, timeline
 from jaxdecouple.schedules import BACKWARD, FORWARD, Op
 
 SIZES = Sizes(inputs=[1, 10], residuals=[100, 1000], params=[10_000, 7])
@@ -20,15 +20,15 @@ def test_bytes_in_flight_by_hand():
     # F0.0 0-1, F0.1 1-2, F1.0 1.5-3.5, B0.0 3.75-4.75, F1.1 3.5-5.5, B0.1 5.75-6.75. At stage 0: the input of the
     # forward that runs (1), residuals of batch 0 (1..4.75) and 1 (2..6.75), gradients (3.75..4.75 and 5.75..6.75), and
     # the first weights, replaced at 4.75, until batch 1 has used them.
-    seconds, sizes = run.bytes_over_time(0)
+    seconds, sizes = bytes_over_time(run, 0)
     steps = {0: 1, 1: 101, 2: 200, 3.75: 210, 4.75: 10_100, 5.75: 10_110, 6.75: 0}
     assert dict(zip(seconds.tolist(), sizes.tolist(), strict=True)) == steps
     # At stage 1: activations from 1.5 to 3.5 and from 2.5 to 5.5, and its own residuals.
-    seconds, sizes = run.bytes_over_time(1)
+    seconds, sizes = bytes_over_time(run, 1)
     steps = {0: 0, 1.5: 1010, 2.5: 1020, 3.5: 1010, 5.5: 0}
     assert dict(zip(seconds.tolist(), sizes.tolist(), strict=True)) == steps
-    assert run.peak_bytes() == (10_110, 1020)
-    assert run.peak_bytes(accumulate=2) == (210, 1020)  # nothing is replaced while it is referred to
+    assert peak_bytes(run) == (10_110, 1020)
+    assert peak_bytes(run, accumulate=2) == (210, 1020)  # nothing is replaced while it is referred to
 
 
 def bytes_at(run, device, moment, accumulate):
@@ -80,7 +80,7 @@ def test_bytes_in_flight_equal_what_lies_there(seed):
     sizes = Sizes(inputs=rng.integers(1, 99, K), residuals=rng.integers(1, 99, K), params=rng.integers(1, 99, K))
     run = timeline(schedule, Times(**parts), num_batches=9, sizes=sizes, devices=[k // 2 for k in range(K)])
     for device in range(run.num_devices):
-        seconds, counted = run.bytes_over_time(device, accumulate)
+        seconds, counted = bytes_over_time(run, device, accumulate)
         # Between two changes, so that rounding decides nothing.
         middles = (seconds[:-1] + np.diff(seconds) / 2)[np.diff(seconds) > 1e-9]
         expected = [bytes_at(run, device, moment, accumulate) for moment in middles]
@@ -94,15 +94,15 @@ def test_replay_keeps_inputs_and_latest_no_weights():
         for weights in ("latest", "replay")
     )
     # Steady: one residual held, a gradient that is used at once, and a forward's input or one more residual.
-    assert latest.peak_bytes()[0] == 2 * 100 + 10
-    assert replay.peak_bytes()[0] == 2 * 1 + 10
-    assert replay.bytes_over_time(0)[1][-1] == latest.bytes_over_time(1)[1][-1] == 0
+    assert peak_bytes(latest)[0] == 2 * 100 + 10
+    assert peak_bytes(replay)[0] == 2 * 1 + 10
+    assert bytes_over_time(replay, 0)[1][-1] == bytes_over_time(latest, 1)[1][-1] == 0
 
 
 def test_weights_that_no_batch_refers_to_are_not_kept():
     # GPipe without accumulation: four forwards with version 0, then four updates; versions 1, 2, 3 serve no forward.
     run = timeline(schedules.gpipe(2, 4, weights="stash"), uniform(2), num_batches=4, sizes=SIZES)
-    seconds, sizes = run.bytes_over_time(0)
+    seconds, sizes = bytes_over_time(run, 0)
     versions = sizes // 10_000
     ends = run.end[run.kind == "B"]
     assert versions.max() == 1
@@ -111,12 +111,12 @@ def test_weights_that_no_batch_refers_to_are_not_kept():
 
 def test_bytes_need_sizes_a_device_and_a_group():
     with pytest.raises(ValueError, match="has no sizes"):
-        timeline(schedules.fdg(2), uniform(2)).peak_bytes()
+        peak_bytes(timeline(schedules.fdg(2), uniform(2)))
     run = timeline(schedules.fdg(2), uniform(2), sizes=SIZES)
     with pytest.raises(ValueError, match="device is 2"):
-        run.bytes_over_time(2)
+        bytes_over_time(run, 2)
     with pytest.raises(ValueError, match="accumulate is 0"):
-        run.peak_bytes(accumulate=0)
+        peak_bytes(run, accumulate=0)
     with pytest.raises(ValueError, match="sizes has 2 stages"):
         timeline(schedules.fdg(3), uniform(3), sizes=SIZES)
 
@@ -124,4 +124,4 @@ def test_bytes_need_sizes_a_device_and_a_group():
 def test_stages_of_a_device_share_its_memory():
     run = timeline(schedules.fdg(2), uniform(2), sizes=SIZES, devices=[0, 0])
     own = timeline(schedules.fdg(2), uniform(2), sizes=SIZES)
-    assert len(run.peak_bytes()) == 1 and run.peak_bytes()[0] > max(own.peak_bytes())
+    assert len(peak_bytes(run)) == 1 and peak_bytes(run)[0] > max(peak_bytes(own))
