@@ -77,10 +77,11 @@ class Config:
     nesterov: bool = _flag(False, "Nesterov momentum (DDG, FR experiments: true)")
     weight_decay: float = _flag(5e-4, "of all parameters; added to the gradient, for adamw to the update")
     decay: str = _flag("step", f"learning-rate schedule after the warm-up: {', '.join(DECAYS)}")
-    decay_epochs: tuple[int, ...] = _flag((), "step: epochs after which the rate drops; empty: at 1/2 and 3/4")
+    decay_epochs: tuple[float, ...] = _flag((), "step: epochs after which the rate drops; empty: at 1/2 and 3/4")
     decay_factor: float = _flag(0.1, "step: what the rate is multiplied with at a drop")
     decay_power: float = _flag(2.0, "polynomial: rate (1 - progress)^power (thesis, Fig. 11)")
     warmup_epochs: float = _flag(0.0, "epochs of linear warm-up from 1 % of the learning rate (ADL: 3)")
+    warmup_rate: float = _flag(0.0, "learning rate of the whole warm-up (FDG: 0.01 for 3 epochs); 0: a linear rise")
     augment: bool = _flag(True, "random crops, and flips where the images allow it")
     normalise: str = _flag(
         "channels",
@@ -121,9 +122,11 @@ class Config:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number above 0")
         self._check_local_learning()
-        for name in ("momentum", "weight_decay", "warmup_epochs", "jitter", "eta", "norm_sample"):
+        for name in ("momentum", "weight_decay", "warmup_epochs", "warmup_rate", "jitter", "eta", "norm_sample"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
+        if self.warmup_rate and not self.warmup_epochs:
+            raise ValueError(f"warmup_rate is {self.warmup_rate}, but warmup_epochs is 0; write both, or neither")
         if self.optimizer not in LAYER_WISE and (self.eta or not self.scale_biases):
             raise ValueError(
                 f"eta is {self.eta} and scale_biases {self.scale_biases}, but optimizer {self.optimizer} has no such "
@@ -232,7 +235,10 @@ class Config:
             after = optax.piecewise_constant_schedule(self.learning_rate, factors)
         if not warmup:
             return after
-        rise = optax.linear_schedule(0.01 * self.learning_rate, self.learning_rate, warmup)
+        if not self.warmup_rate:
+            rise = optax.linear_schedule(0.01 * self.learning_rate, self.learning_rate, warmup)
+        else:
+            rise = optax.constant_schedule(self.warmup_rate)
         return optax.join_schedules([rise, after], [warmup])
 
     def stage_optimizer(self, batches_per_epoch: float) -> StageOptimizer:

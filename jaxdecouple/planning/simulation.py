@@ -11,6 +11,7 @@ Three rules make the times:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import heapq
 import itertools
@@ -32,6 +33,7 @@ def timeline(
     sizes: Sizes | None = None,
     devices: Sequence[int] | None = None,
     run_ahead: int | None = None,
+    slowness: np.ndarray | None = None,
 ) -> Timeline:
     """When each operation of a run starts and ends, flush included.
 
@@ -44,10 +46,12 @@ def timeline(
         device hand over at once.
       run_ahead: before a tick the host waits until fewer than so many dispatched losses are unfinished, as
         `Pipeline` does; ``None``: it never waits.
+      slowness: [ticks, K], how many times longer what a stage does in a tick takes; for devices that are slow now and
+        then. Such a run need not have a steady state: read its ``end``. Ticks of the flush count.
 
     Raises:
       ScheduleError: the schedule cannot be executed.
-      ValueError: ``times``, ``sizes`` or ``devices`` is for another number of stages.
+      ValueError: ``times``, ``sizes``, ``devices`` or ``slowness`` is for another number of stages.
     """
     stages = schedule.num_stages
     if times.num_stages != stages:
@@ -63,6 +67,8 @@ def timeline(
     if num_batches < 1:
         raise ValueError(f"num_batches is {num_batches}; write at least 1")
     work = flatten(schedule, times, num_batches, devices, run_ahead)
+    if slowness is not None:
+        work = _slowed(work, np.asarray(slowness, float), stages)
     if times.slowdown:
         start, end, arrival = _shared(work, times)
     else:
@@ -108,6 +114,16 @@ def _checked(devices: Sequence[int] | None, stages: int) -> tuple[int, ...]:
     if set(found) != set(range(max(found) + 1)):
         raise ValueError(f"devices = {found} must number the devices 0, 1, ... without a gap")
     return found
+
+
+def _slowed(work: Dispatches, slowness: np.ndarray, stages: int) -> Dispatches:
+    ticks = int(work.tick.max()) + 1
+    if slowness.ndim != 2 or slowness.shape[1] != stages or len(slowness) < ticks:
+        raise ValueError(f"slowness has shape {slowness.shape}; write [ticks, {stages}] for at least {ticks} ticks")
+    if not (np.isfinite(slowness) & (slowness > 0)).all():
+        raise ValueError("slowness must hold finite numbers above 0; write 1 where a device is not slow")
+    heads = np.flatnonzero(np.diff(work.dispatch, prepend=-1))
+    return dataclasses.replace(work, duration=work.duration * slowness[work.tick[heads], work.stage[heads]])
 
 
 def _enough(schedule: Schedule) -> int:

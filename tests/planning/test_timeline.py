@@ -354,3 +354,29 @@ def test_ten_thousand_ticks_are_soon_done():
     run = timeline(schedules.fdg(8), times, num_batches=10_000)
     assert run.seconds_per_batch == pytest.approx(3.3, rel=1e-9)
     assert math.isclose(run.makespan, 3.3 * 10_000, rel_tol=0.01)
+
+
+def test_devices_that_are_slow_in_some_ticks():
+    """Against the recursion written out: an operation starts when its device is free and its input is there."""
+    rng = np.random.default_rng(0)
+    for schedule in (schedules.dsp((1, 1, 0), (4, 2, 0)), schedules.features_replay(3), schedules.backprop(3)):
+        slowness = 1 + rng.random((40 + schedule.drain + 1, 3)) * (rng.random((40 + schedule.drain + 1, 3)) < 0.3)
+        free, done = [0.0] * 3, {}
+        redone = schedule.weights == "replay"
+        for tick, ops in schedule.run(40):
+            for op in ops:
+                forward = op.kind is schedules.FORWARD
+                below, above = (schedules.FORWARD, op.stage - 1), (schedules.BACKWARD, op.stage + 1)
+                source = below if forward else (schedules.FORWARD, 2) if op.stage == 1 else above
+                seconds = 3 if op.stage == 2 else 1 if forward else 2 + redone
+                start = max(free[op.stage], done.get((*source, op.batch), 0.0))
+                free[op.stage] = start + seconds * slowness[tick, op.stage]
+                done[op.kind, op.stage, op.batch] = free[op.stage]
+        times = Times(forward=[1, 1, 1], backward=[2, 2, 2])
+        run = timeline(schedule, times, num_batches=40, slowness=slowness)
+        assert {(r.kind, r.stage, r.batch): r.end for r in run} == pytest.approx(done)
+        assert run.makespan > 1.05 * timeline(schedule, times, num_batches=40).makespan
+    with pytest.raises(ValueError, match=r"slowness has shape \(40, 3\); write \[ticks, 3\] for at least"):
+        timeline(schedules.fdg(3), times, num_batches=40, slowness=np.ones((40, 3)))
+    with pytest.raises(ValueError, match="finite numbers above 0; write 1"):
+        timeline(schedules.fdg(3), times, num_batches=1, slowness=np.zeros((40, 3)))
