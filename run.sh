@@ -42,14 +42,11 @@ choose_jax() {
   esac
   variant=cpu
   local gpus driver
-  if gpus=$(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null) && [ -n "$gpus" ]; then
-    :
-  elif nvidia-smi -L >/dev/null 2>&1 || [ -e /dev/nvidiactl ]; then
+  if ! gpus=$(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null) || [ -z "$gpus" ]; then
     # Not the driver's /proc entry alone: containers without a GPU see their host's.
+    nvidia-smi -L >/dev/null 2>&1 || [ -e /dev/nvidiactl ] || return 0
     driver=$(grep -oE -m 1 '[0-9]{3}\.[0-9]+' /proc/driver/nvidia/version 2>/dev/null) || driver=580
     gpus="$driver, unknown"
-  else
-    return 0
   fi
   variant=$(awk -F ', *' '
     { driver = $1 + 0; capability = $2 + 0 ? $2 + 0 : 99 }
@@ -63,158 +60,138 @@ choose_jax() {
 
 # ---- Which Python. 3.14 comes last: all it needs exists, but the tests have not been run with it.
 
-# Answers "3.13|executable|digest of all that an environment depends on", or says why this Python will not do.
+pythons=(python3.13 python3.12 python3.11 python3.14)
+
+# Answers "3.13|executable|which build that is", or says why this Python will not do.
 probe_code='
-import sys
-if sys.version_info < (3, 11):
-    sys.exit("is Python %d.%d; 3.11 or newer is needed" % sys.version_info[:2])
-import hashlib, os.path, pathlib, sysconfig
+import os.path, sys
 minor = "%d.%d" % sys.version_info[:2]
-if sys.implementation.name != "cpython" or sys.maxsize < 2**32:
-    sys.exit("is not a 64-bit CPython, and JAX exists for no other")
-if sysconfig.get_config_var("Py_GIL_DISABLED"):
-    sys.exit("is a free-threaded Python, which not every requirement supports")
+if sys.version_info < (3, 11) or sys.implementation.name != "cpython" or sys.maxsize < 2**32 or "free-thr" in sys.version:
+    sys.exit("is %s, not a 64-bit CPython 3.11 or newer with a GIL" % sys.version)
 try:
     import ctypes, ensurepip, ssl, venv, zlib
 except ImportError as error:
     sys.exit("%s, so it makes no virtual environments (Debian, Ubuntu: apt install python%s-venv)" % (error, minor))
-top, variant = sys.argv[1:]
 executable = sys._base_executable  # not that of an active virtual environment
-parts = [top, variant, sys.version, os.path.realpath(executable)]
-for file in [pathlib.Path(top, "requirements.txt"), *sorted(pathlib.Path(top, "requirements").glob("*.txt"))]:
-    parts.append(file.read_text(encoding="utf-8"))
-print(minor, executable, hashlib.sha256("\0".join(parts).encode()).hexdigest(), sep="|")
+print(minor, executable, os.path.realpath(executable) + " " + sys.version.replace("\n", " "), sep="|")
 '
 
-# The paths of every program of that name on PATH, and in pyenv, which need not have all its versions on PATH.
-named() {
-  type -aP "$1" || true
-  case "$1" in
-    python3.*) printf '%s\n' "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/${1#python}".*/bin/"$1" | sort -rV ;;
-  esac
-}
-
-# Sets minor, python and digest from the first Python that suits, of a list of paths, one a line.
+# Sets minor, python and build from the first Python that will do, of these names or paths. Not all that pyenv has need be
+# on PATH.
 tried=''
-first_suitable() {
-  local path answer
-  while IFS= read -r path; do
-    [ -f "$path" ] && [ -x "$path" ] || continue
-    if answer=$("$path" -I -c "$probe_code" "$top" "$variant" 2>&1 </dev/null); then
-      IFS='|' read -r minor python digest <<<"$answer"
-      return 0
-    fi
-    answer=${answer//$'\n'/ }
-    tried+=$'\n'"  $path: ${answer:0:200}"
-  done <<<"$1"
+find_python() {
+  local name path answer
+  for name; do
+    while IFS= read -r path; do
+      if answer=$("$path" -I -c "$probe_code" 2>&1 </dev/null); then
+        IFS='|' read -r minor python build <<<"$answer"
+        return 0
+      fi
+      answer=${answer//$'\n'/ }
+      tried+=$'\n'"  $path: ${answer:0:200}"
+    done < <(type -aP "$name"; compgen -G "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/${name#python}.*/bin/$name" | sort -rV)
+  done
   return 1
 }
 
 choose_python() {
-  local name
-  if [ -n "${PYTHON:-}" ]; then
-    case "$PYTHON" in
-      */*) first_suitable "$PYTHON" && return ;;
-      *) first_suitable "$(named "$PYTHON")" && return ;;
-    esac
-    die "PYTHON=$PYTHON cannot be used:${tried:- there is no such program}
-Set PYTHON to a Python from 3.11 to 3.14, a name (python3.12) or a path, or unset it to have one chosen."
-  fi
-  for name in python3.13 python3.12 python3.11 python3.14 python3 python; do
-    first_suitable "$(named "$name")" && return
-  done
-  die "no usable Python was found, on PATH or in pyenv; one from 3.11 to 3.14 is needed. Tried:${tried:- nothing}
-Install one, or name it: PYTHON=/path/to/python3.13 ./run.sh"
+  local names=("${pythons[@]}" python3 python)
+  if [ -n "${PYTHON:-}" ]; then names=("$PYTHON"); fi
+  find_python "${names[@]}" || die "no usable Python from 3.11 to 3.14 among: ${names[*]}. Tried:${tried:- nothing, as there is none on PATH or in pyenv}
+Install one, or name it: PYTHON=python3.13 ./run.sh, or PYTHON=/path/to/python3.13 ./run.sh"
 }
 
-list_pythons() {
-  local name
-  for name in python3.13 python3.12 python3.11 python3.14; do
-    if first_suitable "$(named "$name")"; then printf '%s %s\n' "$minor" "$python"; fi
-  done
+# ---- The environment: a virtual environment, into which uv puts the versions of uv.lock.
+
+uv_version=0.13.8
+
+# What an environment depends on. Its copy there, written last, says that the environment is whole and the one asked for.
+stamp() {
+  printf '%s\n' "$top" "$build" "uv $uv_version"
+  cat "$top/uv.lock"
 }
+is_ready() { [ -x "$venv/bin/python" ] && cmp -s "$venv/complete" <(stamp 2>/dev/null); }
 
-# ---- The environment.
-
-# A file with the digest, written last, says that the environment is whole and is the one asked for.
-is_ready() { [ -x "$venv/bin/python" ] && [ "$(cat "$venv/complete" 2>/dev/null)" = "$digest" ]; }
-
-# Runs share an environment (LOCK_SH); one that sets it up has it alone (LOCK_EX). The lock belongs to descriptor 9, so it
-# lives as long as this shell and the program that takes its place.
-lock_code='
-import fcntl, sys
-mode, owner = sys.argv[1:]
-try:
-    fcntl.flock(9, getattr(fcntl, mode) | fcntl.LOCK_NB)
-except BlockingIOError:
-    print(f"run.sh: waiting for another run, which is {owner}", file=sys.stderr)
-    try:
-        fcntl.flock(9, getattr(fcntl, mode))
-    except KeyboardInterrupt:
-        sys.exit(130)
-except OSError:
-    pass  # a file system without locks
-'
-lock() { "$python" -I -c "$lock_code" "$@"; }
+# Runs share an environment (LOCK_SH, 1); one that sets it up has it alone (LOCK_EX, 2). The lock belongs to descriptor 9, so
+# it lives as long as this shell and the program that takes its place. LOCK_NB is 4. Some file systems have no locks.
+hold() { "$python" -I -c 'import fcntl, sys; fcntl.flock(9, int(sys.argv[1]))' "$1" 2>/dev/null; }
+lock() { hold $(($1 + 4)) || { say "waiting for another run, which is $2 $venv"; hold "$1" || true; }; }
 
 ensure_environment() {
   venv=$top/.venv/py$minor-$variant
-  log=$venv.log
-  if ! { mkdir -p "$top/.venv" && : >>"$venv.lock"; } 2>/dev/null && ! is_ready; then
-    die "cannot write to $top/.venv, where the virtual environment belongs"
+  if ! { mkdir -p "$top/.venv" && : >>"$venv.lock"; } 2>/dev/null; then
+    is_ready || die "cannot write to $top/.venv, where the virtual environment belongs"
+    return 0
   fi
-  if [ -w "$venv.lock" ]; then exec 9<>"$venv.lock"; fi
-  lock LOCK_SH "setting up $venv"
+  exec 9<>"$venv.lock"
+  lock 1 'setting up'
   until is_ready; do
-    lock LOCK_EX "setting up or using $venv"
-    is_ready || build
-    lock LOCK_SH "setting up $venv"
+    lock 2 'setting up or using'
+    is_ready || set_up
+    lock 1 'setting up'
   done
 }
 
-build() {
-  local cost='about a minute, 1.3 GB' requirements=(-r "$top/requirements.txt")
+set_up() {
+  local cost='about a minute, 1.8 GB' extras=(--extra experiments --extra ray --extra test)
   case "$variant" in
-    cuda*) cost='some minutes, 5 GB'; requirements+=(-r "$top/requirements/$variant.txt") ;;
+    cuda*) cost='some minutes, 5.5 GB'; extras+=(--extra "$variant") ;;
   esac
   say "setting up ${venv#"$top"/} ($cost) ..."
   trap interrupted INT TERM
   rm -rf "$venv"
-  : >"$log"
+  : >"$venv.log"
   logged "$python" -I -m venv "$venv"
-  logged "$venv/bin/python" -I -m pip --disable-pip-version-check --no-input install --progress-bar off "${requirements[@]}"
-  printf '%s\n' "$digest" >"$venv/complete.new"
+  logged "$venv/bin/python" -I -m pip --disable-pip-version-check --no-input install --progress-bar off "uv==$uv_version"
+  configure_uv
+  logged "${uv[@]}" export --quiet --project "$top" --frozen --no-emit-project --no-annotate --no-header "${extras[@]}" \
+    --output-file "$venv/requirements.txt"
+  logged "${uv[@]}" pip install --compile-bytecode ${no_index:+--no-index} --requirements "$venv/requirements.txt"
+  stamp >"$venv/complete.new"
   mv "$venv/complete.new" "$venv/complete"
   trap - INT TERM
 }
 
+# uv has settings of its own (UV_*, uv.toml). Where those are silent, pip's hold (PIP_*, pip.conf). As for pip, a package may
+# come from any index; the hashes of uv.lock see to it that it is the one meant.
+configure_uv() {
+  local settings variable value
+  settings=$("$venv/bin/python" -I -m pip config list | sed 's/\\n/ /g')
+  of_pip() { sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" <<<"$settings" | head -n 1; }
+  no_index=$(of_pip no-index | grep -iE '^(1|true|yes|on)$') || true
+  uv=(env UV_PYTHON="$venv/bin/python" UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT="$venv")
+  uv+=(UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}")
+  for variable in UV_DEFAULT_INDEX=index-url UV_INDEX=extra-index-url UV_FIND_LINKS=find-links \
+    UV_INSECURE_HOST=trusted-host SSL_CERT_FILE=cert ALL_PROXY=proxy; do
+    value=$(of_pip "${variable#*=}")
+    variable=${variable%=*}
+    if [ "$variable" = UV_FIND_LINKS ]; then value=${value// /,}; fi
+    if [ -n "$value" ] && [ -z "${!variable:-}" ]; then uv+=("$variable=$value"); fi
+  done
+  if [ ! -w "${HOME:-}" ]; then uv+=(UV_CACHE_DIR="${UV_CACHE_DIR:-$top/.venv/cache}"); fi
+  uv+=("$venv/bin/uv")
+}
+
 # Runs a step of the set-up in the background, so that a signal is answered at once.
-child=''
 logged() {
-  local status=0
-  "$@" >>"$log" 2>&1 </dev/null &
-  child=$!
-  wait "$child" || status=$?
-  child=''
-  [ "$status" -eq 0 ] || failed
+  "$@" >>"$venv.log" 2>&1 </dev/null &
+  wait "$!" || failed
 }
 
 interrupted() {
-  if [ -n "$child" ]; then
-    kill "$child" 2>/dev/null || true
-    wait "$child" 2>/dev/null || true
-  fi
+  kill "$!" 2>/dev/null || true
+  wait || true
   say "interrupted; the next run begins the set-up again"
   exit 130
 }
 
 failed() {
-  grep -v '^WARNING' "$log" | tail -n 12 >&2 || true
-  say "setting up $venv failed; above is the end of $log"
-  if grep -qE 'NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|SSLError' "$log"; then
-    say "the package index could not be reached; check the network and pip's settings (pip config list, PIP_* variables)"
-  elif grep -q 'No space left on device' "$log"; then
+  grep -v '^WARNING' "$venv.log" | tail -n 12 >&2 || true
+  say "setting up $venv failed; above is the end of $venv.log"
+  if grep -q 'No space left on device' "$venv.log"; then
     say "the disk is full"
+  elif grep -qE 'ConnectionError|NameResolutionError|ConnectTimeout|ProxyError|SSLError|from versions: none|Failed to fetch|sending request' "$venv.log"; then
+    say "the package index could not be reached; check the network and the settings of pip and uv (pip config list, PIP_*, UV_*)"
   fi
   exit 1
 }
@@ -230,7 +207,12 @@ case "${1--}" in
 esac
 
 choose_jax
-if [ "$word" = pythons ]; then list_pythons; exit 0; fi
+if [ "$word" = pythons ]; then
+  for name in "${pythons[@]}"; do
+    if find_python "$name"; then printf '%s %s\n' "$minor" "$python"; fi
+  done
+  exit 0
+fi
 choose_python
 ensure_environment
 export PYTHONPATH="$top${PYTHONPATH:+:$PYTHONPATH}"
