@@ -27,7 +27,6 @@ import dataclasses
 import importlib.metadata
 import itertools
 import os
-import pathlib
 import re
 import statistics
 import sys
@@ -39,16 +38,16 @@ import jax
 from absl import flags
 
 from experiments import cli as command_line
-from experiments import devices
+from experiments import devices, settings
 from experiments.measure import entrants, throughput
 from experiments.measure.compilations import Compilations
-from experiments.measure.entrants import ONE_JIT, ONE_WORKER, Entrant, Settings
+from experiments.measure.entrants import ONE_JIT, ONE_WORKER, Entrant, Workload
 from experiments.measure.memory import peak_bytes
 from experiments.measure.operation_times import Round, as_times, dispatches_per_tick, host_times, joined_stages, predict
-from experiments.report import benchmark as benchmark_report
-from experiments.report.benchmark import Result
-from experiments.report.workdir import Workdir
-from experiments.training.methods import AUTO, METHODS
+from experiments.report import plots, tables
+from experiments.report.tables import Measured
+from experiments.report.workdir import Workdir, drawing
+from experiments.training.methods import AUTO
 from jaxdecouple import schedules
 from jaxdecouple.planning import Timeline, save_gantt
 
@@ -57,50 +56,50 @@ OPERATIONS_SHARE = 0.15  # of the length of a rate's measurement: the length of 
 
 
 def benchmark(
-    settings: Settings, output: Workdir, places: Sequence[jax.Device], *, command: str = "", say: Callable = print
-) -> list[Result]:
+    workload: Workload, output: Workdir, places: Sequence[jax.Device], *, command: str = "", say: Callable = print
+) -> list[Measured]:
     """Builds all trainers, measures them in turn, and writes the results.
 
     Args:
-      settings: checked.
+      workload: checked.
       output: where to.
       places: the device of each stage.
       command: for the record.
       say: called with each line on the progress.
     """
-    trainers = _build(settings, places, say)
-    say(f"measuring: {settings.repeats} rounds over all {len(trainers)} trainers, in turn")
+    trainers = _build(workload, places, say)
+    say(f"measuring: {workload.repeats} rounds over all {len(trainers)} trainers, in turn")
     with Compilations() as recompilations:
-        measured = _measure(trainers, settings)
-        hosts = {entrant.label: _host(entrant, settings) for entrant in trainers if entrant.pipeline}
+        measured = _measure(trainers, workload)
+        hosts = {entrant.label: _host(entrant, workload) for entrant in trainers if entrant.pipeline}
     timelines = {
         entrant.label: _predict(entrant, [r for _, r in measured[entrant.label]], hosts[entrant.label])
         for entrant in trainers
         if entrant.pipeline
     }
-    if settings.memory:
+    if workload.memory:
         say("counting memory")
-    peaks = {entrant.label: _peaks(entrant, settings) if settings.memory else [] for entrant in trainers}
+    peaks = {entrant.label: _peaks(entrant, workload) if workload.memory else [] for entrant in trainers}
     if recompilations.count:
         say(f"warning: {recompilations.count} functions were compiled while rates were measured")
-    results = [_result(entrant, measured, hosts, timelines, peaks, settings) for entrant in trainers]
-    _write(settings, output, places, results, timelines, command, recompilations.count)
+    results = [_result(entrant, measured, hosts, timelines, peaks, workload) for entrant in trainers]
+    _write(workload, output, places, results, timelines, command, recompilations.count)
     return results
 
 
-def _build(settings: Settings, places: Sequence[jax.Device], say: Callable) -> list[Entrant]:
+def _build(workload: Workload, places: Sequence[jax.Device], say: Callable) -> list[Entrant]:
     confined = throughput.can_confine()
     say("measuring layers and stages")
-    choice = entrants.choose_automatically(settings, places)
+    choice = entrants.choose_automatically(workload, places)
     say(choice.explain())
     builders: list[Callable[[], Entrant]] = [
-        lambda: entrants.whole_network(ONE_WORKER, settings, places[0], one_core=confined),
-        *([lambda: entrants.whole_network(ONE_JIT, settings, places[0])] if confined else []),
-        lambda: entrants.one_stage(settings, places),
-        *(lambda name=name: entrants.method(name, settings, places, choice.fitted) for name in settings.chosen),
+        lambda: entrants.whole_network(ONE_WORKER, workload, places[0], one_core=confined),
+        *([lambda: entrants.whole_network(ONE_JIT, workload, places[0])] if confined else []),
+        lambda: entrants.one_stage(workload, places),
+        *(lambda name=name: entrants.method(name, workload, places, choice.fitted) for name in workload.chosen),
     ]
-    if not settings.methods or AUTO in settings.methods:
-        builders.append(lambda: entrants.pipelined(AUTO, settings, choice.stages, choice.schedule, places))
+    if not workload.methods or AUTO in workload.methods:
+        builders.append(lambda: entrants.pipelined(AUTO, workload, choice.stages, choice.schedule, places))
     built = []
     for build in builders:
         start = time.perf_counter()
@@ -114,22 +113,22 @@ def _build(settings: Settings, places: Sequence[jax.Device], say: Callable) -> l
     return built
 
 
-def _measure(trainers: Sequence[Entrant], settings: Settings) -> dict[str, list[tuple[float, Round | None]]]:
+def _measure(trainers: Sequence[Entrant], workload: Workload) -> dict[str, list[tuple[float, Round | None]]]:
     """In every repeat the rate of each trainer, and the times of its operations."""
 
     def measurement(entrant: Entrant) -> Callable[[], tuple[float, Round | None]]:
-        ticks = entrant.loop.ticks_in(settings.seconds)
-        seconds = OPERATIONS_SHARE * settings.seconds
+        ticks = entrant.loop.ticks_in(workload.seconds)
+        seconds = OPERATIONS_SHARE * workload.seconds
         return lambda: (
             entrant.loop.images_per_second(ticks),
             entrant.meter.round(seconds) if entrant.meter else None,
         )
 
-    return throughput.in_turn({entrant.label: measurement(entrant) for entrant in trainers}, settings.repeats)
+    return throughput.in_turn({entrant.label: measurement(entrant) for entrant in trainers}, workload.repeats)
 
 
-def _host(entrant: Entrant, settings: Settings) -> list[tuple[float, float]]:
-    ticks = -(-max(4, 2 * settings.repeats) // entrant.accumulate) * entrant.accumulate
+def _host(entrant: Entrant, workload: Workload) -> list[tuple[float, float]]:
+    ticks = -(-max(4, 2 * workload.repeats) // entrant.accumulate) * entrant.accumulate
     seconds, entrant.loop.state = host_times(
         entrant.pipeline.step, entrant.loop.state, itertools.islice(entrant.loop.batches, ticks)
     )
@@ -143,15 +142,15 @@ def _predict(entrant: Entrant, rounds: Sequence[Round], host: list[tuple[float, 
     return predict(entrant.pipeline, times)
 
 
-def _peaks(entrant: Entrant, settings: Settings) -> list[int]:
+def _peaks(entrant: Entrant, workload: Workload) -> list[int]:
     if entrant.pipeline is None:
-        batch = settings.distinct(entrant.batch_size)[0]
+        batch = workload.distinct(entrant.batch_size)[0]
         memory = entrant.step.lower(entrant.loop.state, batch).compile().memory_analysis()
         own = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
         return [memory.argument_size_in_bytes + own]
     ticks = 2 * entrant.pipeline.schedule.drain + 2 * entrant.accumulate + 2
-    batches = itertools.islice(itertools.cycle(settings.distinct(entrant.batch_size)), ticks)
-    state = entrant.pipeline.init(jax.random.key(0), settings.sample(entrant.batch_size))
+    batches = itertools.islice(itertools.cycle(workload.distinct(entrant.batch_size)), ticks)
+    state = entrant.pipeline.init(jax.random.key(0), workload.sample(entrant.batch_size))
     return peak_bytes(entrant.pipeline, state, batches)
 
 
@@ -161,11 +160,11 @@ def _result(
     hosts: dict[str, list[tuple[float, float]]],
     timelines: dict[str, Timeline],
     peaks: dict[str, list[int]],
-    settings: Settings,
-) -> Result:
+    workload: Workload,
+) -> Measured:
     one_worker = [rate for rate, _ in measured[ONE_WORKER]]
     rates = [rate for rate, _ in measured[entrant.label]]
-    result = Result(
+    result = Measured(
         label=entrant.label,
         batch_size=entrant.batch_size,
         accumulate=entrant.accumulate,
@@ -174,7 +173,7 @@ def _result(
         compile_seconds=entrant.compilations.seconds,
         compilations=entrant.compilations.count,
         peak_bytes=peaks[entrant.label],
-        layers_per_stage=[len(settings.layers())],
+        layers_per_stage=[len(workload.layers())],
     )
     if entrant.pipeline is None:
         return result
@@ -195,10 +194,10 @@ def _result(
 
 
 def _write(
-    settings: Settings,
+    workload: Workload,
     output: Workdir,
     places: Sequence[jax.Device],
-    results: Sequence[Result],
+    results: Sequence[Measured],
     timelines: dict[str, Timeline],
     command: str,
     recompilations: int,
@@ -209,68 +208,49 @@ def _write(
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "compilation_cache": jax.config.jax_compilation_cache_dir,
         "compilations_while_measuring": recompilations,
-        "settings": dataclasses.asdict(settings),
+        "settings": dataclasses.asdict(workload),
         "results": {result.label: dataclasses.asdict(result) for result in results},
     }
     output.write_json("results.json", record)
-    (output.path / "table.md").write_text(benchmark_report.as_markdown(results) + "\n")
+    output.write("table.md", tables.markdown(tables.as_table(results)) + "\n")
     title = (
-        f"{settings.model}, K = {settings.num_stages}, batch {settings.batch_size}, {settings.image_size} x "
-        f"{settings.image_size} images, {settings.dtype}; {places[0].device_kind}, {len(set(places))} device(s)"
+        f"{workload.model}, K = {workload.num_stages}, batch {workload.batch_size}, {workload.image_size} x "
+        f"{workload.image_size} images, {workload.dtype}; {places[0].device_kind}, {len(set(places))} device(s)"
     )
-    benchmark_report.bars(results, output.path / "benchmark.png", title)
-    for label, timeline in timelines.items():
-        save_gantt(timeline, output.path / f"gantt-{re.sub(r'[^a-z0-9_]+', '-', label.lower())}.png")
+    with drawing():
+        plots.bars(results, output.file("benchmark.png"), title)
+        for label, timeline in timelines.items():
+            save_gantt(timeline, output.file(f"gantt-{re.sub(r'[^a-z0-9_]+', '-', label.lower())}.png"))
 
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    default = Settings()
-    flags.DEFINE_string("model", default.model, "mlp, resnet<6n+2>, or resnet18, 34, 50, 101, 152 (ImageNet form)")
-    flags.DEFINE_integer("num_stages", default.num_stages, "K, stages; they share devices where there are fewer")
-    flags.DEFINE_integer("batch_size", default.batch_size, "images of an update; a multiple of 4 for gpipe and adl")
-    flags.DEFINE_integer("image_size", default.image_size, "pixels along each side; below 64, ResNets get a small stem")
-    flags.DEFINE_integer("num_classes", default.num_classes, "outputs")
-    flags.DEFINE_string("dtype", default.dtype, "of the computation: float32 or bfloat16; parameters are float32")
-    flags.DEFINE_list("methods", [], f"methods to measure: {', '.join(METHODS)}, {AUTO}; empty: all")
-    flags.DEFINE_list("boundaries", [], "layer indices at which a new stage starts; empty: stages of equal cost")
-    flags.DEFINE_bool("one_device", default.one_device, "put all stages on one device, where decoupling cannot help")
-    flags.DEFINE_integer("repeats", default.repeats, "rounds of measurements")
-    flags.DEFINE_float("seconds", default.seconds, "about how long the measurement of one rate takes")
-    flags.DEFINE_bool("memory", default.memory, "count peak memory, which compiles everything once more")
-    flags.DEFINE_string("profile", default.profile, "file of measured layers, read if there, else written")
+    settings.define(Workload)
     command_line.define_workdir()
-
-
-def _settings() -> Settings:
-    values = {field.name: FLAGS[field.name].value for field in dataclasses.fields(Settings)}
-    try:
-        boundaries = tuple(int(item) for item in values["boundaries"])
-    except ValueError:
-        raise ValueError(f"boundaries is {','.join(values['boundaries'])!r}; write integers, such as 3,6") from None
-    return Settings(**{**values, "boundaries": boundaries, "methods": tuple(values["methods"])})
 
 
 def main(argv: list[str]) -> None:
     start = time.perf_counter()
     with command_line.frame(argv, interrupted="no results were written"):
-        settings, workdir = _settings(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/benchmark"))
-        devices.request(1 if settings.one_device else settings.num_stages)
-        settings.check()
-        Workdir.check(workdir, overwrite=FLAGS.overwrite)
-        places = devices.of_stages(settings.num_stages, share=True)
-        places = places[:1] * settings.num_stages if settings.one_device else places
-        print(
-            f"{settings.model}, batches of {settings.batch_size}, K = {settings.num_stages} stages on "
-            f"{', '.join(map(str, places))}; {settings.repeats} repeats"
+        devices.request(1 if FLAGS.one_device else FLAGS.num_stages)
+        workload = settings.read(Workload)
+        output = Workdir(
+            command_line.workdir("benchmark", profile=workload.profile),
+            dataclasses.asdict(workload),
+            overwrite=FLAGS.overwrite,
         )
-        output = Workdir(workdir, dataclasses.asdict(settings), overwrite=FLAGS.overwrite)
+        places = devices.of_stages(workload.num_stages, share=True)
+        places = places[:1] * workload.num_stages if workload.one_device else places
+        print(
+            f"{workload.model}, batches of {workload.batch_size}, K = {workload.num_stages} stages on "
+            f"{', '.join(map(str, places))}; {workload.repeats} repeats"
+        )
         command = " ".join(["python -m experiments.benchmark", *sys.argv[1:]])
-        results = benchmark(settings, output, places, command=command)
-    print(f"\n{benchmark_report.as_text(results)}\n")
-    if any(result.label == ONE_JIT for result in results):
-        print(f"{benchmark_report.against(results, ONE_JIT)}\n")
-    print(f"{time.perf_counter() - start:.0f} s; pictures, table and numbers are in {output.path}")
+        results = benchmark(workload, output, places, command=command)
+        print(f"\n{tables.text(tables.as_table(results))}\n")
+        if any(result.label == ONE_JIT for result in results):
+            print(f"{tables.against(results, ONE_JIT)}\n")
+        print(f"{time.perf_counter() - start:.0f} s; pictures, table and numbers are in {output.path}")
 
 
 if __name__ == "__main__":

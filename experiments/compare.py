@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import pathlib
 import statistics
 import sys
 import time
@@ -28,12 +27,11 @@ from tqdm import tqdm
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
-from experiments.report import plots
-from experiments.report import tables as report
-from experiments.report.tables import Row
-from experiments.report.workdir import Workdir
+from experiments.report import plots, tables
+from experiments.report.tables import Comparison
+from experiments.report.workdir import Workdir, drawing
 from experiments.training.config import Config
-from experiments.training.trainer import Run, Trainer
+from experiments.training.trainer import Finished, Trainer
 from jaxdecouple import schedules
 from jaxdecouple.engine.state import State
 
@@ -78,22 +76,22 @@ def configs(base: Config, labels: list[str] | None = None) -> dict[str, Config]:
 
 def compare(
     base: Config, output: Workdir, trainers: Mapping[str, Trainer], *, seeds: int = 3, repeats: int = 5
-) -> list[Row]:
+) -> list[Comparison]:
     """Trains every trainer from every seed, measures their speed, and writes the results.
 
     Raises:
       NonFiniteLoss: a run diverged.
     """
-    runs: dict[str, list[Run]] = {label: [] for label in trainers}
+    runs: dict[str, list[Finished]] = {label: [] for label in trainers}
     total = sum(base.epochs * trainer.batches_per_epoch for trainer in trainers.values()) * seeds
-    with tqdm(total=total, unit="batch", disable=None) as bar:
+    with command_line.bar(total, "batch") as bar:
         for label, trainer in trainers.items():
             bar.set_description(label)
             start = time.perf_counter()
             for seed in range(seeds):
                 runs[label].append(trainer.run(seed, on_tick=lambda loss: bar.update()))
             errors = [run.test_error for run in runs[label]]
-            mean, spread = report.mean_and_spread(errors)
+            mean, spread = tables.mean_and_spread(errors)
             tqdm.write(
                 f"{label:16s} test error {100 * mean:5.2f} ± {100 * spread:.2f} % over {seeds} seeds, "
                 f"{time.perf_counter() - start:5.1f} s, compilation included",
@@ -108,7 +106,9 @@ def compare(
     return rows
 
 
-def _measure(trainers: Mapping[str, Trainer], runs: Mapping[str, list[Run]], repeats: int) -> dict[str, list[float]]:
+def _measure(
+    trainers: Mapping[str, Trainer], runs: Mapping[str, list[Finished]], repeats: int
+) -> dict[str, list[float]]:
     loops = {label: _loop(trainer, runs[label][-1].state) for label, trainer in trainers.items()}
     if throughput.can_confine():
         baseline = trainers[BASELINE]
@@ -132,14 +132,14 @@ def _loop(trainer: Trainer, state: State, one_core: bool = False) -> throughput.
     )
 
 
-def _against_one_worker(rows: list[Row], rates: dict[str, list[float]]) -> str:
+def _against_one_worker(rows: list[Comparison], rates: dict[str, list[float]]) -> str:
     one = rates[ONE_WORKER]
     ratios = ", ".join(f"{row.label} {throughput.ratio(rates[row.label], one):.2f}" for row in rows)
     return f"{ONE_WORKER}: {statistics.median(one):.0f} images/s; speeds against that: {ratios}"
 
 
-def _row(label: str, trainer: Trainer, runs: list[Run], rates: dict[str, list[float]]) -> Row:
-    return Row(
+def _row(label: str, trainer: Trainer, runs: list[Finished], rates: dict[str, list[float]]) -> Comparison:
+    return Comparison(
         label=label,
         schedule=trainer.pipeline.schedule,
         accumulate=trainer.config.steps_per_update,
@@ -153,9 +153,9 @@ def _write(
     base: Config,
     output: Workdir,
     trainers: Mapping[str, Trainer],
-    runs: Mapping[str, list[Run]],
+    runs: Mapping[str, list[Finished]],
     rates: dict[str, list[float]],
-    rows: list[Row],
+    rows: list[Comparison],
 ) -> None:
     results = {
         row.label: {
@@ -173,12 +173,12 @@ def _write(
     }
     one_worker = {"images_per_second": rates[ONE_WORKER]} if ONE_WORKER in rates else None
     output.write_json("results.json", {"machine": devices.describe(), "one_worker": one_worker, "methods": results})
-    (output.path / "table.md").write_text(report.as_markdown(rows) + "\n")
+    output.write("table.md", tables.markdown(tables.as_table(rows)) + "\n")
     title = f"{base.model} on {base.dataset}, K = {base.num_stages}; mean of {len(rows[0].test_errors)} seeds"
     records = {label: [run.records for run in runs[label]] for label in trainers}
-    plots.curves(records, output.path / "curves.png", title)
-    pictures = {row.schedule.name: row.schedule for row in rows}
-    plots.schedules(pictures, output.path / "schedules.png")
+    with drawing():
+        plots.curves(records, output.file("curves.png"), title)
+        plots.schedules({row.schedule.name: row.schedule for row in rows}, output.file("schedules.png"))
 
 
 def _base() -> Config:
@@ -205,10 +205,9 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     start = time.perf_counter()
     with command_line.frame(argv, interrupted="nothing was measured"):
-        base, workdir = _base(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/compare"))
+        base, workdir = _base(), command_line.workdir("compare")
         if FLAGS.seeds < 1 or FLAGS.repeats < 1:
             raise ValueError(f"seeds is {FLAGS.seeds} and repeats {FLAGS.repeats}; write at least 1 for both")
-        Workdir.check(workdir, overwrite=FLAGS.overwrite)
         devices.request(base.num_stages)
         devices.compile_once()
         dataset = base.load_data()
@@ -220,8 +219,8 @@ def main(argv: list[str]) -> None:
         )
         output = Workdir(workdir, dataclasses.asdict(base), overwrite=FLAGS.overwrite)
         rows = compare(base, output, trainers, seeds=FLAGS.seeds, repeats=FLAGS.repeats)
-    print(f"\n{report.as_text(rows)}\n")
-    print(f"{time.perf_counter() - start:.0f} s; pictures, table and numbers are in {output.path}")
+        print(f"\n{tables.text(tables.as_table(rows))}\n")
+        print(f"{time.perf_counter() - start:.0f} s; pictures, table and numbers are in {output.path}")
 
 
 if __name__ == "__main__":

@@ -76,12 +76,13 @@ def main(argv: list[str]) -> None:
         found = loaded.trainer.evaluate(loaded.state)
         if predictions:
             write_predictions(loaded, predictions)
-    state = loaded.state
-    where = "nothing in flight" if state.tick == state.first else "batches in flight left out"
-    print(
-        f"test error {100 * (1 - (found.accuracy or 0.0)):.2f} %, test loss {found.loss:.4f}: {config.model} after "
-        f"{state.tick} batches by {config.method}, {where}; {found.examples} images of {loaded.trainer.dataset.name}"
-    )
+        state = loaded.state
+        where = "nothing in flight" if state.tick == state.first else "batches in flight left out"
+        print(
+            f"test error {100 * (1 - (found.accuracy or 0.0)):.2f} %, test loss {found.loss:.4f}: {config.model} after "
+            f"{state.tick} batches by {config.method}, {where}; {found.examples} images of "
+            f"{loaded.trainer.dataset.name}"
+        )
 
 
 if __name__ == "__main__":

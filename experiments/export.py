@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         pipeline = loaded.trainer.pipeline
         state = pipeline.flush(loaded.state)
         jd.write_variables(FLAGS.output, jd.export_variables(pipeline, state))
-    print(f"the weights of {config.model} after {state.tick} batches by {config.method} are in {FLAGS.output}")
+        print(f"the weights of {config.model} after {state.tick} batches by {config.method} are in {FLAGS.output}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ timeline as a picture and as a trace for chrome://tracing or ui.perfetto.dev.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -23,40 +22,37 @@ import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.report.workdir import Workdir
+from experiments.settings import Settings, define, option, read
 from experiments.training import auto
 from experiments.training.auto import Choice
 
 FLAGS = flags.FLAGS
+POLICIES = ("stash", "remat", "replay", "latest")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is planned; the flags explain the fields."""
+class Planning(Settings):
+    """What is planned."""
 
-    model: str
-    num_stages: tuple[int, ...]
-    batch_size: int
-    image_size: int
-    num_classes: int
-    bandwidth: float
-    jitter: float
-    weights: str
-    profile: str
+    model: str = option("resnet101", "as for experiments.train")
+    num_stages: tuple[int, ...] = option((4, 8), "K, one or several", least=1, example="4,8")
+    batch_size: int = option(8, "images of a batch", least=1)
+    image_size: int = option(224, "height and width in pixels; below 64, stems for small images are taken", least=1)
+    num_classes: int = option(1000, "outputs", least=1)
+    bandwidth: float = option(0.0, "GB/s between neighbouring devices, each way; 0: transfers are free", least=0)
+    jitter: float = option(0.0, "how late activations and gradients may come, in the time of a batch", least=0)
+    weights: str = option("stash", f"weights of a backward pass: {', '.join(POLICIES)}", choices=POLICIES)
+    profile: str = option("", "a profile.json measured before; empty: measure")
 
     def check(self) -> None:
-        """Refuses what cannot be planned.
-
-        Raises:
-          ValueError: says what was given, what was expected, and what to write.
-        """
-        for name in ("batch_size", "image_size", "num_classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; write at least 1")
-        if not self.num_stages or min(self.num_stages) < 1:
-            raise ValueError(f"num_stages is {self.num_stages}; write one or several numbers of at least 1, as 4,8")
-        if not self.bandwidth >= 0:
-            raise ValueError(f"bandwidth is {self.bandwidth}; write GB/s between devices, or 0 for free transfers")
-        self.layers()
+        """Refuses what cannot be planned; ranges have been checked."""
+        if not self.num_stages:
+            raise ValueError("num_stages is empty; write one or several numbers of at least 1, such as 4,8")
+        layers = self.layers()
+        if max(self.num_stages) > len(layers):
+            raise ValueError(
+                f"num_stages is {max(self.num_stages)}, but {self.model} can be cut into {len(layers)} stages at most"
+            )
 
     def layers(self) -> list[Any]:
         """The model, cuttable inside its blocks."""
@@ -64,7 +60,7 @@ class Settings:
         return jd.models.by_name(self.model, self.num_classes, small_images=small, split_blocks=True)
 
 
-def plan(settings: Settings, output: Workdir) -> dict[int, Choice]:
+def plan(settings: Planning, output: Workdir) -> dict[int, Choice]:
     """The choice for each K, written into the workdir and said on screen.
 
     Raises:
@@ -79,12 +75,12 @@ def plan(settings: Settings, output: Workdir) -> dict[int, Choice]:
     else:
         print(f"measuring the {len(layers)} layers of {settings.model} on {device}")
         profile = jd.profile(layers, sample, device=device)
-    profile.save(output.path / "profile.json")
+    profile.save(output.file("profile.json"))
     choices = {}
     for num_stages in settings.num_stages:
         choice = _choose(settings, profile, sample, num_stages)
         print(f"K = {num_stages}\n{choice.explain()}")
-        choice.save_timeline(output.path, f"-K{num_stages}")
+        choice.save_timeline(output, f"-K{num_stages}")
         choices[num_stages] = choice
     output.write_json(
         "plan.json",
@@ -97,7 +93,7 @@ def plan(settings: Settings, output: Workdir) -> dict[int, Choice]:
     return choices
 
 
-def _choose(settings: Settings, profile: jd.Profile, sample: jax.ShapeDtypeStruct, num_stages: int) -> Choice:
+def _choose(settings: Planning, profile: jd.Profile, sample: jax.ShapeDtypeStruct, num_stages: int) -> Choice:
     choice = auto.choose(
         settings.layers(),
         num_stages,
@@ -130,33 +126,17 @@ def _describe(choice: Choice) -> dict[str, Any]:
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    flags.DEFINE_string("model", "resnet101", "as for experiments.train")
-    flags.DEFINE_list("num_stages", ["4", "8"], "K, one or several")
-    flags.DEFINE_integer("batch_size", 8, "images of a batch")
-    flags.DEFINE_integer("image_size", 224, "height and width in pixels; below 64, stems for small images are taken")
-    flags.DEFINE_integer("num_classes", 1000, "outputs")
-    flags.DEFINE_float("bandwidth", 0.0, "GB/s between neighbouring devices, each way; 0: transfers are free")
-    flags.DEFINE_float("jitter", 0.0, "how late activations and gradients may come, in the time of a batch")
-    flags.DEFINE_enum("weights", "stash", ["stash", "remat", "replay", "latest"], "weights of a backward pass")
-    flags.DEFINE_string("profile", "", "a profile.json measured before; empty: measure")
+    define(Planning)
     command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was planned"):
-        names = [field.name for field in dataclasses.fields(Settings) if field.name != "num_stages"]
-        try:
-            num_stages = tuple(map(int, FLAGS.num_stages))
-        except ValueError:
-            raise ValueError(f"num_stages is {','.join(FLAGS.num_stages)!r}; write integers, such as 4,8") from None
-        settings = Settings(num_stages=num_stages, **{name: FLAGS[name].value for name in names})
-        settings.check()
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused(f"runs/plan-{settings.model}"))
-        Workdir.check(workdir, overwrite=FLAGS.overwrite)
+        settings = read(Planning)
+        workdir = command_line.workdir(f"plan-{settings.model}", profile=settings.profile)
         devices.compile_once()
-        output = Workdir(workdir, dataclasses.asdict(settings), overwrite=FLAGS.overwrite)
-        plan(settings, output)
-    print(f"profile, times, plans and timelines are in {output.path}")
+        plan(settings, Workdir(workdir, dataclasses.asdict(settings), overwrite=FLAGS.overwrite))
+        print(f"profile, times, plans and timelines are in {workdir}")
 
 
 if __name__ == "__main__":

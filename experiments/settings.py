@@ -1,38 +1,122 @@
-"""Flags made from the fields of a config, and settings read back from them."""
+"""Settings: a frozen dataclass whose fields are command-line flags, each with a default, a help text and a range.
+
+ml_collections.config_flags and etils.eapp make flags of dataclasses too. They would name them --config.NAME and know
+no ranges, so that as much as is here would have to be written around them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments.training.config import Config
+from jaxdecouple.errors import did_you_mean
+
+T = TypeVar("T")
 
 
-def define(defaults: Config) -> None:
-    """One flag per field of `Config`, with the values of ``defaults``."""
-    for field in dataclasses.fields(Config):
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] = (),
+    example: str = "1,1,0",
+) -> Any:
+    """A field that is a flag.
+
+    Args:
+      default: its value without a flag; it has the field's type.
+      help: of the flag.
+      least, above, below: bounds of a number, or of every number of a tuple. Without any, a number is only finite.
+      choices: the texts that it may be, or that a tuple may hold.
+      example: for a tuple, what the text of the flag may look like.
+    """
+    range = {"least": least, "above": above, "below": below, "choices": tuple(choices), "example": example}
+    return dataclasses.field(default=default, metadata={"help": help, **range})
+
+
+def define(defaults: Any) -> None:
+    """One flag for each `option` of a dataclass, given as the class or as an object whose values are the defaults."""
+    for field in _options(defaults):
         default, help = getattr(defaults, field.name), field.metadata["help"]
-        if isinstance(default, bool):
-            flags.DEFINE_bool(field.name, default, help)
-        elif isinstance(default, int):
-            flags.DEFINE_integer(field.name, default, help)
-        elif isinstance(default, float):
-            flags.DEFINE_float(field.name, default, help)
-        elif isinstance(default, tuple):
-            flags.DEFINE_list(field.name, list(map(str, default)), help)
+        if isinstance(default, tuple):
+            flags.DEFINE_list(field.name, _texts(default), help)
         else:
-            flags.DEFINE_string(field.name, default, help)
+            kinds = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+            kinds.get(type(default), flags.DEFINE_string)(field.name, default, help)
 
 
-def read() -> Config:
-    """The config that the flags give.
+def read(kind: type[T]) -> T:
+    """The settings that the flags give.
 
     Raises:
-      ValueError: a list flag holds something else than integers.
+      ValueError: a list flag holds something else than numbers, or the settings cannot be used.
     """
-    return Config(**{field.name: _value(field) for field in dataclasses.fields(Config)})
+    return kind(**{field.name: _value(field) for field in _options(kind)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a program is told. Settings are checked when they are made, so that those that exist can be used."""
+
+    def __post_init__(self) -> None:
+        for field in _options(self):
+            value, rule = getattr(self, field.name), field.metadata
+            for item in value if isinstance(value, tuple) else (value,):
+                if rule["choices"]:
+                    choose(
+                        field.name.removesuffix("s") if isinstance(value, tuple) else field.name, item, rule["choices"]
+                    )
+                elif not isinstance(item, str) and not _within(item, rule):
+                    raise ValueError(f"{field.name} is {_shown(value)}; write {_expected(field, value)}")
+        self.check()
+
+    def check(self) -> None:
+        """Refuses what no range says.
+
+        Raises:
+          ValueError: says what was given, what was expected, and what to write.
+        """
+
+
+def choose(what: str, given: str, options: Iterable[str]) -> str:
+    """``given``, if it is among ``options``.
+
+    Raises:
+      ValueError: it is not; the message suggests the nearest.
+    """
+    options = list(options)
+    if given in options:
+        return given
+    hint = did_you_mean(given, options, cutoff=0.4)
+    raise ValueError(f"unknown {what} {given!r}; {hint}write one of: {', '.join(options)}")
+
+
+def revived(kind: type[T], saved: Mapping[str, Any], what: str) -> T:
+    """The dataclass that was saved as JSON: lists are tuples again; fields that are newer have their defaults.
+
+    Args:
+      kind: the dataclass.
+      saved: what `dataclasses.asdict` gave.
+      what: what was saved, for the message.
+
+    Raises:
+      ValueError: it has a field that there is no longer.
+    """
+    if unknown := set(saved) - {field.name for field in dataclasses.fields(kind)}:
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"{what} was saved with settings that this version does not have: {names}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+
+
+def _options(settings: Any) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(settings) if "help" in field.metadata]
 
 
 def _value(field: dataclasses.Field) -> Any:
@@ -40,6 +124,40 @@ def _value(field: dataclasses.Field) -> Any:
     if not isinstance(field.default, tuple):
         return value
     try:
-        return tuple(int(item) for item in value)
+        return tuple(map(_kind_of_items(field), value))
     except ValueError:
-        raise ValueError(f"{field.name} is {','.join(value)!r}; write integers, such as 1,1,0") from None
+        raise ValueError(f"{field.name} is {_shown(tuple(value))}; write {_expected(field, ())}") from None
+
+
+def _kind_of_items(field: dataclasses.Field) -> type:
+    """As the annotation says: ``tuple[int, ...]``."""
+    return next(kind for kind in (int, float, str) if kind.__name__ in str(field.type))
+
+
+def _within(number: float, rule: Mapping[str, Any]) -> bool:
+    above = -math.inf if rule["above"] is None else rule["above"]
+    least = -math.inf if rule["least"] is None else rule["least"]
+    below = math.inf if rule["below"] is None else rule["below"]
+    return above < number < below and number >= least
+
+
+def _expected(field: dataclasses.Field, value: Any) -> str:
+    rule, number = field.metadata, "a number"
+    bounds = [f"above {rule['above']:g}"] if rule["above"] is not None else []
+    bounds += [f"of at least {rule['least']:g}"] if rule["least"] is not None else []
+    bounds += [f"below {rule['below']:g}"] if rule["below"] is not None else []
+    if isinstance(value, tuple):
+        number = "integers" if _kind_of_items(field) is int else "numbers"
+        bounds += [f"with commas between, such as {rule['example']}"]
+        return " ".join([number, *bounds])
+    if isinstance(value, int) and rule["least"] is not None:
+        return f"at least {rule['least']:g}"
+    return f"{number} {' and '.join(bounds)}" if bounds else f"{number} that is finite"
+
+
+def _shown(value: Any) -> str:
+    return repr(",".join(_texts(value))) if isinstance(value, tuple) else str(value)
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    return [f"{value:g}" if isinstance(value, float) else str(value) for value in values]

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -25,11 +26,11 @@ from tqdm import tqdm
 
 import jaxdecouple as jd
 from experiments import cli as command_line
-from experiments import devices
-from experiments import settings as config_flags
-from experiments.report import diagnostic_plots, plots
+from experiments import devices, settings
+from experiments.report import plots
+from experiments.report.workdir import check_free, drawing
 from experiments.training.config import Config
-from experiments.training.progress import Diagnosis, EpochRecord, NonFiniteLoss, as_json
+from experiments.training.progress import EpochRecord, NonFiniteLoss, as_json
 from experiments.training.run_directory import (
     CHECKPOINTS,
     DIAGNOSTICS,
@@ -37,18 +38,17 @@ from experiments.training.run_directory import (
     SUMMARY,
     RunDirectory,
     Standing,
-    check_free,
     default_path,
     standing,
 )
-from experiments.training.saving import Saver, Saving, description
+from experiments.training.saving import Saver, Saving
 from experiments.training.stopping import StopRequest
-from experiments.training.trainer import VARIABLES, BrokenData, Cut, Run, Start, Trainer
+from experiments.training.trainer import VARIABLES, BrokenData, Finished, Layout, Start, Trainer
 from jaxdecouple import schedules
 from jaxdecouple.engine.state import State
 
 FLAGS = flags.FLAGS
-CUT = "cut.json"
+LAYOUT = "cut.json"
 
 
 def train(
@@ -58,7 +58,7 @@ def train(
     overwrite: bool = False,
     share_devices: bool = False,
     saving: Saving | None = None,
-) -> Run:
+) -> Finished:
     """Trains, or goes on with the run that ``workdir`` holds, and writes the files that the module's docstring names.
 
     Raises:
@@ -66,50 +66,47 @@ def train(
       NonFiniteLoss: the loss became NaN or infinite.
       Stopped: by a signal, after saving.
     """
-    config.check()
     check_free(workdir)
-    if not overwrite and standing(workdir, config) is Standing.FINISHED:
+    if overwrite:
+        RunDirectory.check(workdir, overwrite=True, inputs={"init_from": config.init_from})
+    elif standing(workdir, config) is Standing.FINISHED:
         raise ValueError(f"workdir {workdir} holds this run, finished; write a new --workdir, or --overwrite")
-    dataset = config.load_data()
-    places = devices.of_stages(config.num_stages, share_devices)
-    cut = None if overwrite else _saved_cut(workdir)
-    trainer = Trainer(config, dataset, places, cut)
+    saving = saving or Saving()
+    dataset, places = config.load_data(), devices.of_stages(config.num_stages, share_devices)
+    trainer = Trainer(config, dataset, places, None if overwrite else _saved_layout(workdir))
     with RunDirectory(workdir, config, overwrite=overwrite) as output:
-        output.write_json(CUT, trainer.cut.as_json())
         if trainer.choice is not None:
             print(trainer.choice.explain())
-            trainer.choice.save(output.path)
-        described = description(config, dataset, trainer)
+            trainer.choice.save(output)
+        output.write_json(LAYOUT, dataclasses.asdict(trainer.layout))  # once it is there, nothing is measured again
         with (
             StopRequest() as stop,
-            jd.Checkpoints(output.path / CHECKPOINTS, keep=(saving or Saving()).keep, report=_warn) as checkpoints,
+            jd.Checkpoints(output.file(CHECKPOINTS), keep=saving.keep, report=_warn) as checkpoints,
         ):
-            saver = Saver(checkpoints, saving or Saving(), described, stop, trainer.batches_per_epoch)
-            start = saver.start(trainer, dataset)
-            run = _run(config, trainer, saver, start, output)
-        _write_results(config, trainer, run, output, described)
+            saver = Saver(checkpoints, saving, trainer, stop, _again(overwrite))
+            run = _run(config, trainer, saver, output)
+        _write_results(trainer, run, output, saver.described)
     return run
 
 
-def _run(config: Config, trainer: Trainer, saver: Saver, start: Start | None, output: RunDirectory) -> Run:
+def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory) -> Finished:
+    start = saver.start()
     records = _write_findings(start, output)
-    begun = start.state.tick if start else 0
+    begun, total = start.state.tick if start else 0, config.epochs * trainer.batches_per_epoch
     if start:
-        print(f"going on after {begun} of {config.epochs * trainer.batches_per_epoch} batches")
-    with tqdm(total=config.epochs * trainer.batches_per_epoch, initial=begun, unit="batch", disable=None) as bar:
+        print(f"going on after {begun} of {total} batches")
+    with command_line.bar(total, "batch", begun) as bar:
 
         def on_tick(loss: float) -> None:
-            bar.update()
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update()
 
         def on_epoch(record: EpochRecord, state: State) -> None:
             records.append(record)
             output.append(METRICS, record.results())
             output.write_json("speed.json", [record.times() for record in records], depth=1)
             tqdm.write(_line(record, config.epochs), file=sys.stdout)
-
-        def on_diagnosis(record: Diagnosis) -> None:
-            output.append(DIAGNOSTICS, as_json(record))
+            sys.stdout.flush()
 
         try:
             return trainer.run(
@@ -117,7 +114,7 @@ def _run(config: Config, trainer: Trainer, saver: Saver, start: Start | None, ou
                 start=start,
                 on_tick=on_tick,
                 on_epoch=on_epoch,
-                on_diagnosis=on_diagnosis,
+                on_diagnosis=lambda record: output.append(DIAGNOSTICS, as_json(record)),
                 between_ticks=saver.between_ticks,
             )
         except NonFiniteLoss as error:
@@ -132,11 +129,10 @@ def _run(config: Config, trainer: Trainer, saver: Saver, start: Start | None, ou
             raise
 
 
-def _saved_cut(workdir: pathlib.Path) -> Cut | None:
+def _saved_layout(workdir: pathlib.Path) -> Layout | None:
     """Of the run to go on with: what was measured once is not measured again."""
-
     with contextlib.suppress(OSError, ValueError, KeyError):
-        return Cut.from_json(json.loads((workdir / CUT).read_text()))
+        return Layout.from_json(json.loads((workdir / LAYOUT).read_text()))
     return None
 
 
@@ -150,25 +146,26 @@ def _write_findings(start: Start | None, output: RunDirectory) -> list[EpochReco
     return records
 
 
-def _write_results(config: Config, trainer: Trainer, run: Run, output: RunDirectory, described: dict[str, Any]) -> None:
-    """The summary last: where it is, a run is finished."""
-    name = trainer.pipeline.schedule.name
+def _write_results(trainer: Trainer, run: Finished, output: RunDirectory, described: Mapping[str, Any]) -> None:
+    """The weights first, and the summary last: where it is, a run is finished."""
+    jd.write_variables(output.file(VARIABLES), jd.export_variables(trainer.pipeline, run.state))
+    jd.save(output.file(CHECKPOINTS) / "final", run.state, described, overwrite=True)
+    config, name = trainer.config, trainer.pipeline.schedule.name
     title = f"{name}, K = {config.num_stages}, {config.model} on {trainer.dataset.name}"
-    plots.curves({config.method: [run.records]}, output.path / "curves.png", title)
-    plots.schedules({name: trainer.pipeline.schedule}, output.path / "schedule.png")
-    if config.diagnose_every:
-        diagnostic_plots.picture(run.diagnostics, output.path / "diagnostics.png", title)
-    jd.write_variables(output.path / VARIABLES, jd.export_variables(trainer.pipeline, run.state))
-    jd.save(output.path / CHECKPOINTS / "final", run.state, described, overwrite=True)
-    output.write_json(SUMMARY, _summary(config, trainer, run))
+    with drawing():
+        plots.curves({config.method: [run.records]}, output.file("curves.png"), title)
+        plots.schedules({name: trainer.pipeline.schedule}, output.file("schedule.png"))
+        if config.diagnose_every:
+            plots.diagnostics(run.diagnostics, output.file("diagnostics.png"), title)
+    output.write_json(SUMMARY, _summary(trainer, run))
 
 
-def _summary(config: Config, trainer: Trainer, run: Run) -> dict[str, Any]:
+def _summary(trainer: Trainer, run: Finished) -> dict[str, Any]:
     pipeline = trainer.pipeline
     return {
         "method": pipeline.schedule.name,
         "weights": pipeline.weights,
-        "staleness": schedules.staleness(pipeline.schedule, config.steps_per_update),
+        "staleness": schedules.staleness(pipeline.schedule, trainer.config.steps_per_update),
         "layers_per_stage": [stage.num_layers for stage in pipeline.stages],
         "boundaries": [stage.first for stage in pipeline.stages[1:]],
         "schedule": dataclasses.asdict(pipeline.schedule),
@@ -192,7 +189,7 @@ def _warn(message: str) -> None:
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
     default = Saving()
-    config_flags.define(Config())
+    settings.define(Config)
     command_line.define_workdir()
     flags.DEFINE_integer("save_every", default.every, "ticks between two checkpoints; 0: only when the run is stopped")
     flags.DEFINE_integer(
@@ -201,10 +198,13 @@ def define_flags() -> None:
     flags.DEFINE_bool("share_devices", False, "put several stages on one device where devices are fewer than stages")
 
 
+def _again(overwrite: bool) -> str:
+    return "the same command without --overwrite" if overwrite else "the same command"
+
+
 def main(argv: list[str]) -> None:
-    with command_line.frame(argv, interrupted="the same command goes on where the run was saved last"):
-        config, saving = config_flags.read(), Saving(FLAGS.save_every, FLAGS.keep)
-        config.check()
+    with command_line.frame(argv, interrupted=f"{_again(FLAGS.overwrite)} goes on where the run was saved last"):
+        config, saving = settings.read(Config), Saving(FLAGS.save_every, FLAGS.keep)
         name = f"{config.dataset.replace('/', '_').replace(':', '_')}-{config.model}-{config.method}"
         name += f"-K{config.num_stages}"
         workdir = pathlib.Path(FLAGS.workdir).expanduser() if FLAGS.workdir else default_path(name, config)
@@ -213,7 +213,7 @@ def main(argv: list[str]) -> None:
             return
         devices.request(config.num_stages)
         run = train(config, workdir, overwrite=FLAGS.overwrite, share_devices=FLAGS.share_devices, saving=saving)
-    print(f"test error {100 * run.test_error:.2f} % after the flush; everything is in {workdir}")
+        print(f"test error {100 * run.test_error:.2f} % after the flush; everything is in {workdir}")
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ from absl import flags
 
 from experiments import cli as command_line
 from experiments import devices
-from experiments.report.markdown import markdown
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
-from experiments.training.methods import choose
+from experiments.settings import choose
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Linear, Result, Stragglers
 
@@ -213,7 +213,7 @@ def main(argv: list[str]) -> None:
         result = {"rates": found, "races": races}
         rows = {name: [dataclasses.asdict(row) for row in of_name] for name, of_name in result.items()}
         output.write_json("results.json", {**rows, "machine": devices.describe()}, depth=3)
-        (output.path / "table.md").write_text(table(found, races))
+        output.write("table.md", table(found, races))
         print(f"\n{table(found, races)}\n(also in {output.path})")
 
 

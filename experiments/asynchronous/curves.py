@@ -110,7 +110,7 @@ def write(output: Workdir, setting: dict[str, Any], curves: Sequence[Curve], tex
     result = {"setting": setting, "machine": devices.describe(), **more}
     result["curves"] = [{"about": rounded(dict(curve.about)), "rows": list(curve.rows)} for curve in curves]
     output.write_json("results.json", result, depth=4)
-    (output.path / "table.md").write_text(text.rstrip() + "\n")
+    output.write("table.md", text.rstrip() + "\n")
 
 
 def report(claim: str, found: str, *tables: str) -> str:

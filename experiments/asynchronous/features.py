@@ -137,7 +137,7 @@ def main(argv: list[str]) -> None:
         workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/features"))
         output = Workdir(workdir, scales.described(setting), overwrite=FLAGS.overwrite)
         source, error = extract(setting)
-        save(source, output.path / "features.npz")
+        save(source, output.file("features.npz"))
         output.write_json("summary.json", {"test_error": error, "n": len(source.x), "num_tests": len(source.x_test)})
     print(
         f"{len(source.x)} features; the network's test error is {100 * error:.2f} %; written to {workdir}/features.npz"

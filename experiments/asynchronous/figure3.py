@@ -64,7 +64,7 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     else:
         names = [field.name for field in dataclasses.fields(features.Setting) if hasattr(setting, field.name)]
         source, error = features.extract(features.Setting(**{name: getattr(setting, name) for name in names}))
-        features.save(source, output.path / "features.npz")
+        features.save(source, output.file("features.npz"))
         more = {"error of the network of the features": round(error, 5)}
         parts = {name: getattr(source, name).astype(setting.dtype) for name in ("x", "x_test")}
         source = dataclasses.replace(source, **parts)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from experiments.asynchronous import figures, races, scales
 from experiments.asynchronous.curves import Curve, colour, draw, report, shown, write
 from experiments.asynchronous.scales import option
-from experiments.report.markdown import markdown
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
 
 CLAIM = (
@@ -202,7 +202,7 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     write(output, scales.described(setting), curves, text)
     low, high = setting.straggler_slowdown
     late = f"worker 0 late with p = {setting.straggler_probability:g} by {low:g} to {high:g} computing times"
-    plot(curves, output.path / "figure6.png", f"quadratic loss, l2 = {setting.l2:g}, {setting.engine}; {late}")
+    plot(curves, output.file("figure6.png"), f"quadratic loss, l2 = {setting.l2:g}, {setting.engine}; {late}")
     return text
 
 

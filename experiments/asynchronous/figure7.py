@@ -21,7 +21,7 @@ from experiments.asynchronous import figures, races, scales
 from experiments.asynchronous.curves import Curve, colour, draw, report, shown, write
 from experiments.asynchronous.scales import option
 from experiments.asynchronous.speedups import described, draw_speedups, speedups
-from experiments.report.markdown import markdown
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
 
 CLAIM = (
@@ -186,9 +186,7 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     low, high = setting.straggler_slowdown
     late = f"worker 0 late with p = {setting.straggler_probability:g} by {low:g} to {high:g} computing times"
     title = f"quadratic loss, l2 = {setting.l2:g}, H = {setting.local_steps}, {setting.engine}; {late}"
-    plot(
-        curves, setting.target, output.path / "figure7.png", f"{title}\ndotted: ideal, and the gap whose time is taken"
-    )
+    plot(curves, setting.target, output.file("figure7.png"), f"{title}\ndotted: ideal, and the gap whose time is taken")
     return text
 
 

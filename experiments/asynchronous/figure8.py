@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments.asynchronous import figures, races, scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, least, report, rows_of, shown, write
 from experiments.asynchronous.scales import option
-from experiments.report.markdown import markdown
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
@@ -227,7 +227,7 @@ def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     text = report(CLAIM, found(curves, setting.targets), as_markdown(curves, setting.targets))
     write(output, scales.described(setting), curves, text)
     size = f"n = {setting.n}, d = {setting.d}, l2 = {setting.l2:g}, {setting.engine}"
-    plot(curves, output.path / "figure8.png", f"PCA step of eq. 3.40, {size}")
+    plot(curves, output.file("figure8.png"), f"PCA step of eq. 3.40, {size}")
     return text
 
 

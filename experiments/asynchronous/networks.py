@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, report, rounded, shown, write
 from experiments.asynchronous.scales import option
-from experiments.report.markdown import markdown
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
@@ -255,5 +255,5 @@ def finish(
     """Writes results.json, with ``more`` in it, table.md and the picture; returns table.md."""
     text = report(claim, found(runs), as_markdown(runs))
     write(output, scales.described(setting), [run.curve for run in runs.values()], text, **more)
-    plot(runs, output.path / picture, title)
+    plot(runs, output.file(picture), title)
     return text

@@ -60,7 +60,7 @@ def run(setting: Run, workdir: pathlib.Path, *, overwrite: bool = False) -> dict
             **devices.describe(),
         }
     output.write_json("summary.json", summary)
-    plot(Curve({}, rows), output.path / "curves.png", title(setting, source))
+    plot(Curve({}, rows), output.file("curves.png"), title(setting, source))
     return summary
 
 

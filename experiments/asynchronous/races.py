@@ -15,7 +15,7 @@ from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, least, rows_of
 from experiments.asynchronous.scales import option
 from experiments.asynchronous.solving import ENGINES, guard, stragglers
-from experiments.training.methods import choose
+from experiments.settings import choose
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Linear, Record, Result, StepSizeWarning, Stragglers

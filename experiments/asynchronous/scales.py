@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.training.methods import choose
+from experiments.settings import choose
 
 SCALES = ("small", "thesis")
 DTYPES = ("float64", "float32")

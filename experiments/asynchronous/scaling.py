@@ -15,7 +15,7 @@ from experiments.asynchronous.curves import Curve, colour, draw, label_logarithm
 from experiments.asynchronous.races import Costs, attempt
 from experiments.asynchronous.scales import option
 from experiments.asynchronous.speedups import common_target, described, draw_speedups, speedups
-from experiments.report.markdown import markdown
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
@@ -146,5 +146,5 @@ def run(
     clock = "on a virtual clock" if setting.engine == "simulated" else f"engine {setting.engine}"
     what = f"{about['n']} examples of {about['data']}, network of {about['d']} parameters"
     title = f"{what}, eta = {setting.step_size:g}, {clock}"
-    plot(curves, target, output.path / f"{name}.png", title)
+    plot(curves, target, output.file(f"{name}.png"), title)
     return text

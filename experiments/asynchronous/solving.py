@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.asynchronous.scales import check, option
-from experiments.training.methods import choose
+from experiments.settings import choose
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Problem, Record, Result, Stragglers

@@ -17,52 +17,57 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
-from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments import cli as command_line
-from experiments import devices
-from experiments.large_batch import sweeps
-from experiments.large_batch.outcomes import Outcome, announce, cell, write
-from experiments.large_batch.sweeps import Setting
-from experiments.report.markdown import markdown
-from experiments.report.workdir import Workdir
+from experiments.large_batch.sweeps import Outcome, Sweep, cell, run
+from experiments.report.tables import markdown
+from experiments.report.workdir import Workdir, drawing
+from experiments.settings import define, option, read
 from experiments.training.config import Config
 from jaxdecouple.data import Dataset
 
-FLAGS = flags.FLAGS
 Key = tuple[str, int]  # optimizer's label, batch size
 
 OPTIMIZERS = {"mNAG": "sgd", "LARS": "lars"}
 
 
-def configs(setting: Setting, dataset: Dataset, *, batch_sizes: Sequence[int], eta: float) -> dict[Key, Config]:
-    """The config of each optimizer with each batch size."""
-    return {
-        (label, size): setting.config(
-            dataset,
-            size,
-            optimizer=optimizer,
-            eta=eta if optimizer == "lars" else 0.0,
-            warmup_epochs=setting.epochs / 10,
-            decay="polynomial",
-        )
-        for label, optimizer in OPTIMIZERS.items()
-        for size in batch_sizes
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchScaling(Sweep):
+    """As `Sweep`, with several batch sizes."""
+
+    batch_sizes: tuple[int, ...] = option(
+        (64, 256, 1024), "B, images of an update (thesis: 128 to 8192)", above=0, example="128,512"
+    )
+    eta: float = option(0.001, "trust coefficient of LARS", least=0)
+
+    def configs(self, dataset: Dataset) -> dict[Key, Config]:
+        """The config of each optimizer with each batch size."""
+        return {
+            (label, size): self.config(
+                dataset,
+                size,
+                optimizer=optimizer,
+                eta=self.eta if optimizer == "lars" else 0.0,
+                warmup_epochs=self.epochs / 10,
+                decay="polynomial",
+            )
+            for label, optimizer in OPTIMIZERS.items()
+            for size in self.batch_sizes
+        }
 
 
-def as_markdown(setting: Setting, outcomes: Mapping[Key, Outcome]) -> str:
+def as_markdown(sweep: Sweep, outcomes: Mapping[Key, Outcome]) -> str:
     """A row per batch size: learning rate, updates, and of each optimizer training loss and test error at the end."""
     rows = [["B", "learning rate", "updates", *OPTIMIZERS]]
     for size in dict.fromkeys(size for _, size in outcomes):
         runs = [outcomes[label, size] for label in OPTIMIZERS]
         updates = max((run.records[-1].ticks for run in runs if run.records), default=0) // runs[0].config.accumulate
-        rows.append([str(size), f"{setting.rate(size):g}", str(updates), *map(cell, runs)])
+        rows.append([str(size), f"{sweep.rate(size):g}", str(updates), *map(cell, runs)])
     return markdown(rows)
 
 
@@ -92,33 +97,21 @@ def plot(outcomes: Mapping[Key, Outcome], path: pathlib.Path, title: str, chance
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    sweeps.define_flags(Setting())
-    flags.DEFINE_list("batch_sizes", ["64", "256", "1024"], "B, images of an update (thesis: 128 to 8192)")
-    flags.DEFINE_float("eta", 0.001, "trust coefficient of LARS")
+    define(BatchScaling)
     command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="metrics.jsonl in the workdir holds the runs that were finished"):
-        setting, workdir = sweeps.read_flags(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/batch_scaling"))
-        setting.check()
-        sizes = sweeps.numbers("batch_sizes", FLAGS.batch_sizes, int)
-        Workdir.check(workdir, overwrite=FLAGS.overwrite)
-        devices.request(1)
-        devices.compile_once()
-        dataset = setting.load()
-        chosen = configs(setting, dataset, batch_sizes=sizes, eta=FLAGS.eta)
-        for config in chosen.values():
-            config.check()
-        output = Workdir(workdir, dataclasses.asdict(setting), overwrite=FLAGS.overwrite)
-        outcomes = sweeps.train_all(
-            chosen, dataset, lambda key, outcome: announce(output, key[0], f"B = {key[1]}", outcome)
-        )
-        table = as_markdown(setting, outcomes)
-        write(output, {**setting.describe(dataset), "eta": FLAGS.eta}, outcomes, table)
-        title = f"{setting.title(dataset)}, learning rate {setting.base_rate:g} B / {setting.base_batch}"
-        plot(outcomes, output.path / "batch_scaling.png", title, math.log(dataset.num_classes))
-    print(f"\n{table}\n\ntraining loss of the last epoch and test error; picture and numbers are in {output.path}")
+        sweep = read(BatchScaling)
+
+        def report(dataset: Dataset, outcomes: dict[Key, Outcome], output: Workdir) -> str:
+            title = f"{sweep.title(dataset)}, learning rate {sweep.base_rate:g} B / {sweep.base_batch}"
+            with drawing():
+                plot(outcomes, output.file("batch_scaling.png"), title, math.log(dataset.num_classes))
+            return as_markdown(sweep, outcomes)
+
+        run(sweep, "batch_scaling", sweep.configs, lambda key: f"B = {key[1]}", report)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +25,9 @@ from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
 from experiments.measure.memory import peak_bytes
-from experiments.report.markdown import markdown
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
+from experiments.settings import Settings, define, option, read
 from experiments.training.config import Config
 from experiments.training.trainer import Trainer
 from jaxdecouple.data import Dataset
@@ -130,58 +130,59 @@ def as_markdown(costs: dict[str, Cost]) -> str:
     return markdown(rows)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked(Settings):
+    """What is measured."""
+
+    model: str = option("resnet20", "as for experiments.train")
+    image_size: int = option(32, "height and width of the images, in pixels", least=1)
+    batch_size: int = option(8192, "B, images of an update", least=1)
+    chunk_size: int = option(512, "images of one forward and backward", least=1)
+    norm_sample: int = option(512, "examples whose gradient norms CLARS takes", least=0)
+    repeats: int = option(5, "rounds over all optimizers", least=1)
+
+    def check(self) -> None:
+        if self.batch_size % self.chunk_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and chunk_size {self.chunk_size}; write a multiple of the chunk"
+            )
+        self.config()
+
+    def config(self) -> Config:
+        """Of the runs, but for the optimizer."""
+        return Config(
+            method="backprop",
+            num_stages=1,
+            model=self.model,
+            dataset="random",
+            epochs=1,
+            batch_size=self.chunk_size,
+            accumulate=self.batch_size // self.chunk_size,
+            learning_rate=1e-3,
+            nesterov=True,
+            norm_sample=self.norm_sample,
+        )
+
+
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    flags.DEFINE_string("model", "resnet20", "as for experiments.train")
-    flags.DEFINE_integer("image_size", 32, "height and width of the images, in pixels")
-    flags.DEFINE_integer("batch_size", 8192, "B, images of an update")
-    flags.DEFINE_integer("chunk_size", 512, "images of one forward and backward")
-    flags.DEFINE_integer("norm_sample", 512, "examples whose gradient norms CLARS takes")
-    flags.DEFINE_integer("repeats", 5, "rounds over all optimizers")
+    define(Asked)
     command_line.define_workdir()
-
-
-def read_flags() -> Config:
-    """The config that the command line gives.
-
-    Raises:
-      ValueError: it cannot be trained.
-    """
-    if FLAGS.chunk_size < 1 or FLAGS.batch_size < 1 or FLAGS.batch_size % FLAGS.chunk_size:
-        raise ValueError(
-            f"batch_size is {FLAGS.batch_size} and chunk_size {FLAGS.chunk_size}; write a multiple of the chunk"
-        )
-    if FLAGS.repeats < 1 or FLAGS.image_size < 1:
-        raise ValueError(f"repeats is {FLAGS.repeats} and image_size {FLAGS.image_size}; write at least 1 for both")
-    config = Config(
-        method="backprop",
-        num_stages=1,
-        model=FLAGS.model,
-        dataset="random",
-        epochs=1,
-        batch_size=FLAGS.chunk_size,
-        accumulate=FLAGS.batch_size // FLAGS.chunk_size,
-        learning_rate=1e-3,
-        nesterov=True,
-        norm_sample=FLAGS.norm_sample,
-    )
-    config.check()
-    return config
 
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/cost"))
-        config = read_flags()
-        Workdir.check(workdir, overwrite=FLAGS.overwrite)
+        asked = read(Asked)
+        config = asked.config()
+        output = Workdir(command_line.workdir("cost"), dataclasses.asdict(config), overwrite=FLAGS.overwrite)
         devices.request(1)
         devices.compile_once()
-        costs = measure(config, FLAGS.image_size, list(OPTIMIZERS), FLAGS.repeats, functools.partial(print, flush=True))
-        output = Workdir(workdir, dataclasses.asdict(config), overwrite=FLAGS.overwrite)
+        say = functools.partial(print, flush=True)
+        costs = measure(config, asked.image_size, list(OPTIMIZERS), asked.repeats, say)
         results = {label: dataclasses.asdict(cost) for label, cost in costs.items()}
         output.write_json("results.json", {"machine": devices.describe(), "optimizers": results})
-        (output.path / "table.md").write_text(as_markdown(costs) + "\n")
-    print(f"\n{as_markdown(costs)}\n\nnumbers are in {output.path}")
+        output.write("table.md", as_markdown(costs) + "\n")
+        print(f"\n{as_markdown(costs)}\n\nnumbers are in {output.path}")
 
 
 if __name__ == "__main__":

@@ -23,16 +23,15 @@ import jax
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
-from experiments.large_batch.network import Examples, Network, order_of
-from experiments.large_batch.settings import Settings, define_flags, given
+from experiments.large_batch.network import Examples, Network, Training, order_of
 from experiments.large_batch.tables import layer_labels, rounded, style
-from experiments.report.markdown import markdown
-from experiments.report.workdir import Workdir
+from experiments.report.tables import markdown
+from experiments.report.workdir import Workdir, drawing
+from experiments.settings import define, option, read
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple.network.trees import PyTree
 
@@ -42,25 +41,20 @@ _CHUNK = 1000  # examples of one mean gradient; sums of more would lose digits i
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VarianceSettings(Settings):
-    """As `Settings`; the help texts of the flags say the rest."""
+class VarianceSettings(Training):
+    """As `Training`, with one rate for all layers."""
 
-    learning_rate: float = 0.001
-    norm_sample: int = 0
-    chunk_size: int = 32
+    learning_rate: float = option(0.001, "of all layers, constant (thesis: 0.001)", above=0)
+    norm_sample: int = option(0, "training images to measure on, the first, at least 2; 0: all", least=0)
+    chunk_size: int = option(32, "examples whose gradients are in memory at once", least=1)
 
     def check(self) -> None:
-        super().check()
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate is {self.learning_rate}; write a number above 0")
-        if self.norm_sample < 0 or self.norm_sample == 1:
-            raise ValueError(f"norm_sample is {self.norm_sample}; write at least 2, or 0 for all training images")
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size is {self.chunk_size}; write at least 1")
+        if self.norm_sample == 1:
+            raise ValueError("norm_sample is 1; write at least 2, or 0 for all training images")
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class Factors:
     """What was measured after one epoch.
 
     Attributes:
@@ -99,7 +93,7 @@ def variance_factors(network: Network, params: PyTree, examples: Examples, *, ch
     return factors
 
 
-def measure(network: Network, examples: Examples, settings: VarianceSettings, *, bar: Any = None) -> list[Record]:
+def measure(network: Network, examples: Examples, settings: VarianceSettings, *, bar: Any = None) -> list[Factors]:
     """Trains, and measures before training and after each epoch.
 
     Raises:
@@ -109,7 +103,7 @@ def measure(network: Network, examples: Examples, settings: VarianceSettings, *,
     params = network.init(settings.seed, examples[0][:1])
     rates = dict.fromkeys(network.names, settings.learning_rate)
     opt_state = network.optimizer(rates).init(params)
-    records = [Record(0, None, variance_factors(network, params, sample, chunk_size=settings.chunk_size))]
+    records = [Factors(0, None, variance_factors(network, params, sample, chunk_size=settings.chunk_size))]
     for epoch in range(settings.epochs):
         order = order_of(len(examples[1]), settings.batch_size, seed=settings.seed, epoch=epoch)
         params, opt_state, losses = network.epoch(params, opt_state, rates, examples, order)
@@ -117,13 +111,13 @@ def measure(network: Network, examples: Examples, settings: VarianceSettings, *,
         if not np.isfinite(loss):
             raise NonFiniteLoss(f"the training loss of epoch {epoch + 1} is {loss}; write a lower --learning_rate")
         factors = variance_factors(network, params, sample, chunk_size=settings.chunk_size)
-        records.append(Record(epoch + 1, loss, factors))
+        records.append(Factors(epoch + 1, loss, factors))
         if bar is not None:
             bar.update()
     return records
 
 
-def table(records: Sequence[Record], labels: dict[str, str]) -> str:
+def table(records: Sequence[Factors], labels: dict[str, str]) -> str:
     """M_k by epoch and layer, in Markdown."""
     rows = [["epoch", "training loss", *(f"layer {label}" for label in labels.values())]]
     for record in records:
@@ -132,7 +126,7 @@ def table(records: Sequence[Record], labels: dict[str, str]) -> str:
     return markdown(rows)
 
 
-def draw(records: Sequence[Record], labels: dict[str, str], path: pathlib.Path, title: str) -> None:
+def draw(records: Sequence[Factors], labels: dict[str, str], path: pathlib.Path, title: str) -> None:
     """M_k over epochs, a line for each layer.
 
     Args:
@@ -157,7 +151,7 @@ def write(
     output: Workdir,
     settings: VarianceSettings,
     described: dict[str, Any],
-    records: Sequence[Record],
+    records: Sequence[Factors],
     labels: dict[str, str],
     seconds: float,
 ) -> None:
@@ -174,20 +168,20 @@ def write(
             },
         },
     )
-    (output.path / "table.md").write_text(table(records, labels) + "\n")
+    output.write("table.md", table(records, labels) + "\n")
     count = f"{settings.num_examples} images of " if settings.num_examples else ""
     title = f"{settings.model} on {count}{described['dataset']}, learning rate {settings.learning_rate:g}"
-    draw(records, labels, output.path / "gradient_variance.png", title)
+    with drawing():
+        draw(records, labels, output.file("gradient_variance.png"), title)
 
 
-def run(settings: VarianceSettings, workdir: pathlib.Path, *, overwrite: bool = False) -> list[Record]:
+def run(settings: VarianceSettings, workdir: pathlib.Path, *, overwrite: bool = False) -> list[Factors]:
     """Loads, trains, measures and writes.
 
     Raises:
       ValueError: settings, data or workdir cannot be used.
       NonFiniteLoss: the run diverged.
     """
-    settings.check()
     Workdir.check(workdir, overwrite=overwrite)
     dataset, examples = settings.load()
     if settings.norm_sample > len(examples[1]):
@@ -203,7 +197,7 @@ def run(settings: VarianceSettings, workdir: pathlib.Path, *, overwrite: bool = 
         f"{settings.norm_sample or len(examples[1])} of them"
     )
     start = time.perf_counter()
-    with tqdm(total=settings.epochs, unit="epoch", disable=None) as bar:
+    with command_line.bar(settings.epochs, "epoch") as bar:
         records = measure(network, examples, settings, bar=bar)
     write(output, settings, described, records, labels, time.perf_counter() - start)
     print(f"\n{table(records, labels)}\n")
@@ -214,26 +208,21 @@ def _sum(layer: PyTree, function: Callable[[np.ndarray], np.floating]) -> np.flo
     return sum(function(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(layer))
 
 
-def main(argv: list[str]) -> None:
-    start = time.perf_counter()
-    with command_line.frame(argv, interrupted="nothing was written"):
-        settings = VarianceSettings(**given(VarianceSettings))
-        settings.check()
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused(f"runs/gradient_variance-{settings.model}"))
-        run(settings, workdir, overwrite=FLAGS.overwrite)
-    print(f"{time.perf_counter() - start:.0f} s; picture, table and numbers are in {workdir}")
-
-
-def define_own_flags() -> None:
+def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    defaults = VarianceSettings()
-    define_flags(defaults)
-    flags.DEFINE_float("learning_rate", defaults.learning_rate, "of all layers, constant (thesis: 0.001)")
-    flags.DEFINE_integer("norm_sample", defaults.norm_sample, "training images to measure on, the first; 0: all")
-    flags.DEFINE_integer("chunk_size", defaults.chunk_size, "examples whose gradients are in memory at once")
+    define(VarianceSettings)
     command_line.define_workdir()
 
 
+def main(argv: list[str]) -> None:
+    start = time.perf_counter()
+    with command_line.frame(argv, interrupted="nothing was written"):
+        settings = read(VarianceSettings)
+        workdir = command_line.workdir(f"gradient_variance-{settings.model}")
+        run(settings, workdir, overwrite=FLAGS.overwrite)
+        print(f"{time.perf_counter() - start:.0f} s; picture, table and numbers are in {workdir}")
+
+
 if __name__ == "__main__":
-    define_own_flags()
+    define_flags()
     command_line.start(main)

@@ -22,15 +22,14 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from tqdm import tqdm
 
 from experiments import cli as command_line
 from experiments import devices
-from experiments.large_batch.network import Examples, Network, Rates, order_of
-from experiments.large_batch.settings import Settings, define_flags, given
+from experiments.large_batch.network import Examples, Network, Rates, Training, order_of
 from experiments.large_batch.tables import layer_labels, rounded, style
-from experiments.report.markdown import markdown
-from experiments.report.workdir import Workdir
+from experiments.report.tables import markdown
+from experiments.report.workdir import Workdir, drawing
+from experiments.settings import define, option, read
 from jaxdecouple.network.trees import PyTree
 
 FLAGS = flags.FLAGS
@@ -43,27 +42,21 @@ _TICKS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 60, 80, 100, 150, 200, 300)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RateSettings(Settings):
-    """As `Settings`; the help texts of the flags say the rest."""
+class RateSettings(Training):
+    """As `Training`, with one layer's rate in turn."""
 
-    epochs: int = 300
-    base_rate: float = 0.01
-    rates: tuple[float, ...] = RATES
-    target: float = 0.0
-    divergence: float = 10.0
+    epochs: int = option(300, "passes over the training set, at most", least=1)
+    base_rate: float = option(0.01, "learning rate of all layers but one (thesis: 0.01)", above=0)
+    rates: tuple[float, ...] = option(RATES, "rates of the one layer, increasing", above=0, example="0.01,0.1,1")
+    target: float = option(
+        0.0, "training loss to reach, in nats; 0: the thesis's 0.03 fcn, 0.02 cnn, 1.0 resnet8", least=0
+    )
+    divergence: float = option(10.0, "a run has diverged at so many times its first loss", above=1)
 
     def check(self) -> None:
-        super().check()
-        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
-            raise ValueError(f"rates is {_list(self.rates)!r}; write numbers above 0, such as 0.01,0.1,1")
-        if list(self.rates) != sorted(set(self.rates)):
-            raise ValueError(f"rates is {_list(self.rates)!r}; write them increasing, each once")
-        if not 0 < self.base_rate < math.inf:
-            raise ValueError(f"base_rate is {self.base_rate}; write a number above 0")
-        if not 0 <= self.target < math.inf:
-            raise ValueError(f"target is {self.target}; write a loss above 0, or 0 for the thesis's")
-        if not self.divergence > 1:
-            raise ValueError(f"divergence is {self.divergence}; write a number above 1")
+        if not self.rates or list(self.rates) != sorted(set(self.rates)):
+            given = ",".join(map(_show, self.rates))
+            raise ValueError(f"rates is {given!r}; write numbers above 0, increasing, each once, such as 0.01,0.1,1")
 
     @property
     def loss_to_reach(self) -> float:
@@ -164,10 +157,6 @@ def _show(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:g}"
 
 
-def _list(rates: Sequence[float]) -> str:
-    return ",".join(f"{rate:g}" for rate in rates)
-
-
 def draw(outcomes: Sequence[Outcome], labels: dict[str, str], path: pathlib.Path, title: str, base_rate: float) -> None:
     """Epochs against rate, a line for each layer; above them open marks for the target missed, crosses for divergence.
 
@@ -236,12 +225,13 @@ def write(
             "layers": layers,
         },
     )
-    (output.path / "table.md").write_text(table(outcomes, labels) + "\n")
+    output.write("table.md", table(outcomes, labels) + "\n")
     count = f"{settings.num_examples} images of " if settings.num_examples else ""
     title = (
         f"{settings.model} on {count}{described['dataset']}: epochs to a training loss of {settings.loss_to_reach:g}"
     )
-    draw(outcomes, labels, output.path / "layer_rates.png", title, settings.base_rate)
+    with drawing():
+        draw(outcomes, labels, output.file("layer_rates.png"), title, settings.base_rate)
 
 
 def run(settings: RateSettings, workdir: pathlib.Path, *, overwrite: bool = False) -> list[Outcome]:
@@ -250,7 +240,6 @@ def run(settings: RateSettings, workdir: pathlib.Path, *, overwrite: bool = Fals
     Raises:
       ValueError: settings, data or workdir cannot be used.
     """
-    settings.check()
     Workdir.check(workdir, overwrite=overwrite)
     dataset, examples = settings.load()
     network, described = settings.network(dataset.num_classes), settings.described(dataset)
@@ -261,7 +250,7 @@ def run(settings: RateSettings, workdir: pathlib.Path, *, overwrite: bool = Fals
         f"{len(settings.rates)} rates, at most {settings.epochs} epochs to the loss {settings.loss_to_reach:g}"
     )
     start = time.perf_counter()
-    with tqdm(total=len(labels) * len(settings.rates), unit="run", disable=None) as bar:
+    with command_line.bar(len(labels) * len(settings.rates), "run") as bar:
 
         def on_run(outcome: Outcome) -> None:
             output.append(
@@ -275,38 +264,21 @@ def run(settings: RateSettings, workdir: pathlib.Path, *, overwrite: bool = Fals
     return outcomes
 
 
-def _settings() -> RateSettings:
-    values = given(RateSettings)
-    try:
-        rates = tuple(map(float, values["rates"]))
-    except ValueError:
-        raise ValueError(f"rates is {','.join(values['rates'])!r}; write numbers, such as 0.01,0.1,1") from None
-    return RateSettings(**{**values, "rates": rates})
+def define_flags() -> None:
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    define(RateSettings)
+    command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
     start = time.perf_counter()
     with command_line.frame(argv, interrupted="metrics.jsonl in the workdir says what the finished runs came to"):
-        settings = _settings()
-        settings.check()
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused(f"runs/layer_rates-{settings.model}"))
+        settings = read(RateSettings)
+        workdir = command_line.workdir(f"layer_rates-{settings.model}")
         run(settings, workdir, overwrite=FLAGS.overwrite)
-    print(f"{time.perf_counter() - start:.0f} s; picture, table and numbers are in {workdir}")
-
-
-def define_own_flags() -> None:
-    """The flags of this program. Not at import: its functions serve other programs too."""
-    defaults = RateSettings()
-    define_flags(defaults)
-    flags.DEFINE_float("base_rate", defaults.base_rate, "learning rate of all layers but one (thesis: 0.01)")
-    flags.DEFINE_list("rates", [f"{rate:g}" for rate in defaults.rates], "rates of the one layer, increasing")
-    flags.DEFINE_float(
-        "target", defaults.target, "training loss to reach, in nats; 0: the thesis's 0.03 fcn, 0.02 cnn, 1.0 resnet8"
-    )
-    flags.DEFINE_float("divergence", defaults.divergence, "a run has diverged at so many times its first loss")
-    command_line.define_workdir()
+        print(f"{time.perf_counter() - start:.0f} s; picture, table and numbers are in {workdir}")
 
 
 if __name__ == "__main__":
-    define_own_flags()
+    define_flags()
     command_line.start(main)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxdecouple as jd
-from jaxdecouple import models
-from jaxdecouple.data import epoch_batches
+from experiments.settings import Settings, option
+from jaxdecouple import data, models
+from jaxdecouple.data import Dataset, epoch_batches
 from jaxdecouple.network.jaxprs import fast_in_loops
 from jaxdecouple.network.trees import PyTree
 
@@ -28,6 +31,48 @@ MODELS: dict[str, Callable[[int], Sequence[nn.Module]]] = {
 
 Examples = tuple[jax.Array, jax.Array]
 Rates = Mapping[str, float | jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """What is trained, and on what."""
+
+    model: str = option("fcn", f"one of {', '.join(MODELS)}: thesis section 4.4.1", choices=tuple(MODELS))
+    dataset: str = option("digits", "as for experiments.train")
+    data_dir: str = option("", "as for experiments.train")
+    num_examples: int = option(0, "train on the first so many images; 0: all", least=0)
+    epochs: int = option(10, "passes over the training set, at most", least=1)
+    batch_size: int = option(128, "B, images of a batch (thesis: 128)", least=1)
+    momentum: float = option(0.9, "beta of Nesterov's momentum (eq. 4.6)", least=0, below=1)
+    seed: int = option(0, "of the initial network and of the order of the data", least=0, below=2**63)
+
+    def load(self) -> tuple[Dataset, Examples]:
+        """The data set, and its first ``num_examples`` training images, normalised, with their labels.
+
+        Raises:
+          ValueError: the data cannot be had, or there are too few of them.
+        """
+        dataset = data.load(self.dataset, data_dir=self.data_dir or None)
+        images, labels = dataset.x_train, dataset.y_train
+        if self.num_examples > len(labels):
+            raise ValueError(
+                f"num_examples is {self.num_examples}, but {dataset.name} has {len(labels)} training images; write "
+                f"{len(labels)} or less, or 0 for all"
+            )
+        count = self.num_examples or len(labels)
+        if self.batch_size > count:
+            raise ValueError(f"batch_size is {self.batch_size}, but there are {count} training images; write {count}")
+        preprocess = data.Preprocess.for_dataset(dataset, augment=False)
+        chunks = [preprocess.eval(images[i : min(i + 5000, count)]) for i in range(0, count, 5000)]
+        return dataset, (jnp.concatenate(chunks), jnp.asarray(labels[:count]))
+
+    def network(self, num_classes: int) -> Network:
+        """The model."""
+        return Network(MODELS[self.model](num_classes), self.momentum)
+
+    def described(self, dataset: Dataset) -> dict[str, Any]:
+        """The settings for a report: the data set by its name, not by where its file lies."""
+        return dataclasses.asdict(dataclasses.replace(self, dataset=dataset.name, data_dir=""))
 
 
 class Network:

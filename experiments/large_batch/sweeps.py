@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,8 +14,10 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from experiments import cli as command_line
 from experiments import devices
-from experiments.large_batch.outcomes import Outcome
+from experiments.report.workdir import Workdir
+from experiments.settings import Settings, option
 from experiments.training.config import Config
 from experiments.training.progress import EpochRecord, NonFiniteLoss
 from experiments.training.trainer import Trainer
@@ -22,50 +25,58 @@ from jaxdecouple import data
 from jaxdecouple.data import Dataset
 
 
-def _flag(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run went.
+
+    Attributes:
+      config: of the run.
+      records: of the epochs that it finished.
+      finite: whether the loss stayed finite.
+      seconds: it took, compilation included.
+    """
+
+    config: Config
+    records: list[EpochRecord]
+    finite: bool
+    seconds: float
+
+    @property
+    def final_loss(self) -> float:
+        """The mean training loss of the last epoch, in nats; infinite, if it did not stay finite."""
+        return self.records[-1].train_loss if self.finite else math.inf
+
+    @property
+    def test_error(self) -> float:
+        """After the last epoch, a fraction."""
+        return self.records[-1].test_error if self.finite else math.nan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all runs of a sweep have in common; each field is a command-line flag."""
+class Sweep(Settings):
+    """What all runs of a sweep have in common."""
 
-    model: str = _flag("resnet8", "as for experiments.train (thesis: resnet56, vgg11)")
-    dataset: str = _flag("digits", "as for experiments.train (thesis: cifar10)")
-    data_dir: str = _flag("", "as for experiments.train")
-    num_examples: int = _flag(0, "train on the first so many images; 0: all")
-    num_tests: int = _flag(0, "test on the first so many images; 0: all")
-    shrink: int = _flag(1, "side of the squares of pixels whose mean becomes one pixel")
-    epochs: int = _flag(20, "passes over the training images")
-    chunk_size: int = _flag(512, "images of one forward and backward; their gradients are accumulated to a batch")
-    base_rate: float = _flag(0.1, "gamma_base: the learning rate at a batch of base_batch images (thesis, eq. 4.3)")
-    base_batch: int = _flag(128, "B_base, in images")
-    momentum: float = _flag(0.9, "beta of Nesterov's momentum (thesis, eqs. 4.2 and 4.6)")
-    weight_decay: float = _flag(1e-4, "added to the gradient; the thesis leaves it open")
-    norm_sample: int = _flag(0, "CLARS: examples whose gradient norms are measured; 0: at most 512 (thesis: 512)")
-    augment: bool = _flag(True, "random crops, and flips where the images allow it")
-    seed: int = _flag(0, "of the initial network, the order of the data and augmentation")
-
-    def check(self) -> None:
-        """Refuses what cannot be trained.
-
-        Raises:
-          ValueError: says what was given, what was expected, and what to write.
-        """
-        least = {
-            "num_examples": 0,
-            "num_tests": 0,
-            "shrink": 1,
-            "epochs": 1,
-            "chunk_size": 1,
-            "base_batch": 1,
-            "norm_sample": 0,
-        }
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} is {getattr(self, name)}; write at least {bound}")
-        if not 0 < self.base_rate < math.inf:
-            raise ValueError(f"base_rate is {self.base_rate}; write a number above 0")
+    model: str = option("resnet8", "as for experiments.train (thesis: resnet56, vgg11)")
+    dataset: str = option("digits", "as for experiments.train (thesis: cifar10)")
+    data_dir: str = option("", "as for experiments.train")
+    num_examples: int = option(0, "train on the first so many images; 0: all", least=0)
+    num_tests: int = option(0, "test on the first so many images; 0: all", least=0)
+    shrink: int = option(1, "side of the squares of pixels whose mean becomes one pixel", least=1)
+    epochs: int = option(20, "passes over the training images", least=1)
+    chunk_size: int = option(
+        512, "images of one forward and backward; their gradients are accumulated to a batch", least=1
+    )
+    base_rate: float = option(
+        0.1, "gamma_base: the learning rate at a batch of base_batch images (thesis, eq. 4.3)", above=0
+    )
+    base_batch: int = option(128, "B_base, in images", least=1)
+    momentum: float = option(0.9, "beta of Nesterov's momentum (thesis, eqs. 4.2 and 4.6)", least=0, below=1)
+    weight_decay: float = option(1e-4, "added to the gradient; the thesis leaves it open", least=0)
+    norm_sample: int = option(
+        0, "CLARS: examples whose gradient norms are measured; 0: at most 512 (thesis: 512)", least=0
+    )
+    augment: bool = option(True, "random crops, and flips where the images allow it")
+    seed: int = option(0, "of the initial network, the order of the data and augmentation", least=0)
 
     def rate(self, batch_size: int) -> float:
         """gamma_scale = gamma_base B / B_base: the learning rate grows with the batch (thesis, eq. 4.3)."""
@@ -81,7 +92,7 @@ class Setting:
         return f"{self.model} on {dataset.name} ({len(dataset.y_train)} images of {height}x{width})"
 
     def load(self) -> Dataset:
-        """The data set, cut down as the setting says.
+        """The data set, cut down as the settings say.
 
         Raises:
           ValueError: it cannot be had, or has fewer images.
@@ -146,7 +157,7 @@ def train_all(
         trainer = Trainer(config, dataset, devices.of_stages(1))
         records: list[EpochRecord] = []
         finite, start = True, time.perf_counter()
-        with tqdm(total=config.epochs * trainer.batches_per_epoch, unit="batch", disable=None, leave=False) as bar:
+        with command_line.bar(config.epochs * trainer.batches_per_epoch, "batch") as bar:
             try:
                 trainer.run(
                     config.seed,
@@ -161,33 +172,73 @@ def train_all(
     return outcomes
 
 
-def define_flags(defaults: Setting) -> None:
-    """One flag per field of `Setting`."""
-    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
-    for field in dataclasses.fields(Setting):
-        default = getattr(defaults, field.name)
-        define[type(default)](field.name, default, field.metadata["help"])
+def run(
+    sweep: Sweep,
+    name: str,
+    configs: Callable[[Dataset], Mapping[tuple[str, Any], Config]],
+    what: Callable[[Any], str],
+    report: Callable[[Dataset, dict[Any, Outcome], Workdir], str],
+) -> None:
+    """The program of a sweep: loads, trains all configs, writes what came out, and prints a table.
 
-
-def read_flags() -> Setting:
-    """The setting that the command line gives."""
-    return Setting(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Setting)})
-
-
-def numbers(name: str, given: Sequence[str], kind: type[int] | type[float], *, zero: bool = False) -> list[Any]:
-    """The numbers of a list flag, above 0, or, with ``zero``, at least 0.
+    Args:
+      sweep: the settings.
+      name: of a new workdir.
+      configs: makes them for the data; the first part of a key is the method.
+      what: says of a key what it is besides.
+      report: draws, and makes the table.
 
     Raises:
-      ValueError: one is no such number, or there are none.
+      ValueError: settings, data or workdir cannot be used.
     """
-    try:
-        values = [kind(text) for text in given]
-    except ValueError:
-        values = []
-    if not values or not all(0 <= value < math.inf and (value or zero) for value in values):
-        example = "128,512" if kind is int else "5,10" if zero else "0.001,0.01"
-        raise ValueError(f"{name} is {','.join(given)!r}; write numbers above 0 with commas between, such as {example}")
-    return values
+    workdir = command_line.workdir(name)
+    devices.request(1)
+    devices.compile_once()
+    dataset = sweep.load()
+    chosen = configs(dataset)
+    output = Workdir(workdir, dataclasses.asdict(sweep), overwrite=flags.FLAGS.overwrite)
+    outcomes = train_all(chosen, dataset, lambda key, outcome: announce(output, key[0], what(key), outcome))
+    runs = [{"method": key[0], **as_json(outcome)} for key, outcome in outcomes.items()]
+    described = sweep.describe(dataset)
+    output.write_json("results.json", {"machine": devices.describe(), "setting": described, "runs": runs})
+    table = report(dataset, outcomes, output)
+    output.write("table.md", table + "\n")
+    print(f"\n{table}\n\ntraining loss of the last epoch and test error; picture and numbers are in {output.path}")
+
+
+def announce(output: Workdir, method: str, what: str, outcome: Outcome) -> None:
+    """Prints how a run went, on one line, and adds it to metrics.jsonl."""
+    output.append("metrics.jsonl", {"method": method, **as_json(outcome)})
+    if outcome.finite:
+        result = f"training loss {outcome.final_loss:.4g}, test error {100 * outcome.test_error:.2f} %"
+    else:
+        result = f"diverged after {len(outcome.records)} epochs"
+    tqdm.write(f"{f'{method}, {what}':42s} {result}, {outcome.seconds:.0f} s", file=sys.stdout)
+    sys.stdout.flush()  # a sweep takes long, and its output may go into a file
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """What a report keeps of a run."""
+    config = outcome.config
+    return {
+        "optimizer": config.optimizer,
+        "eta": config.eta,
+        "learning_rate": config.learning_rate,
+        "batch_size": config.batch_size * config.accumulate,
+        "warmup_epochs": config.warmup_epochs,
+        "finite": outcome.finite,
+        "train_loss": [float(f"{record.train_loss:.5g}") for record in outcome.records],
+        "test_error": [round(record.test_error, 5) for record in outcome.records],
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+def cell(outcome: Outcome) -> str:
+    """Training loss of the last epoch and test error after it, for a table."""
+    if not outcome.finite:
+        return f"diverged in epoch {len(outcome.records) + 1}"
+    loss = outcome.final_loss
+    return f"{loss:.3f}, {100 * outcome.test_error:.1f} %" if loss < 100 else f"{loss:.1e}"
 
 
 def _shrunk(images: np.ndarray, side: int) -> np.ndarray:

@@ -16,42 +16,48 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments import cli as command_line
-from experiments import devices
-from experiments.large_batch import sweeps
-from experiments.large_batch.outcomes import Outcome, announce, cell, write
-from experiments.large_batch.sweeps import Setting
-from experiments.report.markdown import markdown
-from experiments.report.workdir import Workdir
+from experiments.large_batch.sweeps import Outcome, Sweep, cell, run
+from experiments.report.tables import markdown
+from experiments.report.workdir import Workdir, drawing
+from experiments.settings import define, option, read
 from experiments.training.config import Config
 from jaxdecouple.data import Dataset
 
-FLAGS = flags.FLAGS
 Key = tuple[str, float]  # label of a method, eta
 
 _COLOURS = {"CLARS": "#d62728", "LARS": "#222222"}
 _WARMED = ("#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#17becf")
 
 
-def configs(
-    setting: Setting, dataset: Dataset, *, batch_size: int, etas: Sequence[float], warmups: Sequence[float]
-) -> dict[Key, Config]:
-    """The config of every method with every eta."""
-    methods = {"CLARS": ("clars", 0.0), "LARS": ("lars", 0.0)}
-    methods |= {f"LARS, warm-up {epochs:g} epochs": ("lars", epochs) for epochs in warmups if epochs}
-    return {
-        (label, eta): setting.config(
-            dataset, batch_size, optimizer=optimizer, eta=eta, warmup_epochs=epochs, decay="constant"
-        )
-        for label, (optimizer, epochs) in methods.items()
-        for eta in etas
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Warmup(Sweep):
+    """As `Sweep`, with several trust coefficients and lengths of the warm-up."""
+
+    batch_size: int = option(512, "B, images of an update (thesis: 8192)", least=1)
+    etas: tuple[float, ...] = option(
+        (1e-4, 1e-3, 1e-2, 1e-1), "trust coefficients, each tried with every method", above=0, example="0.001,0.01"
+    )
+    warmups: tuple[float, ...] = option(
+        (5.0, 10.0, 20.0), "epochs of linear warm-up from 1 % of the learning rate, for LARS", least=0, example="5,10"
+    )
+
+    def configs(self, dataset: Dataset) -> dict[Key, Config]:
+        """The config of every method with every eta."""
+        methods = {"CLARS": ("clars", 0.0), "LARS": ("lars", 0.0)}
+        methods |= {f"LARS, warm-up {epochs:g} epochs": ("lars", epochs) for epochs in self.warmups if epochs}
+        return {
+            (label, eta): self.config(
+                dataset, self.batch_size, optimizer=optimizer, eta=eta, warmup_epochs=epochs, decay="constant"
+            )
+            for label, (optimizer, epochs) in methods.items()
+            for eta in self.etas
+        }
 
 
 def best(outcomes: Mapping[Key, Outcome]) -> dict[str, Key]:
@@ -114,38 +120,22 @@ def plot(outcomes: Mapping[Key, Outcome], path: pathlib.Path, title: str, chance
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    sweeps.define_flags(Setting())
-    flags.DEFINE_integer("batch_size", 512, "B, images of an update (thesis: 8192)")
-    flags.DEFINE_list("etas", ["1e-4", "1e-3", "1e-2", "1e-1"], "trust coefficients, each tried with every method")
-    flags.DEFINE_list("warmups", ["5", "10", "20"], "epochs of linear warm-up from 1 % of the learning rate, for LARS")
+    define(Warmup)
     command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="metrics.jsonl in the workdir holds the runs that were finished"):
-        setting, workdir = sweeps.read_flags(), pathlib.Path(FLAGS.workdir or Workdir.unused("runs/warmup"))
-        setting.check()
-        etas, warmups = (
-            sweeps.numbers("etas", FLAGS.etas, float),
-            sweeps.numbers("warmups", FLAGS.warmups, float, zero=True),
-        )
-        Workdir.check(workdir, overwrite=FLAGS.overwrite)
-        devices.request(1)
-        devices.compile_once()
-        dataset = setting.load()
-        chosen = configs(setting, dataset, batch_size=FLAGS.batch_size, etas=etas, warmups=warmups)
-        for config in chosen.values():
-            config.check()
-        output = Workdir(workdir, dataclasses.asdict(setting), overwrite=FLAGS.overwrite)
-        outcomes = sweeps.train_all(
-            chosen, dataset, lambda key, outcome: announce(output, key[0], f"eta = {key[1]:g}", outcome)
-        )
-        chance = math.log(dataset.num_classes)
-        table = as_markdown(outcomes, chance)
-        write(output, setting.describe(dataset), outcomes, table)
-        title = f"{setting.title(dataset)}, B = {FLAGS.batch_size}, learning rate {setting.rate(FLAGS.batch_size):g}"
-        plot(outcomes, output.path / "warmup.png", title, chance)
-    print(f"\n{table}\n\ntraining loss of the last epoch and test error; picture and numbers are in {output.path}")
+        sweep = read(Warmup)
+
+        def report(dataset: Dataset, outcomes: dict[Key, Outcome], output: Workdir) -> str:
+            chance, rate = math.log(dataset.num_classes), sweep.rate(sweep.batch_size)
+            title = f"{sweep.title(dataset)}, B = {sweep.batch_size}, learning rate {rate:g}"
+            with drawing():
+                plot(outcomes, output.file("warmup.png"), title, chance)
+            return as_markdown(outcomes, chance)
+
+        run(sweep, "warmup", sweep.configs, lambda key: f"eta = {key[1]:g}", report)
 
 
 if __name__ == "__main__":

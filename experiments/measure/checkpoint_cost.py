@@ -16,7 +16,7 @@ import pathlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 from absl import flags
@@ -25,12 +25,14 @@ import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
-from experiments.measure.entrants import Settings, pipeline_of
+from experiments.measure.entrants import Workload, pipeline_of
 from experiments.report.workdir import Workdir
-from experiments.training.methods import METHODS, choose
+from experiments.settings import Settings, define, option, read
+from experiments.training.methods import METHODS
 from jaxdecouple.engine.state import State
 
 FLAGS = flags.FLAGS
+SHAPE = ("model", "num_stages", "image_size", "batch_size", "repeats")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,10 +85,10 @@ class Training:
       state: after all that was trained so far.
     """
 
-    def __init__(self, pipeline: jd.Pipeline, settings: Settings):
+    def __init__(self, pipeline: jd.Pipeline, workload: Workload):
         self._pipeline = pipeline
-        self._batches = itertools.cycle(settings.distinct(settings.batch_size))
-        self.state = pipeline.init(jax.random.key(0), settings.sample())
+        self._batches = itertools.cycle(workload.distinct(workload.batch_size))
+        self.state = pipeline.init(jax.random.key(0), workload.sample())
         self.seconds(2 * pipeline.schedule.drain + 8)
 
     def seconds(self, ticks: int, save: Callable[[State], None] | None = None) -> float:
@@ -100,13 +102,13 @@ class Training:
         return time.perf_counter() - begun
 
 
-def measure(settings: Settings, method: str, every: int, with_training: bool) -> Cost:
+def measure(workload: Workload, method: str, every: int, with_training: bool) -> Cost:
     """The cost of checkpoints under one method, on the first devices."""
 
     def build() -> jd.Pipeline:
-        return pipeline_of(method, settings, devices.of_stages(settings.num_stages, share=True))
+        return pipeline_of(method, workload, devices.of_stages(workload.num_stages, share=True))
 
-    training = Training(build(), settings)
+    training = Training(build(), workload)
     with tempfile.TemporaryDirectory(prefix="jaxdecouple-") as scratch:
         path = pathlib.Path(scratch, "by hand")
         jd.save(path, training.state)  # compiles the copying
@@ -114,14 +116,14 @@ def measure(settings: Settings, method: str, every: int, with_training: bool) ->
         jd.save(path, training.state, overwrite=True)
         writing = time.perf_counter() - begun
         megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
-        times = _with_and_without(training, pathlib.Path(scratch, "run"), every, settings.repeats * with_training)
+        times = _with_and_without(training, pathlib.Path(scratch, "run"), every, workload.repeats * with_training)
         del training  # its memory: a large state is there only once
-        restoring = [_restore(path, build(), settings) for _ in range(settings.repeats)]
+        restoring = [_restore(path, build(), workload) for _ in range(workload.repeats)]
     return Cost(
         method=method,
-        model=settings.model,
-        num_stages=settings.num_stages,
-        batch_size=settings.batch_size,
+        model=workload.model,
+        num_stages=workload.num_stages,
+        batch_size=workload.batch_size,
         every=every,
         megabytes=megabytes,
         writing=writing,
@@ -146,45 +148,40 @@ def _with_and_without(training: Training, path: pathlib.Path, every: int, repeat
     return {**times, "blocking": blocking}
 
 
-def _restore(path: pathlib.Path, pipeline: jd.Pipeline, settings: Settings) -> float:
+def _restore(path: pathlib.Path, pipeline: jd.Pipeline, workload: Workload) -> float:
     begun = time.perf_counter()
-    jax.block_until_ready(jd.restore(path, pipeline, settings.sample()))
+    jax.block_until_ready(jd.restore(path, pipeline, workload.sample()))
     return time.perf_counter() - begun
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked(Settings):
+    """What is measured."""
+
+    methods: tuple[str, ...] = option(("fdg",), "training methods to measure", choices=METHODS)
+    num_stages: int = option(2, "K", least=1)
+    every: int = option(200, "ticks between two saves", least=2)
+    model: str = option("resnet20", "as of experiments.train")
+    image_size: int = option(32, "height and width of the images, in pixels", least=4)
+    batch_size: int = option(128, "images per tick", least=1)
+    repeats: int = option(5, "interleaved rounds", least=1)
+    training: bool = option(True, "measure what saving costs the training loop, and not a save and restore alone")
+
+
 def define_flags() -> None:
-    """The flags of this program."""
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    define(Asked)
     command_line.define_workdir()
-    flags.DEFINE_list("methods", ["fdg"], "training methods to measure")
-    flags.DEFINE_integer("num_stages", 2, "K", lower_bound=1)
-    flags.DEFINE_integer("every", 200, "ticks between two saves", lower_bound=2)
-    flags.DEFINE_string("model", "resnet20", "as of experiments.train")
-    flags.DEFINE_integer("image_size", 32, "height and width of the images, in pixels", lower_bound=4)
-    flags.DEFINE_integer("batch_size", 128, "images per tick", lower_bound=1)
-    flags.DEFINE_integer("repeats", 5, "interleaved rounds", lower_bound=1)
-    flags.DEFINE_bool("training", True, "measure what saving costs the training loop, and not a save and restore alone")
-
-
-def run(methods: Sequence[str], workdir: pathlib.Path, overwrite: bool) -> list[Cost]:
-    """Measures all, prints a line for each, and writes them."""
-    shape = {name: getattr(FLAGS, name) for name in ("model", "num_stages", "image_size", "batch_size", "repeats")}
-    settings = Settings(**shape)
-    settings.check()
-    output = Workdir(workdir, {**shape, "methods": list(methods), "every": FLAGS.every}, overwrite=overwrite)
-    found = []
-    for method in methods:
-        found.append(measure(settings, method, FLAGS.every, FLAGS.training))
-        print(found[-1].line(), flush=True)
-    output.write_json("results.json", {"costs": [dataclasses.asdict(cost) for cost in found], **devices.describe()})
-    return found
 
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
-        methods = [choose("method", method, METHODS) for method in FLAGS.methods]
-        workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else Workdir.unused("runs/checkpoint-cost")
         devices.request(FLAGS.num_stages)
-        run(methods, workdir, FLAGS.overwrite)
+        asked = read(Asked)
+        workload = Workload(**{name: getattr(asked, name) for name in SHAPE})
+        output = Workdir(command_line.workdir("checkpoint-cost"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
+        costs = (measure(workload, method, asked.every, asked.training) for method in asked.methods)
+        throughput.report(costs, output)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import pathlib
 import statistics
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -22,11 +20,13 @@ import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
-from experiments.measure.entrants import Settings, pipeline_of
+from experiments.measure.entrants import Workload, pipeline_of
 from experiments.report.workdir import Workdir
-from experiments.training.methods import METHODS, choose
+from experiments.settings import Settings, define, option, read
+from experiments.training.methods import METHODS
 
 FLAGS = flags.FLAGS
+SHAPE = ("model", "image_size", "batch_size", "repeats", "seconds")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,65 +55,61 @@ class Cost:
         )
 
 
-def measure(settings: Settings, method: str, every: int) -> Cost:
+def measure(workload: Workload, method: str, every: int) -> Cost:
     """The cost of diagnostics under one method, on the first devices."""
     accumulate = METHODS[method].accumulate
 
     def loop(watched: bool) -> throughput.Loop:
-        pipeline = pipeline_of(method, settings, devices.of_stages(settings.num_stages, share=True))
+        pipeline = pipeline_of(method, workload, devices.of_stages(workload.num_stages, share=True))
         step = jd.Diagnostics(pipeline, every=every).step if watched else pipeline.step
-        state = pipeline.init(jax.random.key(0), settings.sample())
-        batches = itertools.cycle(settings.distinct(settings.batch_size))
+        state = pipeline.init(jax.random.key(0), workload.sample())
+        batches = itertools.cycle(workload.distinct(workload.batch_size))
         # Whole rounds of probes, so that each measurement has its share of them.
         unit = every * accumulate // np.gcd(every, accumulate)
         return throughput.Loop(step, state, batches, fill=2 * pipeline.schedule.drain + 2 * unit + 2, unit=unit)
 
     loops = {"plain": loop(False), "watched": loop(True)}
-    rates = throughput.measure(loops, repeats=settings.repeats, seconds=settings.seconds)
+    rates = throughput.measure(loops, repeats=workload.repeats, seconds=workload.seconds)
     return Cost(
         method=method,
-        num_stages=settings.num_stages,
+        num_stages=workload.num_stages,
         every=every,
         **rates,
         ratios=throughput.ratios(rates["plain"], rates["watched"]),
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked(Settings):
+    """What is measured."""
+
+    methods: tuple[str, ...] = option(
+        ("fdg", "features_replay", "adl", "dgl"), "training methods to measure", choices=METHODS
+    )
+    num_stages: tuple[int, ...] = option((2,), "K, one or more", least=1, example="2,4")
+    every: int = option(10, "ticks between two probes of a kind", least=1)
+    model: str = option("resnet20", "as of experiments.train")
+    image_size: int = option(32, "height and width of the images, in pixels", least=4)
+    batch_size: int = option(128, "images per tick", least=1)
+    repeats: int = option(5, "interleaved rounds", least=1)
+    seconds: float = option(8.0, "about how long one measurement takes", above=0)
+
+
 def define_flags() -> None:
-    """The flags of this program."""
+    """The flags of this program. Not at import: its functions serve other programs too."""
+    define(Asked)
     command_line.define_workdir()
-    flags.DEFINE_list("methods", ["fdg", "features_replay", "adl", "dgl"], "training methods to measure")
-    flags.DEFINE_list("num_stages", ["2"], "K, one or more")
-    flags.DEFINE_integer("every", 10, "ticks between two probes of a kind", lower_bound=1)
-    flags.DEFINE_string("model", "resnet20", "as of experiments.train")
-    flags.DEFINE_integer("image_size", 32, "height and width of the images, in pixels", lower_bound=4)
-    flags.DEFINE_integer("batch_size", 128, "images per tick", lower_bound=1)
-    flags.DEFINE_integer("repeats", 5, "interleaved rounds", lower_bound=1)
-    flags.DEFINE_float("seconds", 8.0, "about how long one measurement takes")
-
-
-def run(methods: Sequence[str], stages: Sequence[int], workdir: pathlib.Path, overwrite: bool) -> list[Cost]:
-    """Measures all, prints a line for each, and writes them."""
-    shape = {name: getattr(FLAGS, name) for name in ("model", "image_size", "batch_size", "repeats", "seconds")}
-    settings = [Settings(**shape, num_stages=k) for k in stages]
-    for each in settings:
-        each.check()
-    output = Workdir(workdir, {**shape, "methods": list(methods), "num_stages": list(stages)}, overwrite=overwrite)
-    found = []
-    for each, method in itertools.product(settings, methods):
-        found.append(measure(each, method, FLAGS.every))
-        print(found[-1].line(), flush=True)
-    output.write_json("results.json", {"costs": [dataclasses.asdict(cost) for cost in found], **devices.describe()})
-    return found
 
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
-        methods = [choose("method", method, METHODS) for method in FLAGS.methods]
-        stages = [int(k) for k in FLAGS.num_stages]
-        workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else Workdir.unused("runs/diagnostics-cost")
-        devices.request(max(stages))
-        run(methods, stages, workdir, FLAGS.overwrite)
+        asked = read(Asked)
+        devices.request(max(asked.num_stages))
+        shape = {name: getattr(asked, name) for name in SHAPE}
+        workloads = [Workload(**shape, num_stages=k) for k in asked.num_stages]
+        output = Workdir(command_line.workdir("diagnostics-cost"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
+        pairs = itertools.product(workloads, asked.methods)
+        throughput.report((measure(workload, method, asked.every) for workload, method in pairs), output)
 
 
 if __name__ == "__main__":

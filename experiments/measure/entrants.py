@@ -21,49 +21,41 @@ import jaxdecouple as jd
 from experiments.measure import throughput
 from experiments.measure.compilations import Compilations
 from experiments.measure.operation_times import OperationMeter
+from experiments.settings import Settings, option
 from experiments.training import auto
 from experiments.training.auto import Choice
-from experiments.training.methods import AUTO, METHODS, choose
+from experiments.training.methods import METHODS, WITH_AUTO
 from jaxdecouple import schedules
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.schedules import Schedule
 
 ONE_WORKER, ONE_JIT, ONE_STAGE = "one worker", "one jit, all cores", "one stage"
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured; the flags of experiments.benchmark explain the fields."""
+class Workload(Settings):
+    """What is trained while something is measured: a network, random images, stages, and for how long."""
 
-    model: str = "resnet20"
-    num_stages: int = 2
-    batch_size: int = 128
-    image_size: int = 32
-    num_classes: int = 10
-    dtype: str = "float32"
-    methods: tuple[str, ...] = ()
-    boundaries: tuple[int, ...] = ()
-    one_device: bool = False
-    repeats: int = 5
-    seconds: float = 4.0
-    memory: bool = True
-    profile: str = ""
+    model: str = option("resnet20", "mlp, resnet<6n+2>, or resnet18, 34, 50, 101, 152 (ImageNet form)")
+    num_stages: int = option(2, "K, stages; they share devices where there are fewer", least=1)
+    batch_size: int = option(128, "images of an update; a multiple of 4 for gpipe and adl", least=1)
+    image_size: int = option(32, "pixels along each side; below 64, ResNets get a small stem", least=1)
+    num_classes: int = option(10, "outputs", least=1)
+    dtype: str = option(
+        "float32", "of the computation: float32 or bfloat16; parameters are float32", choices=("float32", "bfloat16")
+    )
+    methods: tuple[str, ...] = option((), f"methods to measure: {', '.join(WITH_AUTO)}; empty: all", choices=WITH_AUTO)
+    boundaries: tuple[int, ...] = option(
+        (), "layer indices at which a new stage starts; empty: stages of equal cost", example="3,6"
+    )
+    one_device: bool = option(False, "put all stages on one device, where decoupling cannot help")
+    repeats: int = option(5, "rounds of measurements", least=1)
+    seconds: float = option(4.0, "about how long the measurement of one rate takes", above=0)
+    memory: bool = option(True, "count peak memory, which compiles everything once more")
+    profile: str = option("", "file of measured layers, read if there, else written")
 
     def check(self) -> None:
-        """Refuses what cannot be measured.
-
-        Raises:
-          ValueError: says what was given, what was expected, and what to write.
-        """
-        choose("dtype", self.dtype, DTYPES)
-        for method in self.methods:
-            choose("method", method, [*METHODS, AUTO])
-        for name in ("num_stages", "batch_size", "image_size", "num_classes", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; write at least 1")
-        if not 0 < self.seconds < float("inf"):
-            raise ValueError(f"seconds is {self.seconds}; write about how long one measurement takes, above 0")
+        """Refuses what cannot be measured; ranges have been checked."""
         for method in self.chosen:
             parts = METHODS[method].accumulate
             if self.batch_size % parts:
@@ -99,36 +91,36 @@ class Settings:
         ]
 
 
-def cut(settings: Settings, schedule: Schedule, profile: jd.Profile | None = None) -> tuple[Stage, ...]:
+def cut(workload: Workload, schedule: Schedule, profile: jd.Profile | None = None) -> tuple[Stage, ...]:
     """The network's stages for a schedule: the given cut, or else stages of equal cost, as measured if it was.
 
     Raises:
       ValueError: the network cannot be cut so, or the profile is of another one.
     """
     return jd.partition(
-        settings.layers(),
-        settings.num_stages,
-        sample=settings.sample(),
-        boundaries=settings.boundaries or None,
-        costs=None if settings.boundaries else profile,
+        workload.layers(),
+        workload.num_stages,
+        sample=workload.sample(),
+        boundaries=workload.boundaries or None,
+        costs=None if workload.boundaries else profile,
         weights=schedule.weights,
     )
 
 
-def profile(settings: Settings, device: jax.Device) -> jd.Profile | None:
+def profile(workload: Workload, device: jax.Device) -> jd.Profile | None:
     """The network's layers as measured: the file's, or measured now, and then written there. ``None`` for a given cut.
 
     Raises:
       ValueError: the file's is of another model, input or device.
     """
-    if settings.boundaries:
+    if workload.boundaries:
         return None
-    path = pathlib.Path(settings.profile) if settings.profile else None
+    path = pathlib.Path(workload.profile) if workload.profile else None
     if path is not None and path.exists():
         found = jd.Profile.load(path)
-        found.check(settings.layers(), settings.sample(), device)
+        found.check(workload.layers(), workload.sample(), device)
         return found
-    found = jd.profile(settings.layers(), settings.sample(), device=device)
+    found = jd.profile(workload.layers(), workload.sample(), device=device)
     if path is not None:
         found.save(path)
     return found
@@ -165,7 +157,7 @@ class Entrant:
 
 def pipelined(
     label: str,
-    settings: Settings,
+    workload: Workload,
     stages: Sequence[Stage],
     schedule: Schedule,
     devices: Sequence[jax.Device],
@@ -180,10 +172,10 @@ def pipelined(
         auxiliary=auxiliary,
         devices=devices,
     )
-    batch_size, last = settings.batch_size // accumulate, len(devices) - 1
-    state = pipeline.init(jax.random.key(0), settings.sample(batch_size))
+    batch_size, last = workload.batch_size // accumulate, len(devices) - 1
+    state = pipeline.init(jax.random.key(0), workload.sample(batch_size))
     put = pipeline.placement.put
-    batches = [(put(x, 0), put(y, last)) for x, y in settings.distinct(batch_size)]
+    batches = [(put(x, 0), put(y, last)) for x, y in workload.distinct(batch_size)]
     fill = 2 * schedule.drain + 2 * accumulate + 2
     with Compilations() as compilations:
         loop = throughput.Loop(pipeline.step, state, itertools.cycle(batches), fill=fill, unit=accumulate)
@@ -198,61 +190,59 @@ def pipelined(
     )
 
 
-def pipeline_of(name: str, settings: Settings, devices: Sequence[jax.Device]) -> jd.Pipeline:
+def pipeline_of(name: str, workload: Workload, devices: Sequence[jax.Device]) -> jd.Pipeline:
     """The pipeline of a method of the papers, with its own M."""
-    chosen = METHODS[name]
-    schedule = chosen.build(settings.num_stages, chosen.accumulate)
-    return jd.Pipeline(
-        cut(settings, schedule),
-        schedule,
-        optimizer=jd.stagewise(optimizer(), accumulate=chosen.accumulate),
-        auxiliary=chosen.auxiliary and chosen.auxiliary(settings.num_classes, jnp.dtype(settings.dtype)),
-        devices=devices,
-    )
+    schedule, auxiliary = _method(name, workload)
+    optimizer_of = jd.stagewise(optimizer(), accumulate=METHODS[name].accumulate)
+    return jd.Pipeline(cut(workload, schedule), schedule, optimizer=optimizer_of, auxiliary=auxiliary, devices=devices)
 
 
-def method(name: str, settings: Settings, devices: Sequence[jax.Device], profile: jd.Profile | None = None) -> Entrant:
+def method(name: str, workload: Workload, devices: Sequence[jax.Device], profile: jd.Profile | None = None) -> Entrant:
     """A method of the papers, with its own M."""
-    chosen = METHODS[name]
-    schedule = chosen.build(settings.num_stages, chosen.accumulate)
-    label = f"{name} M={chosen.accumulate}" if chosen.accumulate > 1 else name
-    auxiliary = chosen.auxiliary and chosen.auxiliary(settings.num_classes, jnp.dtype(settings.dtype))
-    stages = cut(settings, schedule, profile)
-    return pipelined(label, settings, stages, schedule, devices, chosen.accumulate, auxiliary)
+    (schedule, auxiliary), accumulate = _method(name, workload), METHODS[name].accumulate
+    label = f"{name} M={accumulate}" if accumulate > 1 else name
+    return pipelined(label, workload, cut(workload, schedule, profile), schedule, devices, accumulate, auxiliary)
 
 
-def choose_automatically(settings: Settings, devices: Sequence[jax.Device]) -> Choice:
+def _method(name: str, workload: Workload) -> tuple[Schedule, Any]:
+    """Its schedule, and the auxiliary network of its stages, if they have one."""
+    network = METHODS[name].auxiliary
+    auxiliary = network and network(workload.num_classes, dtype=jnp.dtype(workload.dtype))
+    return METHODS[name].schedule(workload.num_stages), auxiliary
+
+
+def choose_automatically(workload: Workload, devices: Sequence[jax.Device]) -> Choice:
     """The cut and the schedule that measured layers and stages call for."""
     return auto.choose(
-        settings.layers(),
-        settings.num_stages,
-        settings.sample(),
-        settings.distinct(settings.batch_size)[0][1],
+        workload.layers(),
+        workload.num_stages,
+        workload.sample(),
+        workload.distinct(workload.batch_size)[0][1],
         devices,
-        boundaries=settings.boundaries or None,
-        profile=profile(settings, devices[0]),
+        boundaries=workload.boundaries or None,
+        profile=profile(workload, devices[0]),
         optimizer=optimizer(),
     )
 
 
-def one_stage(settings: Settings, devices: Sequence[jax.Device]) -> Entrant:
+def one_stage(workload: Workload, devices: Sequence[jax.Device]) -> Entrant:
     """The library's pipeline with K = 1: what the engine costs, without decoupling."""
-    stages = jd.partition(settings.layers(), 1, sample=settings.sample())
-    return pipelined(ONE_STAGE, settings, stages, schedules.backprop(1), devices[:1])
+    stages = jd.partition(workload.layers(), 1, sample=workload.sample())
+    return pipelined(ONE_STAGE, workload, stages, schedules.backprop(1), devices[:1])
 
 
-def whole_network(label: str, settings: Settings, device: jax.Device, one_core: bool = False) -> Entrant:
+def whole_network(label: str, workload: Workload, device: jax.Device, one_core: bool = False) -> Entrant:
     """One compiled training step for the whole network, as one would write it without the library."""
-    step, state = training_step(settings, device)
-    batches = [jax.device_put(batch, device) for batch in settings.distinct(settings.batch_size)]
+    step, state = training_step(workload, device)
+    batches = [jax.device_put(batch, device) for batch in workload.distinct(workload.batch_size)]
     with Compilations() as compilations:
         loop = throughput.Loop(step, state, itertools.cycle(batches), fill=2, one_core=one_core)
-    return Entrant(label=label, loop=loop, batch_size=settings.batch_size, compilations=compilations, step=step)
+    return Entrant(label=label, loop=loop, batch_size=workload.batch_size, compilations=compilations, step=step)
 
 
-def training_step(settings: Settings, device: jax.Device) -> tuple[Any, Any]:
+def training_step(workload: Workload, device: jax.Device) -> tuple[Any, Any]:
     """``(state, (images, labels)) -> (state, loss)``, compiled, and a state, whose memory it reuses."""
-    (network,) = jd.partition(settings.layers(), 1, sample=settings.sample())
+    (network,) = jd.partition(workload.layers(), 1, sample=workload.sample())
     transform, key = optimizer(), jax.random.key(0)
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -268,5 +258,5 @@ def training_step(settings: Settings, device: jax.Device) -> tuple[Any, Any]:
         updates, opt_state = transform.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), model_state, opt_state), loss
 
-    params, model_state = network.init(key, settings.sample())
+    params, model_state = network.init(key, workload.sample())
     return step, jax.device_put((params, model_state, transform.init(params)), device)

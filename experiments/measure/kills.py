@@ -30,9 +30,9 @@ from absl import flags
 import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
-from experiments.report.markdown import markdown
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
-from experiments.train import CUT, train
+from experiments.train import LAYOUT, train
 from experiments.training.config import Config
 from experiments.training.loading import FINAL
 from experiments.training.methods import METHODS
@@ -158,8 +158,8 @@ def _train(config: Config, workdir: pathlib.Path, log: pathlib.Path) -> None:
 
 def _wait_for_training(process: multiprocessing.process.BaseProcess, workdir: pathlib.Path, begun: float) -> None:
     """Just before a run begins to train, it writes where the network was cut."""
-    cut = workdir / CUT
-    while process.is_alive() and not (cut.is_file() and cut.stat().st_mtime >= begun):
+    layout = workdir / LAYOUT
+    while process.is_alive() and not (layout.is_file() and layout.stat().st_mtime >= begun):
         time.sleep(0.005)
 
 
@@ -223,7 +223,7 @@ def report(done: list[Case], output: Workdir) -> int:
         {"kills": total, "exact": exact, "during_saves": saves, "machine": devices.describe(), "runs": rows},
     )
     table = markdown([list(rows[0]), *(list(map(str, row.values())) for row in rows)])
-    (output.path / "table.md").write_text(table + "\n")
+    output.write("table.md", table + "\n")
     return exact
 
 
@@ -241,12 +241,13 @@ def main(argv: list[str]) -> None:
         if FLAGS.kills < 1 or FLAGS.jobs < 1:
             raise ValueError(f"kills is {FLAGS.kills} and jobs {FLAGS.jobs}; write at least 1 for both")
         settings = {"kills": FLAGS.kills, "seed": FLAGS.seed}
-        output = Workdir(FLAGS.workdir or Workdir.unused("runs/kills"), settings, overwrite=FLAGS.overwrite)
+        output = Workdir(command_line.workdir("kills"), settings, overwrite=FLAGS.overwrite)
         done = cases(FLAGS.kills)
         with tempfile.TemporaryDirectory(prefix="jaxdecouple-kills-") as scratch:
             run_cases(done, pathlib.Path(scratch), FLAGS.jobs, FLAGS.seed)
         exact = report(done, output)
-    print(f"{exact} of {FLAGS.kills} exact resumes, {time.perf_counter() - start:.0f} s; the table is in {output.path}")
+        seconds = time.perf_counter() - start
+        print(f"{exact} of {FLAGS.kills} exact resumes, {seconds:.0f} s; the table is in {output.path}")
     if exact < FLAGS.kills:
         sys.exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -13,6 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
+
+from experiments import devices
+from experiments.report.workdir import Workdir
 
 LEAST_TICKS = 8  # in one measurement: its ends, where not all devices work, should not weigh
 T = TypeVar("T")
@@ -116,6 +120,15 @@ def ratio(rates: list[float], baseline: list[float]) -> float:
 def ratios(rates: list[float], baseline: list[float]) -> list[float]:
     """The ratio within each repeat."""
     return [a / b for a, b in zip(rates, baseline, strict=True)]
+
+
+def report(costs: Iterable[Any], output: Workdir) -> None:
+    """Prints each cost's ``line()`` as soon as it is known, and writes all of them."""
+    found = []
+    for cost in costs:
+        found.append(dataclasses.asdict(cost))
+        print(cost.line(), flush=True)
+    output.write_json("results.json", {"costs": found, **devices.describe()})
 
 
 def can_confine() -> bool:

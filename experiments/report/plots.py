@@ -1,20 +1,25 @@
-"""Plots: learning curves, and schedules drawn tick by tick."""
+"""Plots: learning curves, schedules tick by tick, what diagnostics found, and the speeds of a benchmark."""
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments.training.progress import EpochRecord
+from experiments.report.tables import Measured
+from experiments.training.progress import Diagnosis, EpochRecord
+from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
 from jaxdecouple.schedules import FORWARD, Schedule
 
 matplotlib.use("Agg")  # no display needed
 
+_MOST_DOTS = 60  # of a line of diagnostics; beyond, lines alone
 _FORWARD_COLOUR, _BACKWARD_COLOUR, _LOSS_COLOUR = "#4c8bc4", "#e0883a", "#5aa469"
 
 
@@ -77,7 +82,77 @@ def schedules(named: Mapping[str, Schedule], path: pathlib.Path, num_batches: in
     figure.savefig(path, dpi=120)
 
 
-def _draw_schedule(panel: matplotlib.axes.Axes, schedule: Schedule, num_batches: int, ticks: int) -> None:
+def diagnostics(records: Sequence[Diagnosis], path: pathlib.Path, title: str) -> None:
+    """A run's diagnostics over the batches fed, in six panels with a line per stage.
+
+    Args:
+      records: of one run, in order.
+      path: of the PNG.
+      title: of the picture.
+    """
+    gradients = [record for record in records if isinstance(record, GradientRecord)]
+    directions = [record for record in records if isinstance(record, DirectionRecord)]
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    panels = figure.subplots(2, 3).ravel()
+    batches, ticks = [record.batch for record in gradients], [record.tick for record in directions]
+    _lines(panels[0], batches, [r.staleness for r in gradients], "staleness (updates)")
+    _lines(
+        panels[1],
+        batches,
+        [r.weight_gap for r in gradients],
+        "distance of the weights from the forward's (relative)",
+    )
+    _lines(panels[2], batches, [r.difference for r in gradients], "|gradient - true gradient| / |true gradient|")
+    _lines(panels[3], batches, [r.norm for r in gradients], "norm of the gradient (dashed: the true one's)")
+    _lines(panels[3], batches, [r.true_norm for r in gradients], panels[3].get_title(), dashed=True)
+    _lines(panels[4], ticks, [r.sigma for r in directions], "sufficient direction constant, sigma")
+    megabytes = [[size / 1e6 for size in r.bytes_in_flight] for r in directions]
+    _lines(panels[5], ticks, megabytes, "in flight (MB)")
+    for panel in panels:
+        panel.set_xlabel("batch" if panel in panels[:4] else "tick")
+        panel.grid(alpha=0.3)
+    panels[4].axhline(0, color="black", linewidth=0.8)
+    if any(value for record in gradients for value in record.norm):
+        panels[3].set_yscale("log")
+    figure.suptitle(title)
+    handles, labels = panels[5].get_legend_handles_labels()
+    if not labels:
+        handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def bars(results: Sequence[Measured], path: pathlib.Path, title: str) -> None:
+    """Writes a PNG: each trainer's speed against the one worker, with the range over repeats, and as predicted."""
+    figure = Figure(figsize=(9.5, 1.6 + 0.48 * len(results)), layout="constrained")
+    panel = figure.subplots()
+    places = range(len(results))
+    ratios = [result.ratio for result in results]
+    reach = [[r.ratio - min(r.ratios) for r in results], [max(r.ratios) - r.ratio for r in results]]
+    style = {"error_kw": {"linewidth": 1.2, "capsize": 3}}
+    panel.barh([p - 0.19 for p in places], ratios, 0.36, xerr=reach, color="#4c8bc4", label="measured", **style)
+    known = [(p + 0.19, r.predicted_ratio) for p, r in zip(places, results, strict=True) if r.predicted_ratio]
+    if known:
+        label = "predicted from the times of single operations"
+        panel.barh(*zip(*known, strict=True), 0.36, color="#e0883a", label=label)
+    ends = [max(max(r.ratios), r.predicted_ratio or 0.0) for r in results]
+    for place, result, end in zip(places, results, ends, strict=True):
+        panel.annotate(f"{result.ratio:.2f}", (end, place), (5, 0), textcoords="offset points", va="center", size=9)
+    panel.axvline(1.0, color="#444444", linewidth=0.8, linestyle="--")
+    panel.set(xlabel="images per second, as a multiple of the one worker's", xlim=(0, 1.1 * max(ends)))
+    panel.set_yticks(places, [result.label for result in results])
+    panel.invert_yaxis()
+    panel.grid(axis="x", alpha=0.3)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.set_title(title, fontsize=10, loc="left")
+    note = {"range of the repeats": matplotlib.lines.Line2D([], [], color="black", linewidth=1.2)}
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend([*handles, *note.values()], [*labels, *note], loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_schedule(panel: Axes, schedule: Schedule, num_batches: int, ticks: int) -> None:
     for tick, ops in schedule.run(num_batches):
         for stage in range(schedule.num_stages):
             boxes = [op for op in ops if op.stage == stage]
@@ -94,3 +169,22 @@ def _draw_schedule(panel: matplotlib.axes.Axes, schedule: Schedule, num_batches:
     panel.set_yticks(range(schedule.num_stages), [f"stage {k}" for k in range(schedule.num_stages)], fontsize=8)
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0)
+
+
+def _lines(panel: Axes, x: Sequence[int], rows: Sequence[Sequence[Any]], label: str, dashed: bool = False) -> None:
+    colours = matplotlib.colormaps["viridis"]
+    panel.set_title(label, fontsize=10)
+    if not rows:
+        panel.text(0.5, 0.5, "no probe fell into the run", ha="center", transform=panel.transAxes)
+        return
+    values = np.array([[np.nan if value is None else value for value in row] for row in rows], float)
+    for stage, column in enumerate(values.T):
+        panel.plot(
+            x,
+            column,
+            color=colours(stage / max(1, values.shape[1] - 1) * 0.9),
+            linestyle="--" if dashed else "-",
+            marker="." if len(x) <= _MOST_DOTS and not dashed else None,
+            linewidth=1.2,
+            label=None if dashed else f"stage {stage}",
+        )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pathlib
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import filelock
+
+CONFIG = "config.json"
+LOCK = "lock"  # held by the program that writes in a directory; beside it, which process that is
+OWNER = "lock.owner"
+LIST = "files.txt"  # what programs wrote in a directory, a name a line: --overwrite deletes that, and nothing else
 
 
 def in_lines(value: Any, depth: int = 2) -> str:
@@ -22,14 +32,11 @@ def in_lines(value: Any, depth: int = 2) -> str:
     return json.dumps(value)
 
 
-LOCK = "lock"  # the file by which a program that writes in a directory keeps others out
-
-
-def is_unused(path: pathlib.Path) -> bool:
-    """Whether there is nothing, or nothing but what a program leaves that was killed when it began."""
-    return not path.exists() or (
-        path.is_dir() and all(entry.name == LOCK or entry.name.endswith(".partial") for entry in path.iterdir())
-    )
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file as a whole or not at all, whenever the program is killed."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 class Files:
@@ -39,54 +46,89 @@ class Files:
       path: the directory.
     """
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path).expanduser()
+
+    def file(self, name: str) -> pathlib.Path:
+        """Where to write the file or directory of this name."""
+        return self.path / name
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file as a whole or not at all."""
+        write_whole(self.file(name), text)
 
     def write_json(self, name: str, value: Any, depth: int = 2) -> None:
         """Writes a file as a whole or not at all; ``depth`` as of `in_lines`."""
-        self._write(name, in_lines(value, depth) + "\n")
+        self.write(name, in_lines(value, depth) + "\n")
 
     def write_lines(self, name: str, records: Iterable[Any]) -> None:
         """Writes a file of JSON lines, as a whole or not at all."""
-        self._write(name, "".join(json.dumps(record) + "\n" for record in records))
+        self.write(name, "".join(json.dumps(record) + "\n" for record in records))
 
-    def append(self, name: str, record: dict[str, Any]) -> None:
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Adds a line to a file of JSON lines, such as ``metrics.jsonl``."""
-        with (self.path / name).open("a") as lines:
+        with self.file(name).open("a") as lines:
             lines.write(json.dumps(record) + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        partial = self.path / f"{name}.partial"
-        partial.write_text(text)
-        partial.replace(self.path / name)
 
 
 class Workdir(Files):
-    """The directory of a program that is run from its beginning to its end: ``config.json``, results and pictures.
+    """The directory of a program: ``config.json``, results, pictures, and a list of them.
+
+    It is claimed when the first file is written, so that settings which a program refuses until then leave nothing.
 
     Attributes:
       path: the directory.
     """
 
-    def __init__(self, path: str | pathlib.Path, config: dict[str, Any], *, overwrite: bool = False):
-        """Claims ``path`` for the run with this config.
+    def __init__(self, path: str | pathlib.Path, config: Mapping[str, Any], *, overwrite: bool = False):
+        """Will claim ``path`` for the run with this config.
 
         Raises:
           ValueError: it holds something already, or cannot be written.
         """
-        super().__init__(pathlib.Path(path).expanduser())
+        super().__init__(path)
         self.check(self.path, overwrite=overwrite)
+        self._config, self._overwrite = dict(config), overwrite
+        self._claimed = False
+        self._listed: set[str] = set()
+
+    def file(self, name: str) -> pathlib.Path:
+        """Where to write the file or directory of this name, which is listed as the program's from now on."""
+        self.claim()
+        if name not in self._listed:
+            with (self.path / LIST).open("a") as names:
+                names.write(f"{name}\n")
+            self._listed.add(name)
+        return self.path / name
+
+    def claim(self) -> None:
+        """Makes the directory, or empties it of what it lists, and writes the config; once.
+
+        Raises:
+          ValueError: it cannot be written, or holds another run by now.
+        """
+        if self._claimed:
+            return
+        self.check(self.path, overwrite=self._overwrite)
         try:
-            if overwrite:
-                shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write_json("config.json", config)
+            if self._overwrite:
+                delete_listed(self.path)
+            self._claimed = True
+            self.write_json(CONFIG, self._config)
         except OSError as error:
             raise ValueError(f"workdir {self.path} cannot be written ({error}); write another --workdir") from error
 
     @staticmethod
-    def check(path: str | pathlib.Path, *, overwrite: bool = False) -> None:
+    def check(
+        path: str | pathlib.Path, *, overwrite: bool = False, inputs: Mapping[str, str | pathlib.Path] | None = None
+    ) -> None:
         """Refuses a path that is in use, without touching it.
+
+        Args:
+          path: of the directory.
+          overwrite: whether the run that it holds may be deleted.
+          inputs: by the names of their flags, files that the program is to read: none may be deleted before.
 
         Raises:
           ValueError: it is not a directory, or holds files, and is not a run that may be overwritten.
@@ -94,14 +136,22 @@ class Workdir(Files):
         path = pathlib.Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"workdir {path} is a file; write a directory that is new or empty")
+        check_writable(path)
         if is_unused(path):
             return
-        if not (path / "config.json").is_file():
+        if not (path / CONFIG).is_file():
             raise ValueError(f"workdir {path} holds files that are no run; write a directory that is new or empty")
         if not overwrite:
             raise ValueError(
                 f"workdir {path} holds another run; write a new --workdir, or --overwrite to replace that run"
             )
+        check_listed(path)
+        check_free(path)
+        for name, given in (inputs or {}).items():
+            if given and pathlib.Path(given).expanduser().resolve().is_relative_to(path.resolve()):
+                raise ValueError(
+                    f"{name} is {given}, in the workdir that --overwrite would empty; write another --workdir"
+                )
 
     @staticmethod
     def unused(path: str | pathlib.Path) -> pathlib.Path:
@@ -112,3 +162,106 @@ class Workdir(Files):
             number += 1
             candidate = path.with_name(f"{path.name}-{number}")
         return candidate
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Within it pictures are drawn: nothing measured or trained is lost for one that cannot be."""
+    try:
+        yield
+    except Exception as error:  # whatever the library for pictures says
+        print(f"warning: a picture could not be drawn ({type(error).__name__}: {error})", file=sys.stderr)
+
+
+def is_unused(path: pathlib.Path) -> bool:
+    """Whether there is nothing, or nothing but what a program leaves that was killed when it began."""
+    left = (LOCK, OWNER, LIST)
+    return not path.exists() or (
+        path.is_dir() and all(entry.name in left or entry.name.endswith(".partial") for entry in path.iterdir())
+    )
+
+
+def check_listed(path: pathlib.Path) -> None:
+    """Refuses to delete from a directory that says not what programs wrote in it.
+
+    Raises:
+      ValueError: it has no such list.
+    """
+    if not (path / LIST).is_file():
+        raise ValueError(
+            f"workdir {path} has no {LIST}, which says what --overwrite may delete: it is of another program, or of an "
+            "older version; write a new --workdir, or delete that directory yourself"
+        )
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Refuses, early, a directory in which nothing can be written.
+
+    Raises:
+      ValueError: one cannot.
+    """
+    try:
+        there = next(place for place in (path.absolute(), *path.absolute().parents) if _is_there(place))
+    except OSError as error:
+        raise ValueError(f"workdir {path} cannot be written ({error}); write another --workdir") from error
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"workdir {path} cannot be written (no permission in {there}); write another --workdir")
+
+
+def _is_there(path: pathlib.Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def listed(path: pathlib.Path) -> set[str]:
+    """What programs wrote in a directory."""
+    return set((path / LIST).read_text().splitlines()) if (path / LIST).is_file() else set()
+
+
+def delete_listed(path: pathlib.Path) -> None:
+    """Deletes what programs wrote in a directory; the list last, so that this can be repeated if it is cut short."""
+    for name in sorted(listed(path), key=lambda name: name == CONFIG):  # without its config, the rest would be no run
+        if pathlib.PurePath(name).name != name:
+            continue  # nothing outside the directory, whatever the list says
+        if (path / name).is_dir() and not (path / name).is_symlink():
+            shutil.rmtree(path / name)
+        else:
+            (path / name).unlink(missing_ok=True)
+    (path / LIST).unlink(missing_ok=True)
+
+
+def lock(path: pathlib.Path) -> filelock.BaseFileLock:
+    """Keeps other programs out of a directory until it is released, or the program ends, however it ends.
+
+    Raises:
+      ValueError: another is in.
+    """
+    held = _acquired(path)
+    write_whole(path / OWNER, str(os.getpid()))
+    return held
+
+
+def check_free(path: pathlib.Path) -> None:
+    """Refuses a directory that another program writes in.
+
+    Raises:
+      ValueError: one does.
+    """
+    if (path / LOCK).is_file():
+        _acquired(path).release()
+
+
+def _acquired(path: pathlib.Path) -> filelock.BaseFileLock:
+    held = filelock.FileLock(path / LOCK)
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        owner = (path / OWNER).read_text() if (path / OWNER).is_file() else "unknown"
+        raise ValueError(
+            f"workdir {path} is being written by another program (process {owner}); wait for it, or write another "
+            "--workdir"
+        ) from None
+    return held

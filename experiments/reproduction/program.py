@@ -28,7 +28,7 @@ from experiments.reproduction.kinds import KINDS
 from experiments.reproduction.rows import Paper, Row
 from experiments.reproduction.runner import job_of, missing, run_rows
 from experiments.reproduction.store import Store
-from experiments.training.methods import choose
+from experiments.settings import choose
 
 FLAGS = flags.FLAGS
 CPU_DEVICES = 4  # no table of speed or memory has more stages; training puts several stages on one without loss

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import jaxdecouple as jd
 from experiments import devices
 from experiments.measure import entrants, throughput
-from experiments.measure.entrants import Entrant, Settings
+from experiments.measure.entrants import Entrant
+from experiments.measure.entrants import Workload as Settings
 from experiments.measure.operation_times import Round, as_times, joined_stages
 from experiments.reproduction.kind import Column, Emit, Kind, Scale
 from experiments.reproduction.predictions import schedule_of
@@ -74,7 +75,7 @@ def pipelined(settings: Mapping[str, Any], *, measured: bool = False, share: boo
         _layers(shape), shape.num_stages, sample=shape.sample(), costs=costs, weights=schedule.weights
     )
     network = METHODS[name].auxiliary
-    auxiliary = network and network(shape.num_classes, jnp.dtype(shape.dtype))
+    auxiliary = network and network(shape.num_classes, dtype=jnp.dtype(shape.dtype))
     return entrants.pipelined(name, shape, stages, schedule, places, every, auxiliary)
 
 

@@ -47,7 +47,7 @@ class Store:
         if overwrite and self._is_store():
             shutil.rmtree(self.path)
         if not self._is_store():
-            Workdir(self.path, PURPOSE)
+            Workdir(self.path, PURPOSE).claim()
         self._jobs = self.path / "jobs"
         self._jobs.mkdir(exist_ok=True)
 

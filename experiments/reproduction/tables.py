@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import devices
-from experiments.report import diagnostic_plots, plots
-from experiments.report.markdown import markdown
-from experiments.report.tables import mean_and_spread
-from experiments.report.workdir import Workdir
+from experiments.report import plots
+from experiments.report.tables import markdown, mean_and_spread
+from experiments.report.workdir import Files
 from experiments.reproduction import diagnostics
 from experiments.reproduction.kind import Column, Result
 from experiments.reproduction.kinds import KINDS
@@ -112,10 +111,10 @@ def _draw_diagnostics(directory: pathlib.Path, lines: Sequence[Line]) -> None:
         found = [records for result in line.results.values() if (records := diagnostics.records(result))]
         if found:
             name = line.row.name.replace("/", "-")
-            diagnostic_plots.picture(found[0], directory / f"{name}.png", line.row.name)
+            plots.diagnostics(found[0], directory / f"{name}.png", line.row.name)
 
 
-class _Directory(Workdir):
+class _Directory(Files):
     """Files that are written anew each time: what they hold comes from the store."""
 
     def __init__(self, path: pathlib.Path):

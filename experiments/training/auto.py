@@ -7,7 +7,6 @@ included, is measured on the stages themselves, on their devices, and decides th
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 import jaxdecouple as jd
 from experiments.measure.operation_times import OperationMeter, Round, as_times, joined_stages
+from experiments.report.workdir import Files, drawing
 from jaxdecouple import schedules
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, shape_of
@@ -48,17 +48,18 @@ class Choice:
         """The planned one."""
         return self.plan.schedule
 
-    def save(self, directory: pathlib.Path) -> None:
+    def save(self, output: Files) -> None:
         """Writes ``profile.json``, where layers were measured, and the expected ``timeline.png`` and ``trace.json``."""
         if self.profile is not None:
-            self.profile.save(directory / "profile.json")
-        self.save_timeline(directory)
+            self.profile.save(output.file("profile.json"))
+        self.save_timeline(output)
 
-    def save_timeline(self, directory: pathlib.Path, suffix: str = "") -> None:
+    def save_timeline(self, output: Files, suffix: str = "") -> None:
         """Writes the expected ``timeline.png`` and ``trace.json``, with ``suffix`` behind their names."""
         expected = jd.timeline(self.schedule, self.times)
-        jd.save_gantt(expected, directory / f"timeline{suffix}.png")
-        jd.save_trace(expected, directory / f"trace{suffix}.json")
+        jd.save_trace(expected, output.file(f"trace{suffix}.json"))
+        with drawing():
+            jd.save_gantt(expected, output.file(f"timeline{suffix}.png"))
 
     def explain(self) -> str:
         """Three lines: the cut, the delays, and what other methods would give."""

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 
 import jaxdecouple as jd
-from experiments.training.methods import AUTO, METHODS, PLANNED, Method, choose
-from jaxdecouple.data import Dataset, StreamedDataset
+from experiments.settings import Settings, option
+from experiments.training.methods import METHODS, WITH_AUTO, Method
+from jaxdecouple.data import NORMALISATIONS, Dataset, StreamedDataset
 from jaxdecouple.schedules import Schedule, ends_group
 from jaxdecouple.transforms import StageOptimizer
 
@@ -27,104 +28,99 @@ def _as_float32(logits: jax.Array) -> jax.Array:
     return logits.astype(jnp.float32)
 
 
-def _flag(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """The settings of one training run. The help texts say units and sources."""
 
-    method: str = _flag("fdg", f"training method: {', '.join(METHODS)}, or auto: measured cut and delays")
-    num_stages: int = _flag(2, "K, stages the network is cut into, one device each")
-    model: str = _flag(
+    method: str = option(
+        "fdg", f"training method: {', '.join(METHODS)}, or auto: measured cut and delays", choices=WITH_AUTO
+    )
+    num_stages: int = option(2, "K, stages the network is cut into, one device each", least=1)
+    model: str = option(
         "resnet20",
         "mlp, cnn, vgg11, 13, 16, 19, resnet<6n+2> (CIFAR form), resnet<9n+2>_bottleneck, preact_resnet<9n+2>, "
         "resnet18, 34, 50, 101, 152, wrn28_10, resnext29, se_resnet18, mobilenet_v2, densenet121",
     )
-    dtype: str = _flag("float32", f"of the computation: {' or '.join(DTYPES)}; parameters are float32")
-    split_blocks: bool = _flag(False, "residual networks may be cut inside their blocks as well")
-    dataset: str = _flag(
+    dtype: str = option("float32", f"of the computation: {' or '.join(DTYPES)}; parameters are float32", choices=DTYPES)
+    split_blocks: bool = option(False, "residual networks may be cut inside their blocks as well")
+    dataset: str = option(
         "digits",
         "digits, npz:PATH, folder:PATH, tiny_imagenet:PATH, imagenet:PATH, streamed:PATH, or a name of "
         "tensorflow-datasets such as cifar10",
     )
-    data_dir: str = _flag("", "where tensorflow-datasets keeps its files, and PATHs start; empty: its own default")
-    image_size: int = _flag(0, "height and width of streamed images, in pixels; 0: 224, or that of the data set")
-    data_threads: int = _flag(0, "threads that decode streamed images; 0: one per core. No result depends on them")
-    epochs: int = _flag(10, "passes over the training set")
-    batch_size: int = _flag(128, "examples fed per tick; for gpipe, and for ADL's results, that is a micro-batch")
-    accumulate: int = _flag(0, "M, batches averaged per update (ADL eq. 16); 0: 4 for adl and gpipe, else 1")
-    beta: float = _flag(1.0, "gradient shrinking factor in (0, 1] (FDG eq. 15); 1: none")
-    weights: str = _flag("", "weights of a backward pass: stash, remat, replay or latest; empty: the method's own")
-    order: str = _flag("", "within a tick: forward_first or backward_first (fdg, adl, dsp); empty: the method's own")
-    p: tuple[int, ...] = _flag((), "dsp: activation queues p_0,...,p_{K-1}, in ticks (DSP 3.3); empty: 1,...,1,0")
-    m: tuple[int, ...] = _flag((), "dsp: layer-wise staleness m_0,...,m_{K-1}, in ticks; empty: 2(K-1),...,2,0")
-    boundaries: tuple[int, ...] = _flag((), "layer indices at which a new stage starts; empty: equal operation counts")
-    jitter: float = _flag(0.0, "auto: how late activations and gradients may come, in the time of a batch")
-    optimizer: str = _flag("sgd", f"one of {', '.join(OPTIMIZERS)}")
-    learning_rate: float = _flag(0.1, "peak learning rate")
-    auxiliary_learning_rate: float = _flag(
+    data_dir: str = option("", "where tensorflow-datasets keeps its files, and PATHs start; empty: its own default")
+    image_size: int = option(
+        0, "height and width of streamed images, in pixels; 0: 224, or that of the data set", least=0
+    )
+    data_threads: int = option(
+        0, "threads that decode streamed images; 0: one per core. No result depends on them", least=0
+    )
+    epochs: int = option(10, "passes over the training set", least=1)
+    batch_size: int = option(
+        128, "examples fed per tick; for gpipe, and for ADL's results, that is a micro-batch", least=1
+    )
+    accumulate: int = option(0, "M, batches averaged per update (ADL eq. 16); 0: 4 for adl and gpipe, else 1", least=0)
+    beta: float = option(1.0, "gradient shrinking factor in (0, 1] (FDG eq. 15); 1: none")
+    weights: str = option("", "weights of a backward pass: stash, remat, replay or latest; empty: the method's own")
+    order: str = option("", "within a tick: forward_first or backward_first (fdg, adl, dsp); empty: the method's own")
+    p: tuple[int, ...] = option((), "dsp: activation queues p_0,...,p_{K-1}, in ticks (DSP 3.3); empty: 1,...,1,0")
+    m: tuple[int, ...] = option((), "dsp: layer-wise staleness m_0,...,m_{K-1}, in ticks; empty: 2(K-1),...,2,0")
+    boundaries: tuple[int, ...] = option((), "layer indices at which a new stage starts; empty: equal operation counts")
+    jitter: float = option(0.0, "auto: how late activations and gradients may come, in the time of a batch", least=0)
+    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", choices=OPTIMIZERS)
+    learning_rate: float = option(0.1, "peak learning rate", above=0)
+    auxiliary_learning_rate: float = option(
         0.0,
         "of auxiliary networks; 0: dgl's learn as their stages do, dni's by Adam at 3e-5 (Jaderberg et al.)",
+        least=0,
     )
-    momentum: float = _flag(0.9, "sgd, lars, clars: momentum; adam, adamw: beta1")
-    eta: float = _flag(0.0, "lars, clars: trust coefficient (thesis, eqs. 4.3, 4.7); 0: 0.001 for lars, 0.01 for clars")
-    scale_biases: bool = _flag(True, "lars, clars: biases and normalisation are scaled too (the thesis's code: false)")
-    norm_sample: int = _flag(
-        0, "clars: examples whose gradient norms are measured, of an update's last batch; 0: at most 512"
+    momentum: float = option(0.9, "sgd, lars, clars: momentum; adam, adamw: beta1", least=0, below=1)
+    eta: float = option(
+        0.0, "lars, clars: trust coefficient (thesis, eqs. 4.3, 4.7); 0: 0.001 for lars, 0.01 for clars", least=0
     )
-    nesterov: bool = _flag(False, "Nesterov momentum (DDG, FR experiments: true)")
-    weight_decay: float = _flag(5e-4, "of all parameters; added to the gradient, for adamw to the update")
-    decay: str = _flag("step", f"learning-rate schedule after the warm-up: {', '.join(DECAYS)}")
-    decay_epochs: tuple[float, ...] = _flag((), "step: epochs after which the rate drops; empty: at 1/2 and 3/4")
-    decay_factor: float = _flag(0.1, "step: what the rate is multiplied with at a drop")
-    decay_power: float = _flag(2.0, "polynomial: rate (1 - progress)^power (thesis, Fig. 11)")
-    warmup_epochs: float = _flag(0.0, "epochs of linear warm-up from 1 % of the learning rate (ADL: 3)")
-    warmup_rate: float = _flag(0.0, "learning rate of the whole warm-up (FDG: 0.01 for 3 epochs); 0: a linear rise")
-    augment: bool = _flag(True, "random crops, and flips where the images allow it")
-    normalise: str = _flag(
+    scale_biases: bool = option(True, "lars, clars: biases and normalisation are scaled too (the thesis's code: false)")
+    norm_sample: int = option(
+        0, "clars: examples whose gradient norms are measured, of an update's last batch; 0: at most 512", least=0
+    )
+    nesterov: bool = option(False, "Nesterov momentum (DDG, FR experiments: true)")
+    weight_decay: float = option(5e-4, "of all parameters; added to the gradient, for adamw to the update", least=0)
+    decay: str = option("step", f"learning-rate schedule after the warm-up: {', '.join(DECAYS)}", choices=DECAYS)
+    decay_epochs: tuple[float, ...] = option(
+        (), "step: epochs after which the rate drops; empty: at 1/2 and 3/4", above=0, example="150,225"
+    )
+    decay_factor: float = option(0.1, "step: what the rate is multiplied with at a drop", above=0)
+    decay_power: float = option(2.0, "polynomial: rate (1 - progress)^power (thesis, Fig. 11)", above=0)
+    warmup_epochs: float = option(0.0, "epochs of linear warm-up from 1 % of the learning rate (ADL: 3)", least=0)
+    warmup_rate: float = option(
+        0.0, "learning rate of the whole warm-up (FDG: 0.01 for 3 epochs); 0: a linear rise", least=0
+    )
+    augment: bool = option(True, "random crops, and flips where the images allow it")
+    normalise: str = option(
         "channels",
         "images by: channels, the data set's means and deviations; fdg, its code's; image, each by its own (DSP)",
+        choices=NORMALISATIONS,
     )
-    drop_last: bool = _flag(False, "leave out an epoch's last, smaller batch")
-    eval_batch_size: int = _flag(500, "examples per test batch")
-    diagnose_every: int = _flag(
-        0, "ticks between two probes of staleness, of the distance from the true gradient and of direction; 0: none"
+    drop_last: bool = option(False, "leave out an epoch's last, smaller batch")
+    eval_batch_size: int = option(500, "examples per test batch", least=1)
+    diagnose_every: int = option(
+        0,
+        "ticks between two probes of staleness, of the distance from the true gradient and of direction; 0: none",
+        least=0,
     )
-    init_from: str = _flag(
+    init_from: str = option(
         "", "weights to start from: model.msgpack, or the workdir, of a run of the same model; K and method may differ"
     )
-    seed: int = _flag(0, "of the initial network, the order of the data, augmentation and dropout")
+    seed: int = option(
+        0, "of the initial network, the order of the data, augmentation and dropout", least=0, below=2**63
+    )
 
     def check(self) -> None:
-        """Refuses what cannot be trained.
-
-        Raises:
-          ValueError: says what was given, what was expected, and what to write.
-        """
-        choose("method", self.method, [*METHODS, AUTO])
+        """Refuses what cannot be trained; ranges have been checked."""
         self.layers(10)
-        choose("optimizer", self.optimizer, OPTIMIZERS)
-        choose("decay", self.decay, DECAYS)
-        choose("dtype", self.dtype, DTYPES)
-        choose("normalise", self.normalise, jd.data.NORMALISATIONS)
         for name in ("weights", "order", "p", "m", "jitter"):
             if getattr(self, name) and name not in self._method.takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but method {self.method} has no such setting")
-        positive = dict.fromkeys(("num_stages", "epochs", "batch_size", "eval_batch_size"), 1)
-        for name, least in {**positive, "seed": 0, "image_size": 0, "data_threads": 0, "diagnose_every": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; write at least {least}")
-        if self.accumulate < 0:
-            raise ValueError(f"accumulate is {self.accumulate}; write M >= 1, or 0 for the method's own")
-        for name in ("learning_rate", "decay_factor", "decay_power"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; write a number above 0")
         self._check_local_learning()
-        for name in ("momentum", "weight_decay", "warmup_epochs", "warmup_rate", "jitter", "eta", "norm_sample"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; write a number of at least 0")
         if self.warmup_rate and not self.warmup_epochs:
             raise ValueError(f"warmup_rate is {self.warmup_rate}, but warmup_epochs is 0; write both, or neither")
         if self.optimizer not in LAYER_WISE and (self.eta or not self.scale_biases):
@@ -148,12 +144,10 @@ class Config:
         self.schedule(), self.stage_optimizer(1.0)  # these refuse the rest
 
     def _check_local_learning(self) -> None:
-        rate = self.auxiliary_learning_rate
-        if not 0 <= rate < float("inf"):
-            raise ValueError(f"auxiliary_learning_rate is {rate}; write a number above 0, or 0 for the method's own")
-        if self._method.auxiliary is None and rate:
+        if self._method.auxiliary is None and self.auxiliary_learning_rate:
             raise ValueError(
-                f"auxiliary_learning_rate is {rate}, but method {self.method} has no auxiliary networks; leave it out"
+                f"auxiliary_learning_rate is {self.auxiliary_learning_rate}, but method {self.method} has no auxiliary "
+                "networks; leave it out"
             )
         if self._method.auxiliary is not None and self.beta != 1:
             raise ValueError(f"beta is {self.beta}, but {self.method}'s stages pass no gradients on; leave it out")
@@ -171,12 +165,12 @@ class Config:
 
     @property
     def _method(self) -> Method:
-        return PLANNED if self.method == AUTO else METHODS[self.method]
+        return WITH_AUTO[self.method]
 
     def schedule(self) -> Schedule:
         """The method's schedule; for ``auto``, the one that stands in for it until it is planned."""
         settings = {name: getattr(self, name) for name in self._method.takes if getattr(self, name)}
-        return self._method.build(self.num_stages, self.steps_per_update, **settings)
+        return self._method.schedule(self.num_stages, self.steps_per_update, **settings)
 
     def layers(self, num_classes: int, image_size: int = 32) -> list[Any]:
         """The model, as a sequence of modules, for images of about this height."""
@@ -189,7 +183,7 @@ class Config:
     def auxiliary(self, num_classes: int) -> nn.Module | None:
         """The auxiliary network of a stage that learns locally; ``None`` for methods that have none."""
         network = self._method.auxiliary
-        return network and network(num_classes, None if self.dtype == "float32" else jnp.dtype(self.dtype))
+        return network and network(num_classes, dtype=None if self.dtype == "float32" else jnp.dtype(self.dtype))
 
     def auxiliary_optimizer(self, batches_per_epoch: float) -> StageOptimizer | None:
         """The optimizer of the auxiliary networks; ``None`` if they have none, or that of their stages."""
@@ -235,10 +229,10 @@ class Config:
             after = optax.piecewise_constant_schedule(self.learning_rate, factors)
         if not warmup:
             return after
-        if not self.warmup_rate:
-            rise = optax.linear_schedule(0.01 * self.learning_rate, self.learning_rate, warmup)
-        else:
+        if self.warmup_rate:
             rise = optax.constant_schedule(self.warmup_rate)
+        else:
+            rise = optax.linear_schedule(0.01 * self.learning_rate, self.learning_rate, warmup)
         return optax.join_schedules([rise, after], [warmup])
 
     def stage_optimizer(self, batches_per_epoch: float) -> StageOptimizer:

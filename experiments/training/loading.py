@@ -11,7 +11,7 @@ from experiments import devices
 from experiments.training.config import Config
 from experiments.training.run_directory import CHECKPOINTS, config_of
 from experiments.training.saving import check_data
-from experiments.training.trainer import Cut, Trainer
+from experiments.training.trainer import Layout, Trainer
 from jaxdecouple.engine.state import State
 
 FINAL = "final"
@@ -80,5 +80,5 @@ def load(path: pathlib.Path, config: Config, metadata: dict[str, Any], *, other_
     if not other_data:
         check_data(metadata, dataset, path)
     places = devices.of_stages(config.num_stages, share=True)
-    trainer = Trainer(dataclasses.replace(config, init_from=""), dataset, places, Cut.from_json(metadata["cut"]))
+    trainer = Trainer(dataclasses.replace(config, init_from=""), dataset, places, Layout.from_json(metadata["cut"]))
     return Loaded(path, config, trainer, trainer.restore(path))

@@ -5,24 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import fcntl
 import json
-import os
 import pathlib
-import shutil
 from types import TracebackType
 from typing import Any
 
-from experiments.report.workdir import LOCK, Files, Workdir, is_unused
+from experiments.report.workdir import CONFIG, Files, Workdir, check_free, delete_listed, is_unused, listed, lock
+from experiments.settings import revived
 from experiments.training.config import Config
 
-CONFIG, METRICS, SUMMARY, CHECKPOINTS, DIAGNOSTICS = (
-    "config.json",
-    "metrics.jsonl",
-    "summary.json",
-    "checkpoints",
-    "diagnostics.jsonl",
-)
+METRICS, SUMMARY, CHECKPOINTS, DIAGNOSTICS = "metrics.jsonl", "summary.json", "checkpoints", "diagnostics.jsonl"
 _SAME_RESULTS = ("data_dir", "data_threads")  # settings that no result depends on
 
 
@@ -40,9 +32,12 @@ def standing(path: pathlib.Path, config: Config) -> Standing:
     Raises:
       ValueError: the directory holds something else.
     """
-    Workdir.check(path, overwrite=True)  # refuses files, and directories that hold no run
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"workdir {path} is a file; write a directory that is new or empty")
     if is_unused(path):
         return Standing.NEW
+    if not (path / CONFIG).is_file():
+        raise ValueError(f"workdir {path} holds files that are no run; write a directory that is new or empty")
     differences = _differences(path, config)
     if differences:
         raise ValueError(
@@ -68,29 +63,8 @@ def _differences(path: pathlib.Path, config: Config) -> list[str]:
     ]
 
 
-def check_free(path: pathlib.Path) -> None:
-    """Refuses a directory that another program writes in.
-
-    Raises:
-      ValueError: one does.
-    """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), (path / LOCK).open() as lock:
-        _lock(lock.fileno(), fcntl.LOCK_SH, path)
-
-
-def _lock(file: int, kind: int, path: pathlib.Path) -> None:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(file, 32, 0).decode() or "unknown"
-        raise ValueError(
-            f"workdir {path} is being written by another program (process {owner}); wait for it, or write another "
-            "--workdir"
-        ) from None
-
-
-class RunDirectory(Files):
-    """A training run's directory, locked as long as it is open: the lock ends with the program, however that ends.
+class RunDirectory(Workdir):
+    """A training run's directory, claimed at once, and locked as long as it is open.
 
     Attributes:
       path: the directory.
@@ -101,21 +75,27 @@ class RunDirectory(Files):
         """Claims ``path`` for the run with this config.
 
         Raises:
-          ValueError: it holds another run, a finished one, or one that is being written; or it cannot be written.
+          ValueError: it holds another run, or one that is being written; or it cannot be written.
         """
-        super().__init__(pathlib.Path(path).expanduser())
+        Files.__init__(self, path)
+        if overwrite:
+            self.check(self.path, overwrite=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = lock(self.path)
         except OSError as error:
             raise ValueError(f"workdir {self.path} cannot be written ({error}); write another --workdir") from error
         try:
-            self._claim(config, overwrite)
-        except OSError as error:
+            if overwrite:
+                delete_listed(self.path)
+            self.standing = Standing.NEW if overwrite else standing(self.path, config)
+            self._listed, self._claimed = listed(self.path), True
+            if self.standing is Standing.NEW:
+                self.write_json(CONFIG, dataclasses.asdict(config))
+        except BaseException as error:
             self.close()
-            raise ValueError(f"workdir {self.path} cannot be written ({error}); write another --workdir") from error
-        except BaseException:
-            self.close()
+            if isinstance(error, OSError):
+                raise ValueError(f"workdir {self.path} cannot be written ({error}); write another --workdir") from error
             raise
 
     def __enter__(self) -> RunDirectory:
@@ -128,21 +108,7 @@ class RunDirectory(Files):
 
     def close(self) -> None:
         """Lets others in."""
-        os.close(self._lock)
-
-    def _claim(self, config: Config, overwrite: bool) -> None:
-        _lock(self._lock, fcntl.LOCK_EX, self.path)
-        os.truncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-        if overwrite:
-            Workdir.check(self.path, overwrite=True)
-            # The config last: without it, what is left would be taken for no run.
-            for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == CONFIG):
-                if entry.name != LOCK:
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        self.standing = standing(self.path, config)
-        if self.standing is Standing.NEW:
-            self.write_json(CONFIG, dataclasses.asdict(config))
+        self._lock.release()
 
 
 def default_path(name: str, config: Config) -> pathlib.Path:
@@ -163,9 +129,4 @@ def config_of(saved: dict[str, Any]) -> Config:
     Raises:
       ValueError: it has a setting that there is no longer.
     """
-    known = {field.name for field in dataclasses.fields(Config)}
-    if unknown := set(saved) - known:
-        raise ValueError(
-            f"the run was saved with settings that this version does not have: {', '.join(sorted(unknown))}"
-        )
-    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+    return revived(Config, saved, "the run")

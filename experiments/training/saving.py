@@ -8,7 +8,6 @@ import signal
 from typing import Any
 
 import jaxdecouple as jd
-from experiments.training.config import Config
 from experiments.training.progress import EpochRecord, Progress
 from experiments.training.stopping import Stopped, StopRequest
 from experiments.training.trainer import Start, Trainer
@@ -36,10 +35,10 @@ class Saving:
             raise ValueError(f"keep is {self.keep}; write how many checkpoints to keep, at least 1")
 
 
-def description(config: Config, dataset: ImageData, trainer: Trainer) -> dict[str, Any]:
+def description(trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint says of its run, besides how far it is."""
-    data = {"name": dataset.name, "fingerprint": dataset.fingerprint()}
-    return {"config": dataclasses.asdict(config), "data": data, "cut": trainer.cut.as_json()}
+    data = {"name": trainer.dataset.name, "fingerprint": trainer.dataset.fingerprint()}
+    return {"config": dataclasses.asdict(trainer.config), "data": data, "cut": dataclasses.asdict(trainer.layout)}
 
 
 def check_data(metadata: dict[str, Any], dataset: ImageData, path: pathlib.Path) -> None:
@@ -66,48 +65,62 @@ class Saver:
         self,
         checkpoints: jd.Checkpoints,
         saving: Saving,
-        described: dict[str, Any],
+        trainer: Trainer,
         stop: StopRequest,
-        batches_per_epoch: int,
+        again: str = "the same command",
     ):
-        """Saves into ``checkpoints``, with ``described`` (see `description`), until ``stop`` is requested."""
-        self.checkpoints, self._saving, self._described, self._stop = checkpoints, saving, described, stop
-        self._batches_per_epoch = batches_per_epoch
-        self._due = False
+        """Saves a run into a directory until a stop is requested.
 
-    def start(self, trainer: Trainer, dataset: ImageData) -> Start | None:
+        Args:
+          checkpoints: where.
+          saving: how often.
+          trainer: of the run.
+          stop: the request.
+          again: what goes on with the run after a stop.
+        """
+        self.checkpoints, self._saving, self._stop, self._again = checkpoints, saving, stop, again
+        self._trainer, self.described = trainer, description(trainer)
+        # A probe follows a batch until every stage has used its gradient in an update.
+        self._patience = 2 * trainer.pipeline.schedule.drain + trainer.config.steps_per_update + 1
+        self._due_since: int | None = None
+
+    def start(self) -> Start | None:
         """Where the run goes on: at its newest whole checkpoint, if there is one.
 
         Raises:
           CheckpointError: it is of another run or other data, or all are damaged.
         """
-        found = self.checkpoints.restore(trainer.restore)
+        found = self.checkpoints.restore(self._trainer.restore)
         if found is None:
             return None
         state, metadata = found
-        check_data(metadata, dataset, self.checkpoints.path)
+        check_data(metadata, self._trainer.dataset, self.checkpoints.path)
         return Start(state, metadata["progress"])
 
     def between_ticks(self, state: State, progress: Progress) -> None:
         """Saves, if it is time.
 
+        A probe that is under way could not be gone on with. So a save waits until none is, but not for ever: where
+        there is always one, it is lost at a stop.
+
         Raises:
           Stopped: the run is to end; it has been saved, if that was possible.
         """
-        record = None if state.tick % self._batches_per_epoch else progress.records[-1]
-        if self._stop.signum is not None:
+        record = None if state.tick % self._trainer.batches_per_epoch else progress.records[-1]
+        every, stopping = self._saving.every, self._stop.signum is not None
+        if stopping or (every and (state.tick % every == 0 or _is_best(record, progress))):
+            self._due_since = state.tick if self._due_since is None else self._due_since
+        if self._due_since is None:
+            return
+        if progress.at_rest(state) or state.tick - self._due_since >= self._patience:
             self.save(state, progress, record)
-            raise Stopped(self._farewell(state, self._stop.signum), self._stop.signum)
-        every = self._saving.every
-        self._due |= bool(every) and (state.tick % every == 0 or _is_best(record, progress))
-        # A batch that probes follow would have to be followed on: such a save waits until they are done with it.
-        if self._due and progress.at_rest(state):
-            self.save(state, progress, record)
-            self._due = False
+            self._due_since = None
+            if stopping:
+                raise Stopped(self._farewell(state, self._stop.signum), self._stop.signum)
 
     def save(self, state: State, progress: Progress, record: EpochRecord | None = None) -> None:
         """Begins to save a state; ``record`` is that of the epoch that it ends, if it does."""
-        found, described = progress.frozen(), self._described
+        found, described = progress.frozen(), self.described
         self.checkpoints.save(state, lambda: {**described, "progress": found()}, score=record and record.test_error)
 
     def _farewell(self, state: State, signum: int) -> str:
@@ -116,7 +129,7 @@ class Saver:
         if newest is None:
             return f"stopped by {name} after {state.tick} batches, which could not be saved"
         kept = "all of them are saved" if newest.tick == state.tick else f"of which {newest.tick} are saved"
-        return f"stopped by {name} after {state.tick} batches; {kept}: the same command goes on with {newest.path}"
+        return f"stopped by {name} after {state.tick} batches; {kept}: {self._again} goes on with {newest.path}"
 
 
 def _is_best(record: EpochRecord | None, progress: Progress) -> bool:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 import jaxdecouple as jd
+from experiments.settings import revived
 from experiments.training import auto
 from experiments.training.auto import Choice
 from experiments.training.config import LARGEST_SAMPLE, Config
@@ -48,8 +49,8 @@ class Start:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
-    """What may come out otherwise when it is asked for again: measured choices, and cuts by operation counts.
+class Layout:
+    """Where the network is cut, and what ``auto`` chose: asked for again, they may come out otherwise.
 
     Attributes:
       boundaries: layer indices at which a new stage starts.
@@ -59,20 +60,15 @@ class Cut:
     boundaries: tuple[int, ...]
     schedule: DelaySchedule | None
 
-    def as_json(self) -> dict[str, Any]:
-        """For `from_json`."""
-        return dataclasses.asdict(self)
-
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Cut:
-        """The inverse of `as_json`, lists being tuples again."""
-        given = saved["schedule"]
-        tuples = given and {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-        return cls(tuple(saved["boundaries"]), tuples and DelaySchedule(**tuples))
+    def from_json(cls, saved: Mapping[str, Any]) -> Layout:
+        """The inverse of `dataclasses.asdict`."""
+        schedule = saved["schedule"] and revived(DelaySchedule, saved["schedule"], "the schedule")
+        return cls(tuple(saved["boundaries"]), schedule)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Finished:
     """A finished run: its records, its state with nothing in flight, and its diagnostics, if there were any."""
 
     records: list[EpochRecord]
@@ -100,25 +96,24 @@ class Trainer:
       pipeline: the compiled pipeline.
       preprocess: from stored images to inputs.
       choice: for the method ``auto``, what it measured and chose.
-      cut: where the network was cut, and what ``auto`` chose.
+      layout: where the network was cut, and what ``auto`` chose.
     """
 
-    def __init__(self, config: Config, dataset: ImageData, devices: Sequence[jax.Device], cut: Cut | None = None):
+    def __init__(self, config: Config, dataset: ImageData, devices: Sequence[jax.Device], layout: Layout | None = None):
         """Builds the pipeline and checks that it can train; only ``auto`` computes anything, and nothing is written.
 
         Args:
           config: the settings.
           dataset: the data.
           devices: one per stage.
-          cut: of the run that this one continues.
+          layout: of the run that this one continues.
 
         Raises:
-          ValueError: the config, or its combination with the data or the devices, cannot be trained.
+          ValueError: the config cannot be trained with these data or devices.
         """
-        config.check()
         self.config, self.dataset = config, dataset
         self.batches_per_epoch = num_batches(dataset.num_train, config.batch_size, config.drop_last)
-        if cut is None and config.steps_per_update > config.epochs * self.batches_per_epoch:
+        if layout is None and config.steps_per_update > config.epochs * self.batches_per_epoch:
             raise ValueError(
                 f"accumulate is {config.steps_per_update}, but the run has {config.epochs * self.batches_per_epoch} "
                 "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"
@@ -127,19 +122,19 @@ class Trainer:
         self._sample = self.preprocess.eval(np.zeros((1, *dataset.image_shape), np.uint8))
         size = min(config.batch_size, dataset.num_train)
         sample = jax.ShapeDtypeStruct((size, *self._sample.shape[1:]), self._sample.dtype)
-        self.choice = None if cut or config.method != AUTO else self._choose(sample, devices)
+        self.choice = None if layout or config.method != AUTO else self._choose(sample, devices)
         if self.choice:
             stages, schedule = self.choice.stages, self.choice.schedule
         else:
-            schedule = cut and cut.schedule or config.schedule()
+            schedule = layout and layout.schedule or config.schedule()
             stages = jd.partition(
                 config.layers(dataset.num_classes, sample.shape[1]),
                 config.num_stages,
                 sample=sample,
-                boundaries=cut.boundaries if cut else config.boundaries or None,
+                boundaries=layout.boundaries if layout else config.boundaries or None,
                 weights=schedule.weights,
             )
-        self.cut = Cut(tuple(stage.first for stage in stages[1:]), schedule if config.method == AUTO else None)
+        self.layout = Layout(tuple(stage.first for stage in stages[1:]), schedule if config.method == AUTO else None)
         self.pipeline = jd.Pipeline(
             stages,
             schedule,
@@ -221,7 +216,7 @@ class Trainer:
         on_epoch: Callable[[EpochRecord, State], Any] = lambda record, state: None,
         on_diagnosis: Callable[[Diagnosis], Any] = lambda record: None,
         between_ticks: Callable[[State, Progress], Any] = lambda state, progress: None,
-    ) -> Run:
+    ) -> Finished:
         """Trains for the config's epochs, then flushes and tests.
 
         Args:
@@ -247,9 +242,9 @@ class Trainer:
             on_diagnosis=on_diagnosis,
         )
         try:
-            for epoch in range(state.tick // self.batches_per_epoch, self.config.epochs):
+            for epoch in range(len(progress.records), self.config.epochs):  # one that was not tested yet has no record
                 begun = time.perf_counter() - progress.seconds
-                for images, labels in self.epoch(epoch, seed, start=state.tick % self.batches_per_epoch):
+                for images, labels in self.epoch(epoch, seed, start=state.tick - epoch * self.batches_per_epoch):
                     tick = state.tick
                     state, metrics = self.step(state, (images, labels), diagnostics)
                     progress.add(tick, metrics, len(labels), state)
@@ -265,7 +260,7 @@ class Trainer:
                 between_ticks(state, progress)
             state = (diagnostics or self.pipeline).flush(state)
             progress.collect()
-            return Run(progress.records, self.evaluate(state), state, progress.diagnoses)
+            return Finished(progress.records, self.evaluate(state), state, progress.diagnoses)
         except DataError as cause:  # raised while a batch is fetched: `state` is that of a whole number of ticks
             raise BrokenData(cause, state, progress) from cause
         finally:

@@ -10,7 +10,7 @@ import pytest
 
 import jaxdecouple as jd
 from experiments import plan
-from experiments.report.workdir import Workdir
+from experiments.report.workdir import Files, Workdir
 from experiments.training import auto
 from experiments.training.config import Config
 from experiments.training.trainer import Trainer
@@ -99,7 +99,7 @@ def test_trains_from_the_command_lines_settings(tmp_path):
     config = Config(method="auto", model="mlp", epochs=1, batch_size=256)
     trainer = Trainer(config, data.load("digits"), jax.devices()[:2])
     assert trainer.pipeline.schedule is trainer.choice.schedule
-    trainer.choice.save(tmp_path)
+    trainer.choice.save(Files(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"profile.json", "timeline.png", "trace.json"}
     run = trainer.run(0)
     assert run.records[0].train_loss < 3
@@ -116,7 +116,7 @@ def test_trains_from_the_command_lines_settings(tmp_path):
 )
 def test_refuses_and_says_what_to_write(settings, message):
     with pytest.raises(ValueError, match=message):
-        Config(**settings).check()
+        Config(**settings)
 
 
 def settings(**changes):
@@ -131,7 +131,7 @@ def settings(**changes):
         "weights": "stash",
         "profile": "",
     }
-    return plan.Settings(**{**given, **changes})
+    return plan.Planning(**{**given, **changes})
 
 
 def test_plans_for_devices_that_are_not_there(tmp_path, capsys):
@@ -158,4 +158,4 @@ def test_plans_for_devices_that_are_not_there(tmp_path, capsys):
 )
 def test_plan_refuses(changes, message):
     with pytest.raises(ValueError, match=message):
-        settings(**changes).check()
+        settings(**changes)

@@ -12,14 +12,14 @@ import jaxdecouple as jd
 from experiments import benchmark
 from experiments.measure import compilations, entrants, operation_times, throughput
 from experiments.measure.compilations import Compilations
-from experiments.measure.entrants import Settings
+from experiments.measure.entrants import Workload
 from experiments.measure.operation_times import Round, as_times, dispatches_per_tick, host_times, joined_stages, predict
-from experiments.report import benchmark as benchmark_report
+from experiments.report import tables
 from experiments.report.workdir import Workdir
 from jaxdecouple import schedules
 from jaxdecouple.planning import Times
 
-TINY = Settings(model="mlp", image_size=4, batch_size=8, repeats=2, seconds=0.01)
+TINY = Workload(model="mlp", image_size=4, batch_size=8, repeats=2, seconds=0.01)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -47,7 +47,6 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("benchmark") / "run"
     settings, lines = dataclasses.replace(TINY, methods=("fdg", "gpipe"), boundaries=(1,)), []
     places = jax.devices()[:2]
-    settings.check()
     results = benchmark.benchmark(settings, Workdir(workdir, {}), places, command="as typed", say=lines.append)
     return results, workdir, lines
 
@@ -123,11 +122,11 @@ def test_the_one_worker_trains_like_the_library():
 )
 def test_bad_settings_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
-        dataclasses.replace(TINY, **settings).check()
+        dataclasses.replace(TINY, **settings)
 
 
 def test_a_batch_need_not_be_split_where_no_method_does():
-    dataclasses.replace(TINY, batch_size=6, methods=("fdg", "ddg")).check()
+    dataclasses.replace(TINY, batch_size=6, methods=("fdg", "ddg"))
 
 
 # ---- Rates.
@@ -252,5 +251,5 @@ def test_stages_that_share_a_device_are_predicted_to_take_turns():
 
 
 def test_the_line_against_another_row(finished):
-    line = benchmark_report.against(finished[0], entrants.ONE_STAGE)
+    line = tables.against(finished[0], entrants.ONE_STAGE)
     assert line.startswith("against one stage: one worker ") and "gpipe M=4 " in line

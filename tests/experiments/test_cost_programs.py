@@ -3,9 +3,9 @@
 import pytest
 
 from experiments.measure import checkpoint_cost, diagnostics_cost
-from experiments.measure.entrants import Settings
+from experiments.measure.entrants import Workload
 
-SMALL = Settings(model="mlp", num_stages=2, batch_size=8, image_size=8, repeats=2, seconds=0.01)
+SMALL = Workload(model="mlp", num_stages=2, batch_size=8, image_size=8, repeats=2, seconds=0.01)
 
 
 @pytest.mark.parametrize("with_training", [True, False])

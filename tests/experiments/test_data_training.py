@@ -34,7 +34,6 @@ def root(tmp_path):
 
 def trainer(root, **changes):
     config = dataclasses.replace(CONFIG, dataset=f"imagenet:{root}", **changes)
-    config.check()
     return Trainer(config, config.load_data(), jax.devices()[:2])
 
 

@@ -3,38 +3,36 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from absl import flags
 
-from experiments import devices
-from experiments.large_batch import batch_scaling, cost, outcomes, sweeps, warmup
-from experiments.large_batch.sweeps import Setting
-from experiments.report.workdir import Workdir
+from experiments.large_batch import batch_scaling, cost, sweeps, warmup
+from experiments.large_batch.batch_scaling import BatchScaling
+from experiments.large_batch.sweeps import Sweep
+from experiments.large_batch.warmup import Warmup
 from experiments.training.config import Config
 from experiments.training.progress import EpochRecord
 
-SETTING = Setting(model="mlp", num_examples=256, num_tests=100, epochs=2, chunk_size=32, augment=False)
+SMALL = {"model": "mlp", "num_examples": 256, "num_tests": 100, "epochs": 2, "chunk_size": 32, "augment": False}
+SWEEP = Sweep(**SMALL)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return SETTING.load()
+    return SWEEP.load()
 
 
 def test_the_learning_rate_grows_with_the_batch(digits):
-    assert Setting().rate(128) == 0.1 and Setting().rate(8192) == 6.4  # thesis, section 4.4.4
-    config = SETTING.config(digits, 64, optimizer="clars", eta=0.1, decay="constant")
+    assert Sweep().rate(128) == 0.1 and Sweep().rate(8192) == 6.4  # thesis, section 4.4.4
+    config = SWEEP.config(digits, 64, optimizer="clars", eta=0.1, decay="constant")
     assert (config.learning_rate, config.batch_size, config.accumulate, config.nesterov) == (0.05, 32, 2, True)
-    assert SETTING.config(digits, 16).accumulate == 1
+    assert SWEEP.config(digits, 16).accumulate == 1
 
 
 def test_warmup_trains_every_method_with_every_eta(digits, tmp_path):
-    configs = warmup.configs(SETTING, digits, batch_size=64, etas=[0.1, 1e30], warmups=[1.0])
+    configs = Warmup(**SMALL, batch_size=64, etas=(0.1, 1e30), warmups=(1.0,)).configs(digits)
     assert [(config.optimizer, config.warmup_epochs) for config in configs.values()][::2] == [
         ("clars", 0.0),
         ("lars", 0.0),
@@ -54,32 +52,23 @@ def test_warmup_trains_every_method_with_every_eta(digits, tmp_path):
 def test_a_run_that_learns_nothing_is_marked():
     records = [EpochRecord(1, 4, loss, 2.0, 0.9, 1.0, 1.0) for loss in (2.5, 2.2)]
     runs = {
-        ("LARS", eta): outcomes.Outcome(Config(), [record], True, 1.0)
+        ("LARS", eta): sweeps.Outcome(Config(), [record], True, 1.0)
         for eta, record in zip((0.1, 0.01), records, strict=True)
     }
     (row,) = warmup.as_markdown(runs, math.log(10)).splitlines()[2:]
     assert row == "| LARS | lost: 2.500, 90.0 % | **2.200, 90.0 %** |"
 
 
-def test_batch_scaling_writes_everything(digits, tmp_path):
-    configs = batch_scaling.configs(SETTING, digits, batch_sizes=[32, 128], eta=0.02)
+def test_batch_scaling_gives_each_batch_its_rate(digits):
+    configs = BatchScaling(**SMALL, batch_sizes=(32, 128), eta=0.02).configs(digits)
     assert [config.optimizer for config in configs.values()] == ["sgd", "sgd", "lars", "lars"]
+    assert [config.eta for config in configs.values()] == [0.0, 0.0, 0.02, 0.02]
     assert [round(config.learning_rate, 9) for config in configs.values()] == [0.025, 0.1] * 2
-    results = sweeps.train_all(configs, digits)
-    output = Workdir(tmp_path / "run", {})
-    outcomes.write(output, SETTING.describe(digits), results, batch_scaling.as_markdown(SETTING, results))
-    batch_scaling.plot(results, output.path / "batch_scaling.png", "title", math.log(10))
-    written = json.loads((output.path / "results.json").read_text())
-    assert [run["batch_size"] for run in written["runs"]] == [32, 128, 32, 128]
-    assert all(len(run["train_loss"]) == 2 and run["finite"] for run in written["runs"])
-    table = (output.path / "table.md").read_text().splitlines()
-    assert table[2].startswith("| 32 | 0.025 | 16 |") and table[3].startswith("| 128 | 0.1 | 4 |")
-    assert (output.path / "batch_scaling.png").read_bytes().startswith(PNG)
 
 
 def test_images_are_shrunk_to_means_of_squares(digits):
-    whole = dataclasses.replace(SETTING, shrink=1).load()
-    small = dataclasses.replace(SETTING, shrink=3).load()
+    whole = dataclasses.replace(SWEEP, shrink=1).load()
+    small = dataclasses.replace(SWEEP, shrink=3).load()
     assert small.image_shape == (2, 2, 1) and small.x_train.dtype == whole.x_train.dtype
     mean = whole.x_train[5, 3:6, 0:3, 0].astype(np.float64).mean()
     assert small.x_train[5, 1, 0, 0] == pytest.approx(mean, abs=0.5)
@@ -99,42 +88,36 @@ def test_cost_counts_time_and_memory():
 @pytest.mark.parametrize(
     ("program", "arguments", "says"),
     [
-        ("warmup", ["--batch_size=600"], "batch_size is 600; write a multiple of chunk_size, 512"),
-        ("warmup", ["--batch_size=4096"], "batch_size is 4096, but there are 1437 training images"),
-        ("warmup", ["--etas=0,1"], "etas is '0,1'; write numbers above 0 with commas between"),
-        ("warmup", ["--shrink=9"], "shrink is 9, but images have 8 x 8 pixels"),
-        ("warmup", ["--num_tests=1000"], "num_tests is 1000, but digits has 360; write at most that"),
-        ("warmup", ["--base_rate=-1"], "base_rate is -1.0; write a number above 0"),
-        ("batch_scaling", ["--batch_sizes=64,x"], "batch_sizes is '64,x'; write numbers above 0 with commas between"),
-        ("batch_scaling", ["--eta=-1"], "eta is -1.0; write a number of at least 0"),
-        ("cost", ["--batch_size=100", "--chunk_size=64"], "batch_size is 100 and chunk_size 64; write a multiple"),
-        ("cost", ["--norm_sample=1000"], "norm_sample is 1000, but batches have 512 examples"),
+        (warmup, ["--batch_size=600"], "batch_size is 600; write a multiple of chunk_size, 512"),
+        (warmup, ["--batch_size=4096"], "batch_size is 4096, but there are 1437 training images"),
+        (warmup, ["--etas=0,1"], "etas is '0,1'; write numbers above 0 with commas between"),
+        (warmup, ["--shrink=9"], "shrink is 9, but images have 8 x 8 pixels"),
+        (warmup, ["--num_tests=1000"], "num_tests is 1000, but digits has 360; write at most that"),
+        (warmup, ["--base_rate=-1"], "base_rate is -1.0; write a number above 0"),
+        (batch_scaling, ["--batch_sizes=64,x"], "batch_sizes is '64,x'; write numbers above 0 with commas between"),
+        (batch_scaling, ["--eta=-1"], "eta is -1.0; write a number of at least 0"),
+        (cost, ["--batch_size=100", "--chunk_size=64"], "batch_size is 100 and chunk_size 64; write a multiple"),
+        (cost, ["--norm_sample=1000"], "norm_sample is 1000, but batches have 512 examples"),
     ],
 )
-def test_wrong_flags_are_refused_in_one_line(program, arguments, says, tmp_path, monkeypatch, capsys):
-    module = {"warmup": warmup, "batch_scaling": batch_scaling, "cost": cost}[program]
-    values = flags.FlagValues()
-    monkeypatch.setattr(module, "FLAGS", values)
-    monkeypatch.setattr(flags, "FLAGS", values)
-    for name in ("request", "compile_once"):  # JAX runs already
-        monkeypatch.setattr(devices, name, lambda *args: None)
-    for kind in ("string", "integer", "float", "bool", "list"):
-        define = getattr(flags, f"DEFINE_{kind}")
-        monkeypatch.setattr(flags, f"DEFINE_{kind}", lambda *a, define=define: define(*a, flag_values=values))
-    flags.DEFINE_integer("verbosity", 0, "as absl's")
-    module.define_flags()
-    values(["program", f"--workdir={tmp_path / 'x'}", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        module.main(["program"])
-    assert says in str(stopped.value) and "\n" not in str(stopped.value)
+def test_wrong_flags_are_refused_in_one_line(program, arguments, says, tmp_path, call):
+    done = call(program, f"--workdir={tmp_path / 'x'}", *arguments)
+    assert done.status == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
     assert not (tmp_path / "x").exists()
 
 
-def test_the_command_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.large_batch.warmup", "--etas=x"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1 and done.stderr.strip().startswith("error: etas is 'x'")
+def test_programs_write_everything(tmp_path, call):
+    small = [f"--{name}={value}" for name, value in SMALL.items()]
+    done = call(batch_scaling, *small, f"--workdir={tmp_path / 'run'}", "--batch_sizes=32,128", "--eta=0.02")
+    assert done.status == 0, done.stderr
+    written = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [run["batch_size"] for run in written["runs"]] == [32, 128, 32, 128]
+    assert written["setting"]["eta"] == 0.02 and written["setting"]["dataset"] == "digits"
+    assert all(len(run["train_loss"]) == 2 and run["finite"] for run in written["runs"])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == written["runs"] and done.stdout.count("training loss") == 5
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert table in done.stdout
+    assert table.splitlines()[2].startswith("| 32 | 0.025 | 16 |")
+    assert table.splitlines()[3].startswith("| 128 | 0.1 | 4 |")
+    assert (tmp_path / "run" / "batch_scaling.png").read_bytes().startswith(PNG)

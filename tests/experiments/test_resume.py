@@ -146,7 +146,7 @@ def test_a_signal_stops_after_the_tick_and_saves(signum, tmp_path, monkeypatch, 
 def test_two_signals_end_the_program_at_once(tmp_path):
     code = """
 import os, signal, sys
-from experiments.stopping import StopRequest
+from experiments.training.stopping import StopRequest
 with StopRequest() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     print("asked", stop.signum, flush=True)

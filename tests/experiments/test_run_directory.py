@@ -80,8 +80,8 @@ def test_files_that_are_no_run_are_never_touched(tmp_path):
 
 HOLDER = """
 import sys
-from experiments.config import Config
-from experiments.run_directory import RunDirectory
+from experiments.training.config import Config
+from experiments.training.run_directory import RunDirectory
 with RunDirectory(sys.argv[1], Config(model="mlp", p=(1, 0), m=(2, 0), method="dsp")):
     print("writing", flush=True)
     sys.stdin.read()
