@@ -8,37 +8,67 @@ import os
 import pathlib
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 from tqdm import tqdm
 
+from experiments import settings
 from experiments.report.workdir import Workdir
-from experiments.training.progress import NonFiniteLoss
-from experiments.training.stopping import Stopped
-from jaxdecouple.asynchronous import ServerLost, WorkersLost
+from experiments.training.stopping import NonFiniteLoss, Stopped
 
 SECONDS = 10  # between two lines on the progress, where it is not a terminal that shows it
 
 _FREE_SPACE = "free some space, and give the same command again"
 _HINTS = {errno.ENOSPC: _FREE_SPACE, errno.EDQUOT: _FREE_SPACE, errno.EFBIG: _FREE_SPACE}
 _HINTS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow this user to use it, or write another path")
+_HELP = {"help", "h", "?", "helpshort", "helpfull"}
 _HINTS |= {errno.ENAMETOOLONG: "write a shorter path"}
 
 
 def start(main: Callable[[list[str]], object]) -> None:
-    """Runs a program, whose --help shows its flags, wherever they are defined; absl shows the main module's alone."""
-    for module, defined in list(flags.FLAGS.flags_by_module_dict().items()):
-        if module.startswith("experiments."):
-            for flag in defined:
-                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    """Runs a program; its flags are defined."""
+    asked = [argument.lstrip("-") for argument in sys.argv[1:] if argument.startswith("-")]
+    if _HELP & set(asked):
+        with contextlib.suppress(BrokenPipeError):
+            print(_help("helpfull" in asked), flush=True)
+        os._exit(0)  # at once, whether or not anybody still reads
     app.run(main)
+
+
+def _help(full: bool) -> str:
+    """The program's docstring and flags, by groups; unless all are asked for, uncommon ones by name alone."""
+    own = [flag for module, found in flags.FLAGS.flags_by_module_dict().items() if _ours(module) for flag in found]
+    groups: dict[str, list[flags.Flag]] = {}
+    for flag in sorted(own, key=lambda flag: settings.position(flag.name)):
+        groups.setdefault(settings.group_of(flag.name), []).append(flag)
+    some = any(settings.is_common(flag.name) for flag in own) and not full
+    lines = [str(sys.modules["__main__"].__doc__ or "").strip()]
+    for group, found in groups.items():
+        lines += ["", f"{group}:"]
+        for flag in found:
+            if not some or settings.is_common(flag.name):
+                name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+                default = (
+                    "" if flag.default in (None, "", []) else f" (default: {str(flag.default_as_str).strip(chr(39))})"
+                )
+                lines += textwrap.wrap(f"  {name}: {flag.help}{default}", 99, subsequent_indent="      ")
+        if more := [f"--{flag.name}" for flag in found if some and not settings.is_common(flag.name)]:
+            lines += textwrap.wrap(f"  and {', '.join(more)}", 99, subsequent_indent="      ")
+    return "\n".join([*lines, "", "--helpfull explains all of them."] if some else lines)
+
+
+def _ours(module: str) -> bool:
+    return module.startswith("experiments.") or module == sys.argv[0]
 
 
 def define_workdir() -> None:
     """The flags that say where results go."""
     flags.DEFINE_string("workdir", "", "directory for the results, new or empty; empty: a new one below runs/")
     flags.DEFINE_bool("overwrite", False, "replace the run that the workdir holds: delete the files that it lists")
+    for name in ("workdir", "overwrite"):
+        settings.show(name, "the run", common=True)
 
 
 def workdir(name: str, **inputs: str) -> pathlib.Path:
@@ -58,9 +88,9 @@ def workdir(name: str, **inputs: str) -> pathlib.Path:
 
 def bar(total: int, unit: str, initial: int = 0) -> tqdm:
     """Shows progress: a bar on a terminal, elsewhere a line every few seconds."""
-    settings = {"total": total, "unit": unit, "initial": initial, "leave": False}
+    how = {"total": total, "unit": unit, "initial": initial, "leave": False}
     if sys.stderr.isatty():
-        return tqdm(**settings)
+        return tqdm(**how)
     return tqdm(
         **settings, file=_Lines(), mininterval=SECONDS, maxinterval=SECONDS, delay=SECONDS, miniters=1, ncols=99
     )

@@ -16,6 +16,7 @@ from absl import flags
 from jaxdecouple.errors import did_you_mean
 
 T = TypeVar("T")
+_SHOWN: dict[str, tuple[str, bool]] = {}  # of each flag, its group, and whether it is common
 
 
 def option(
@@ -27,6 +28,8 @@ def option(
     below: float | None = None,
     choices: Sequence[str] = (),
     example: str = "1,1,0",
+    group: str = "",
+    common: bool = False,
 ) -> Any:
     """A field that is a flag.
 
@@ -36,20 +39,46 @@ def option(
       least, above, below: bounds of a number, or of every number of a tuple. Without any, a number is only finite.
       choices: the texts that it may be, or that a tuple may hold.
       example: for a tuple, what the text of the flag may look like.
+      group: under which --help lists this flag and those after it.
+      common: whether --help explains it, and not --helpfull alone.
     """
     range = {"least": least, "above": above, "below": below, "choices": tuple(choices), "example": example}
-    return dataclasses.field(default=default, metadata={"help": help, **range})
+    shown = {"group": group, "common": common}
+    return dataclasses.field(default=default, metadata={"help": help, **range, **shown})
 
 
 def define(defaults: Any) -> None:
     """One flag for each `option` of a dataclass, given as the class or as an object whose values are the defaults."""
+    group = ""
     for field in _options(defaults):
+        group = field.metadata["group"] or group
+        show(field.name, group, common=field.metadata["common"])
         default, help = getattr(defaults, field.name), field.metadata["help"]
         if isinstance(default, tuple):
             flags.DEFINE_list(field.name, _texts(default), help)
         else:
             kinds = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
             kinds.get(type(default), flags.DEFINE_string)(field.name, default, help)
+
+
+def show(flag: str, group: str, *, common: bool = False) -> None:
+    """Says where --help lists a flag, and whether it explains it, if it does not explain all."""
+    _SHOWN[flag] = group, common
+
+
+def group_of(flag: str) -> str:
+    """Under which --help lists a flag."""
+    return _SHOWN.get(flag, ("", False))[0] or "settings"
+
+
+def is_common(flag: str) -> bool:
+    """Whether --help explains a flag of a program that has common ones."""
+    return _SHOWN.get(flag, ("", False))[1]
+
+
+def position(flag: str) -> int:
+    """Of a flag in --help: as it was defined."""
+    return list(_SHOWN).index(flag) if flag in _SHOWN else len(_SHOWN)
 
 
 def read(kind: type[T]) -> T:

@@ -32,17 +32,16 @@ from experiments import cli as command_line
 from experiments import devices
 from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
-from experiments.train import LAYOUT, train
-from experiments.training.config import Config
+from experiments.training.config import Config, Saving
 from experiments.training.loading import FINAL
 from experiments.training.methods import METHODS
 from experiments.training.run_directory import CHECKPOINTS, METRICS, SUMMARY
-from experiments.training.saving import Saving
+from experiments.training.session import LAYOUT, train
 from experiments.training.trainer import VARIABLES
 
 FLAGS = flags.FLAGS
 STAGES, ACCUMULATE = (2, 4), (1, 4)
-SAVING = Saving(every=3, keep=2)
+SAVING = Saving(save_every=3, keep=2)
 _A_SAVE = 0.1  # seconds, about
 _PROCESSES = multiprocessing.get_context("forkserver")  # each begins with everything imported, and nothing started
 
@@ -184,7 +183,7 @@ def run_cases(todo: list[Case], scratch: pathlib.Path, jobs: int, seed: int) -> 
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "cache"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-    _PROCESSES.set_forkserver_preload(["experiments.train", "sklearn.datasets"])
+    _PROCESSES.set_forkserver_preload(["experiments.training.session", "sklearn.datasets"])
     with concurrent.futures.ThreadPoolExecutor(jobs) as executor:
         waiting = {}
         for n, case in enumerate(todo):

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import optax
+import lazy_loader
 
 import jaxdecouple as jd
-from experiments.settings import Settings, option
+from experiments.settings import Settings, choose, option
 from experiments.training.methods import METHODS, WITH_AUTO, Method
-from jaxdecouple.data import NORMALISATIONS, Dataset, StreamedDataset
 from jaxdecouple.schedules import Schedule, ends_group
-from jaxdecouple.transforms import StageOptimizer
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+    import jax
+    import optax
+
+    from jaxdecouple.data import Dataset, StreamedDataset
+    from jaxdecouple.transforms import StageOptimizer
+else:  # when they are needed: --help need not wait for JAX
+    jax, optax = lazy_loader.load("jax"), lazy_loader.load("optax")
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "clars")
-LAYER_WISE = {"lars": jd.lars, "clars": jd.clars}
+LAYER_WISE = ("lars", "clars")
 LARGEST_SAMPLE = 512  # thesis, section 4.4.4
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("step", "cosine", "polynomial", "constant")
 
 
 def _as_float32(logits: jax.Array) -> jax.Array:
-    return logits.astype(jnp.float32)
+    return logits.astype(jax.numpy.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saving(Settings):
+    """How often a run is saved. Unless ``save_every`` is 0, so is each epoch that ends with the lowest error so far."""
+
+    save_every: int = option(
+        500, "ticks between two checkpoints; 0: only when the run is stopped", least=0, group="the run"
+    )
+    keep: int = option(3, "checkpoints to keep: the newest, and besides them that of the best epoch", least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,13 +48,19 @@ class Config(Settings):
     """The settings of one training run. The help texts say units and sources."""
 
     method: str = option(
-        "fdg", f"training method: {', '.join(METHODS)}, or auto: measured cut and delays", choices=WITH_AUTO
+        "fdg",
+        f"training method: {', '.join(METHODS)}, or auto: measured cut and delays",
+        choices=WITH_AUTO,
+        group="method",
+        common=True,
     )
-    num_stages: int = option(2, "K, stages the network is cut into, one device each", least=1)
+    num_stages: int = option(2, "K, stages the network is cut into, one device each", least=1, common=True)
     model: str = option(
         "resnet20",
         "mlp, cnn, vgg11, 13, 16, 19, resnet<6n+2> (CIFAR form), resnet<9n+2>_bottleneck, preact_resnet<9n+2>, "
         "resnet18, 34, 50, 101, 152, wrn28_10, resnext29, se_resnet18, mobilenet_v2, densenet121",
+        group="network and data",
+        common=True,
     )
     dtype: str = option("float32", f"of the computation: {' or '.join(DTYPES)}; parameters are float32", choices=DTYPES)
     split_blocks: bool = option(False, "residual networks may be cut inside their blocks as well")
@@ -47,6 +68,7 @@ class Config(Settings):
         "digits",
         "digits, npz:PATH, folder:PATH, tiny_imagenet:PATH, imagenet:PATH, streamed:PATH, or a name of "
         "tensorflow-datasets such as cifar10",
+        common=True,
     )
     data_dir: str = option("", "where tensorflow-datasets keeps its files, and PATHs start; empty: its own default")
     image_size: int = option(
@@ -55,20 +77,26 @@ class Config(Settings):
     data_threads: int = option(
         0, "threads that decode streamed images; 0: one per core. No result depends on them", least=0
     )
-    epochs: int = option(10, "passes over the training set", least=1)
+    epochs: int = option(10, "passes over the training set", least=1, group="training", common=True)
     batch_size: int = option(
-        128, "examples fed per tick; for gpipe, and for ADL's results, that is a micro-batch", least=1
+        128, "examples fed per tick; for gpipe, and for ADL's results, that is a micro-batch", least=1, common=True
     )
-    accumulate: int = option(0, "M, batches averaged per update (ADL eq. 16); 0: 4 for adl and gpipe, else 1", least=0)
-    beta: float = option(1.0, "gradient shrinking factor in (0, 1] (FDG eq. 15); 1: none")
-    weights: str = option("", "weights of a backward pass: stash, remat, replay or latest; empty: the method's own")
+    accumulate: int = option(
+        0, "M, batches averaged per update (ADL eq. 16); 0: 4 for adl and gpipe, else 1", least=0, common=True
+    )
+    beta: float = option(1.0, "gradient shrinking factor in (0, 1] (FDG eq. 15); 1: none", group="method", common=True)
+    weights: str = option(
+        "", "weights of a backward pass: stash, remat, replay or latest; empty: the method's own", common=True
+    )
     order: str = option("", "within a tick: forward_first or backward_first (fdg, adl, dsp); empty: the method's own")
     p: tuple[int, ...] = option((), "dsp: activation queues p_0,...,p_{K-1}, in ticks (DSP 3.3); empty: 1,...,1,0")
     m: tuple[int, ...] = option((), "dsp: layer-wise staleness m_0,...,m_{K-1}, in ticks; empty: 2(K-1),...,2,0")
     boundaries: tuple[int, ...] = option((), "layer indices at which a new stage starts; empty: equal operation counts")
     jitter: float = option(0.0, "auto: how late activations and gradients may come, in the time of a batch", least=0)
-    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", choices=OPTIMIZERS)
-    learning_rate: float = option(0.1, "peak learning rate", above=0)
+    optimizer: str = option(
+        "sgd", f"one of {', '.join(OPTIMIZERS)}", choices=OPTIMIZERS, group="optimizer", common=True
+    )
+    learning_rate: float = option(0.1, "peak learning rate", above=0, common=True)
     auxiliary_learning_rate: float = option(
         0.0,
         "of auxiliary networks; 0: dgl's learn as their stages do, dni's by Adam at 3e-5 (Jaderberg et al.)",
@@ -94,11 +122,10 @@ class Config(Settings):
     warmup_rate: float = option(
         0.0, "learning rate of the whole warm-up (FDG: 0.01 for 3 epochs); 0: a linear rise", least=0
     )
-    augment: bool = option(True, "random crops, and flips where the images allow it")
+    augment: bool = option(True, "random crops, and flips where the images allow it", group="data and tests")
     normalise: str = option(
         "channels",
         "images by: channels, the data set's means and deviations; fdg, its code's; image, each by its own (DSP)",
-        choices=NORMALISATIONS,
     )
     drop_last: bool = option(False, "leave out an epoch's last, smaller batch")
     eval_batch_size: int = option(500, "examples per test batch", least=1)
@@ -106,16 +133,19 @@ class Config(Settings):
         0,
         "ticks between two probes of staleness, of the distance from the true gradient and of direction; 0: none",
         least=0,
+        group="the run",
+        common=True,
     )
     init_from: str = option(
         "", "weights to start from: model.msgpack, or the workdir, of a run of the same model; K and method may differ"
     )
     seed: int = option(
-        0, "of the initial network, the order of the data, augmentation and dropout", least=0, below=2**63
+        0, "of the initial network, the order of the data, augmentation and dropout", least=0, below=2**63, common=True
     )
 
     def check(self) -> None:
         """Refuses what cannot be trained; ranges have been checked."""
+        choose("normalise", self.normalise, jd.data.NORMALISATIONS)
         self.layers(10)
         for name in ("weights", "order", "p", "m", "jitter"):
             if getattr(self, name) and name not in self._method.takes:
@@ -178,12 +208,12 @@ class Config(Settings):
         if self.dtype == "float32":
             return jd.models.by_name(self.model, num_classes, **form)
         # The loss, and what the last stage sends down, are computed from float32 logits.
-        return [*jd.models.by_name(self.model, num_classes, **form, dtype=jnp.dtype(self.dtype)), _as_float32]
+        return [*jd.models.by_name(self.model, num_classes, **form, dtype=jax.numpy.dtype(self.dtype)), _as_float32]
 
     def auxiliary(self, num_classes: int) -> nn.Module | None:
         """The auxiliary network of a stage that learns locally; ``None`` for methods that have none."""
         network = self._method.auxiliary
-        return network and network(num_classes, dtype=None if self.dtype == "float32" else jnp.dtype(self.dtype))
+        return network and network(num_classes, dtype=None if self.dtype == "float32" else jax.numpy.dtype(self.dtype))
 
     def auxiliary_optimizer(self, batches_per_epoch: float) -> StageOptimizer | None:
         """The optimizer of the auxiliary networks; ``None`` if they have none, or that of their stages."""
@@ -243,7 +273,7 @@ class Config(Settings):
         elif self.optimizer == "adam":
             inner = optax.chain(decay, optax.adam(rate, b1=self.momentum, nesterov=self.nesterov))
         elif self.optimizer in LAYER_WISE:
-            inner = LAYER_WISE[self.optimizer](
+            inner = getattr(jd, self.optimizer)(
                 rate,
                 **({"eta": self.eta} if self.eta else {}),
                 momentum=self.momentum,

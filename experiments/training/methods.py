@@ -6,10 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
-
+import jaxdecouple as jd
 from jaxdecouple import schedules
-from jaxdecouple.models import GradientPredictor, MLPClassifier
 from jaxdecouple.schedules import Schedule
 
 
@@ -29,7 +27,7 @@ class Method:
     source: str
     takes: tuple[str, ...] = ("weights",)
     accumulate: int = 1
-    auxiliary: Callable[..., nn.Module] | None = None
+    auxiliary: Callable[..., Any] | None = None
 
     def schedule(self, num_stages: int, accumulate: int = 0, **settings: Any) -> Schedule:
         """The schedule for K stages and updates of M batches, 0: the method's own M."""
@@ -50,6 +48,14 @@ def _planned(num_stages: int, jitter: float = 0.0, **settings: Any) -> Schedule:
     return schedules.fdg(num_stages, **settings)
 
 
+def _classifier(*settings: Any, **others: Any) -> Any:
+    return jd.models.MLPClassifier(*settings, **others)  # which needs JAX, and this table does not
+
+
+def _predictor(*settings: Any, **others: Any) -> Any:
+    return jd.models.GradientPredictor(*settings, **others)
+
+
 AUTO = "auto"  # no preset: measured, cut and planned when a run begins (experiments/training/auto.py)
 
 METHODS: dict[str, Method] = {
@@ -61,7 +67,7 @@ METHODS: dict[str, Method] = {
     "adl": Method(schedules.adl, "ADL, Algorithm 1", takes=("weights", "order"), accumulate=4),
     "dsp": Method(_dsp, "DSP, section 3.3", takes=("weights", "order", "p", "m")),
     "pipedream": Method(schedules.pipedream, "Narayanan et al. 2019"),
-    "dgl": Method(schedules.dgl, "Belilovsky et al. 2020", takes=(), auxiliary=MLPClassifier),
-    "dni": Method(schedules.dni, "Jaderberg et al. 2017; thesis, 5.5.1 and 6.5.1", auxiliary=GradientPredictor),
+    "dgl": Method(schedules.dgl, "Belilovsky et al. 2020", takes=(), auxiliary=_classifier),
+    "dni": Method(schedules.dni, "Jaderberg et al. 2017; thesis, 5.5.1 and 6.5.1", auxiliary=_predictor),
 }
 WITH_AUTO = {**METHODS, AUTO: Method(_planned, "measured times, jaxdecouple.plan", takes=("weights", "jitter"))}

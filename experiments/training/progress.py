@@ -14,15 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdecouple as jd
+from experiments.training.stopping import NonFiniteLoss
 from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
 from jaxdecouple.engine.state import Metrics, State
 
 Diagnosis = GradientRecord | DirectionRecord
 _PROBES = {kind.__name__: kind for kind in (GradientRecord, DirectionRecord)}
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss became NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,8 +111,10 @@ class RunDirectory(Workdir):
         self._lock.release()
 
 
-def default_path(name: str, config: Config) -> pathlib.Path:
-    """``runs/name`` or, where runs of that name are, the last of them if it can be gone on with, else a new one."""
+def default_path(config: Config) -> pathlib.Path:
+    """``runs/DATA-MODEL-METHOD-K``, or the last of that name, if it can be gone on with, else a new one."""
+    data = config.dataset.replace("/", "_").replace(":", "_")
+    name = f"{data}-{config.model}-{config.method}-K{config.num_stages}"
     unused = Workdir.unused(f"runs/{name}")
     number = unused.name.removeprefix(name).removeprefix("-")
     last = unused.with_name(name if number == "2" else f"{name}-{int(number or 1) - 1}")

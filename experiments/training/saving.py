@@ -8,31 +8,12 @@ import signal
 from typing import Any
 
 import jaxdecouple as jd
+from experiments.training.config import Saving
 from experiments.training.progress import EpochRecord, Progress
 from experiments.training.stopping import Stopped, StopRequest
 from experiments.training.trainer import Start, Trainer
 from jaxdecouple.data import ImageData
 from jaxdecouple.engine.state import State
-
-
-@dataclasses.dataclass(frozen=True)
-class Saving:
-    """How often a run is saved.
-
-    Attributes:
-      every: ticks between two checkpoints; 0: only when the run is stopped. Unless 0, each epoch that ends with the
-        lowest test error so far is saved as well.
-      keep: how many of the newest checkpoints are kept, besides the best.
-    """
-
-    every: int = 500
-    keep: int = 3
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"save_every is {self.every}; write ticks, at least 1, or 0 to save when stopped alone")
-        if self.keep < 1:
-            raise ValueError(f"keep is {self.keep}; write how many checkpoints to keep, at least 1")
 
 
 def description(trainer: Trainer) -> dict[str, Any]:
@@ -107,7 +88,7 @@ class Saver:
           Stopped: the run is to end; it has been saved, if that was possible.
         """
         record = None if state.tick % self._trainer.batches_per_epoch else progress.records[-1]
-        every, stopping = self._saving.every, self._stop.signum is not None
+        every, stopping = self._saving.save_every, self._stop.signum is not None
         if stopping or (every and (state.tick % every == 0 or _is_best(record, progress))):
             self._due_since = state.tick if self._due_since is None else self._due_since
         if self._due_since is None:

@@ -1,4 +1,4 @@
-"""Stopping: the first SIGTERM or Ctrl-C asks a run to end between two ticks, the second ends the program at once."""
+"""Why runs end early: a loss is not finite, or a signal came. The second signal ends the program at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import threading
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite."""
 
 
 class Stopped(Exception):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import jaxdecouple as jd
-from experiments.training.saving import Saving
+from experiments.training.config import Saving
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "checkpoints" / "README.md").read_text()
 
@@ -40,4 +40,4 @@ def test_the_loop_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_the_table_of_flags():
-    assert f"`--save_every={Saving().every}`" in PAGE and f"`--keep={Saving().keep}`" in PAGE
+    assert f"`--save_every={Saving().save_every}`" in PAGE and f"`--keep={Saving().keep}`" in PAGE

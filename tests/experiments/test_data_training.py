@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train as program
+from experiments.training import session
 from experiments.training.config import Config
 from experiments.training.trainer import BrokenData, Trainer
 from jaxdecouple.data import DataError, Dataset, ImageData, StreamedDataset, image_files, load
@@ -119,7 +119,7 @@ def test_metrics_written_before_a_damaged_file_stay(root, tmp_path, monkeypatch)
     monkeypatch.setattr(image_files, "decode", spoiled)
     config = dataclasses.replace(CONFIG, dataset=f"imagenet:{root}", data_threads=1)
     with pytest.raises(DataError, match=r"data/train/.*\.png is spoiled .*after 6 batches, 1 whole epochs"):
-        program.train(config, tmp_path / "run")
+        session.train(config, tmp_path / "run")
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["ticks"] == 4
     assert json.loads((tmp_path / "run" / "config.json").read_text())["image_size"] == 8

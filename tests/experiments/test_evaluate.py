@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 import jaxdecouple as jd
-from experiments import evaluate, train
-from experiments.training import loading
-from experiments.training.config import Config
-from experiments.training.saving import Saving
+from experiments import evaluate
+from experiments.training import loading, session
+from experiments.training.config import Config, Saving
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = Config(model="mlp", method="adl", num_stages=2, epochs=2, batch_size=200, eval_batch_size=100)
@@ -26,7 +25,7 @@ CONFIG = Config(model="mlp", method="adl", num_stages=2, epochs=2, batch_size=20
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "adl"
-    train.train(CONFIG, path, saving=Saving(every=8))
+    session.train(CONFIG, path, saving=Saving(save_every=8))
     return path
 
 
@@ -133,6 +132,6 @@ def test_the_programs(workdir, tmp_path):
 
 def test_a_finished_run_is_not_repeated(workdir):
     with pytest.raises(ValueError, match="holds this run, finished"):
-        train.train(CONFIG, workdir)
+        session.train(CONFIG, workdir)
     with pytest.raises(ValueError, match="holds another run: epochs is 2 there and 3 here"):
-        train.train(dataclasses.replace(CONFIG, epochs=3), workdir)
+        session.train(dataclasses.replace(CONFIG, epochs=3), workdir)

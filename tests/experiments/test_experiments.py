@@ -11,11 +11,11 @@ import optax
 import pytest
 
 import jaxdecouple as jd
-from experiments import compare, devices, train
+from experiments import compare, devices
 from experiments.measure import throughput
 from experiments.report import plots, tables
 from experiments.report.workdir import Workdir
-from experiments.training import methods
+from experiments.training import methods, session
 from experiments.training.config import Config
 from experiments.training.progress import NonFiniteLoss
 from experiments.training.trainer import Trainer
@@ -33,7 +33,7 @@ def digits():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "fdg"
-    return train.train(SMALL, workdir), workdir
+    return session.train(SMALL, workdir), workdir
 
 
 def test_train_writes_everything(finished):
@@ -62,9 +62,9 @@ def test_a_workdir_never_holds_two_runs(finished):
     _, workdir = finished
     before = {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
     with pytest.raises(ValueError, match="holds this run, finished; write a new --workdir"):
-        train.train(SMALL, workdir)
+        session.train(SMALL, workdir)
     with pytest.raises(ValueError, match="holds another run: beta is 1.0 there and 0.5 here; write a new --workdir"):
-        train.train(dataclasses.replace(SMALL, beta=0.5), workdir)
+        session.train(dataclasses.replace(SMALL, beta=0.5), workdir)
     with pytest.raises(ValueError, match="files that are no run"):
         Workdir.check(workdir.parent, overwrite=True)
     assert {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()} == before
@@ -102,7 +102,7 @@ def test_a_workdir_never_holds_two_runs(finished):
 )
 def test_bad_settings_are_refused_before_anything_is_written(settings, says, tmp_path):
     with pytest.raises(ValueError, match=says):
-        train.train(dataclasses.replace(SMALL, **settings), tmp_path / "run")
+        session.train(dataclasses.replace(SMALL, **settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -212,7 +212,7 @@ def test_the_command_line_refuses_without_a_traceback(tmp_path):
 
 def test_probes_are_written_and_drawn(tmp_path):
     config = dataclasses.replace(SMALL, method="features_replay", epochs=1, diagnose_every=4)
-    run = train.train(config, tmp_path / "run", share_devices=True)
+    run = session.train(config, tmp_path / "run", share_devices=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
     kinds = [line["probe"] for line in lines]
     assert len(lines) == len(run.diagnostics) and set(kinds) == {"GradientRecord", "DirectionRecord"}

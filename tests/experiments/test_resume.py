@@ -16,12 +16,11 @@ import pytest
 from PIL import Image
 
 import jaxdecouple as jd
-from experiments import train
 from experiments.measure import kills
+from experiments.training import session
 from experiments.training import trainer as training
-from experiments.training.config import Config
+from experiments.training.config import Config, Saving
 from experiments.training.progress import NonFiniteLoss
-from experiments.training.saving import Saving
 from experiments.training.stopping import Stopped
 from experiments.training.trainer import Trainer
 from jaxdecouple.checkpoints import files
@@ -30,7 +29,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SMALL = Config(
     model="mlp", method="fdg", num_stages=2, epochs=2, batch_size=200, learning_rate=0.05
 )  # 8 batches an epoch
-OFTEN = Saving(every=3, keep=2)
+OFTEN = Saving(save_every=3, keep=2)
 CASES = {
     "fdg": {},
     "adl, groups under way": {"method": "adl", "num_stages": 3, "accumulate": 3},
@@ -64,7 +63,7 @@ def config_of(case, pictures):
 
 
 def run(config, workdir, saving=OFTEN):
-    return train.train(config, workdir, saving=saving)
+    return session.train(config, workdir, saving=saving)
 
 
 def die_at(monkeypatch, tick, action):
@@ -81,7 +80,7 @@ def die_at(monkeypatch, tick, action):
 
 
 def assert_same_end(one, other, config):
-    names = [train.METRICS, train.SUMMARY, train.VARIABLES] + ["diagnostics.jsonl"] * bool(config.diagnose_every)
+    names = [session.METRICS, session.SUMMARY, session.VARIABLES] + ["diagnostics.jsonl"] * bool(config.diagnose_every)
     for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     documents = [jd.checkpoints.document(path / "checkpoints" / "final") for path in (one, other)]
@@ -130,7 +129,7 @@ def test_a_signal_stops_after_the_tick_and_saves(signum, tmp_path, monkeypatch, 
     before = signal.getsignal(signum)
     with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
         die_at(patched, 4, lambda state: os.kill(os.getpid(), signum))
-        run(SMALL, tmp_path / "stopped", Saving(every=0))
+        run(SMALL, tmp_path / "stopped", Saving(save_every=0))
     assert signal.getsignal(signum) == before
     assert f"{stopped.value}".startswith(
         f"stopped by {signal.Signals(signum).name} after 5 batches; all of them are saved"
@@ -168,7 +167,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, monkeypatc
         with pytest.raises(
             NonFiniteLoss, match=r"batch 7, computed by stage 1 in tick 8.*last good checkpoint, of tick 6"
         ):
-            run(SMALL, tmp_path / "run", Saving(every=2, keep=1))
+            run(SMALL, tmp_path / "run", Saving(save_every=2, keep=1))
     (saved,) = jd.checkpoints.saved_in(tmp_path / "run" / "checkpoints")
     assert saved.tick == 6
     run(SMALL, tmp_path / "run")  # it was no fault of the settings: the same command goes on
@@ -192,7 +191,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, capfd):
         save(path, arrays, document)
 
     monkeypatch.setattr(files, "_save", full)
-    run(SMALL, tmp_path / "full", Saving(every=2, keep=9))
+    run(SMALL, tmp_path / "full", Saving(save_every=2, keep=9))
     warnings = capfd.readouterr().err
     assert warnings.count("No space left on device); free some space") == 2
     assert "training goes on, and the newest is that of tick 2" in warnings
@@ -239,7 +238,7 @@ def test_other_data_are_refused(tmp_path, monkeypatch):
 def test_probes_are_not_cut_in_two(tmp_path):
     """A save that is due waits until no batch is followed."""
     config = dataclasses.replace(SMALL, diagnose_every=5)
-    run(config, tmp_path / "run", Saving(every=1, keep=99))
+    run(config, tmp_path / "run", Saving(save_every=1, keep=99))
     ticks = [saved.tick for saved in jd.checkpoints.saved_in(tmp_path / "run" / "checkpoints")]
     followed = {tick + 1 for tick in range(0, 16, 5)}  # the ticks after which a followed batch is in flight
     assert ticks and not followed & set(ticks)
@@ -250,7 +249,7 @@ def test_weights_of_another_run_begin_one(tmp_path):
     other = dataclasses.replace(SMALL, method="ddg", num_stages=4, init_from=str(tmp_path / "first"))
     trainer = Trainer(other, other.load_data(), kills.devices.of_stages(4))
     begun = jd.export_variables(trainer.pipeline, trainer.init(3))
-    kept = jd.read_variables(tmp_path / "first" / train.VARIABLES)
+    kept = jd.read_variables(tmp_path / "first" / session.VARIABLES)
     assert json.dumps(_lists(begun)) == json.dumps(_lists(kept))
     wider = dataclasses.replace(other, model="cnn")
     with pytest.raises(ValueError, match="build the model that they are of"):

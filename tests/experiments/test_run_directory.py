@@ -108,12 +108,12 @@ def test_two_programs_never_write_in_one_directory(tmp_path):
 
 def test_without_a_workdir_the_last_run_goes_on_if_it_can(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert str(default_path("fdg-K2", CONFIG)) == "runs/fdg-K2"
-    for name in ("fdg-K2", "fdg-K2-2"):
+    assert str(default_path(CONFIG)) == "runs/digits-mlp-dsp-K2"
+    for name in ("digits-mlp-dsp-K2", "digits-mlp-dsp-K2-2"):
         RunDirectory(f"runs/{name}", CONFIG).close()
-    assert str(default_path("fdg-K2", CONFIG)) == "runs/fdg-K2-2"
-    assert str(default_path("fdg-K2", dataclasses.replace(CONFIG, seed=1))) == "runs/fdg-K2-3"
-    with RunDirectory("runs/fdg-K2-2", CONFIG) as files:
-        assert str(default_path("fdg-K2", CONFIG)) == "runs/fdg-K2-3"
+    assert str(default_path(CONFIG)) == "runs/digits-mlp-dsp-K2-2"
+    assert str(default_path(dataclasses.replace(CONFIG, seed=1))) == "runs/digits-mlp-dsp-K2-3"
+    with RunDirectory("runs/digits-mlp-dsp-K2-2", CONFIG) as files:
+        assert str(default_path(CONFIG)) == "runs/digits-mlp-dsp-K2-3"
         files.write_json("summary.json", {})
-    assert str(default_path("fdg-K2", CONFIG)) == "runs/fdg-K2-3"
+    assert str(default_path(CONFIG)) == "runs/digits-mlp-dsp-K2-3"

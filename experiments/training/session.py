@@ -1,0 +1,177 @@
+"""One run, from its settings to the files that it leaves: trained from the beginning, or gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+import jaxdecouple as jd
+from experiments import cli as command_line
+from experiments import devices
+from experiments.report import plots
+from experiments.report.workdir import check_free, drawing
+from experiments.training.config import Config, Saving
+from experiments.training.progress import EpochRecord, NonFiniteLoss, as_json
+from experiments.training.run_directory import (
+    CHECKPOINTS,
+    DIAGNOSTICS,
+    METRICS,
+    SUMMARY,
+    RunDirectory,
+    Standing,
+    standing,
+)
+from experiments.training.saving import Saver
+from experiments.training.stopping import StopRequest
+from experiments.training.trainer import VARIABLES, BrokenData, Finished, Layout, Start, Trainer
+from jaxdecouple import schedules
+from jaxdecouple.engine.state import State
+
+LAYOUT = "cut.json"
+
+
+def train(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    overwrite: bool = False,
+    share_devices: bool = False,
+    saving: Saving | None = None,
+) -> Finished:
+    """Trains, or goes on with the run that ``workdir`` holds, and writes the files that `experiments.train` names.
+
+    Raises:
+      ValueError: the settings, the data or the workdir cannot be used, or it holds another run or a finished one.
+      NonFiniteLoss: the loss became NaN or infinite.
+      Stopped: by a signal, after saving.
+    """
+    check_free(workdir)
+    if overwrite:
+        RunDirectory.check(workdir, overwrite=True, inputs={"init_from": config.init_from})
+    elif standing(workdir, config) is Standing.FINISHED:
+        raise ValueError(f"workdir {workdir} holds this run, finished; write a new --workdir, or --overwrite")
+    saving = saving or Saving()
+    dataset, places = config.load_data(), devices.of_stages(config.num_stages, share_devices)
+    trainer = Trainer(config, dataset, places, None if overwrite else _saved_layout(workdir))
+    with RunDirectory(workdir, config, overwrite=overwrite) as output:
+        if trainer.choice is not None:
+            print(trainer.choice.explain())
+            trainer.choice.save(output)
+        output.write_json(LAYOUT, dataclasses.asdict(trainer.layout))  # once it is there, nothing is measured again
+        with (
+            StopRequest() as stop,
+            jd.Checkpoints(output.file(CHECKPOINTS), keep=saving.keep, report=_warn) as checkpoints,
+        ):
+            saver = Saver(checkpoints, saving, trainer, stop, again(overwrite))
+            run = _run(config, trainer, saver, output)
+        _write_results(trainer, run, output, saver.described)
+    return run
+
+
+def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory) -> Finished:
+    start = saver.start()
+    records = _write_findings(start, output)
+    begun, total = start.state.tick if start else 0, config.epochs * trainer.batches_per_epoch
+    if start:
+        print(f"going on after {begun} of {total} batches")
+    with command_line.bar(total, "batch", begun) as bar:
+
+        def on_tick(loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update()
+
+        def on_epoch(record: EpochRecord, state: State) -> None:
+            records.append(record)
+            output.append(METRICS, record.results())
+            output.write_json("speed.json", [record.times() for record in records], depth=1)
+            tqdm.write(_line(record, config.epochs), file=sys.stdout)
+            sys.stdout.flush()
+
+        try:
+            return trainer.run(
+                config.seed,
+                start=start,
+                on_tick=on_tick,
+                on_epoch=on_epoch,
+                on_diagnosis=lambda record: output.append(DIAGNOSTICS, as_json(record)),
+                between_ticks=saver.between_ticks,
+            )
+        except NonFiniteLoss as error:
+            saver.checkpoints.wait()
+            newest = saver.checkpoints.newest
+            kept = (
+                f"the last good checkpoint, of tick {newest.tick}, is {newest.path}" if newest else "nothing was saved"
+            )
+            raise NonFiniteLoss(f"{error}; {kept}") from error
+        except BrokenData as error:
+            saver.save(error.state, error.progress)
+            raise
+
+
+def _saved_layout(workdir: pathlib.Path) -> Layout | None:
+    """Of the run to go on with: what was measured once is not measured again."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return Layout.from_json(json.loads((workdir / LAYOUT).read_text()))
+    return None
+
+
+def _write_findings(start: Start | None, output: RunDirectory) -> list[EpochRecord]:
+    """Puts the files of lines back to where the run goes on; the records of the epochs finished by then."""
+    saved = start.progress if start else {"records": [], "diagnoses": []}
+    records = [EpochRecord(**record) for record in saved["records"]]
+    output.write_lines(METRICS, [record.results() for record in records])
+    if saved["diagnoses"] or (output.path / DIAGNOSTICS).exists():
+        output.write_lines(DIAGNOSTICS, saved["diagnoses"])
+    return records
+
+
+def _write_results(trainer: Trainer, run: Finished, output: RunDirectory, described: Mapping[str, Any]) -> None:
+    """The weights first, and the summary last: where it is, a run is finished."""
+    jd.write_variables(output.file(VARIABLES), jd.export_variables(trainer.pipeline, run.state))
+    jd.save(output.file(CHECKPOINTS) / "final", run.state, described, overwrite=True)
+    config, name = trainer.config, trainer.pipeline.schedule.name
+    title = f"{name}, K = {config.num_stages}, {config.model} on {trainer.dataset.name}"
+    with drawing():
+        plots.curves({config.method: [run.records]}, output.file("curves.png"), title)
+        plots.schedules({name: trainer.pipeline.schedule}, output.file("schedule.png"))
+        if config.diagnose_every:
+            plots.diagnostics(run.diagnostics, output.file("diagnostics.png"), title)
+    output.write_json(SUMMARY, _summary(trainer, run))
+
+
+def _summary(trainer: Trainer, run: Finished) -> dict[str, Any]:
+    pipeline = trainer.pipeline
+    return {
+        "method": pipeline.schedule.name,
+        "weights": pipeline.weights,
+        "staleness": schedules.staleness(pipeline.schedule, trainer.config.steps_per_update),
+        "layers_per_stage": [stage.num_layers for stage in pipeline.stages],
+        "boundaries": [stage.first for stage in pipeline.stages[1:]],
+        "schedule": dataclasses.asdict(pipeline.schedule),
+        "test_error": run.test_error,
+        "test_loss": run.final.loss,
+        **devices.describe(),
+    }
+
+
+def _line(record: EpochRecord, epochs: int) -> str:
+    return (
+        f"epoch {record.epoch:3d}/{epochs}  train loss {record.train_loss:.4f}  test loss {record.test_loss:.4f}  "
+        f"test error {100 * record.test_error:.2f} %  {record.images_per_second:.0f} images/s"
+    )
+
+
+def _warn(message: str) -> None:
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def again(overwrite: bool) -> str:
+    """What goes on with a run that was stopped."""
+    return "the same command without --overwrite" if overwrite else "the same command"
