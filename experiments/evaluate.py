@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
         print(
             f"test error {100 * (1 - (found.accuracy or 0.0)):.2f} %, test loss {found.loss:.4f}: {config.model} after "
             f"{state.tick} batches by {config.method}, {where}; {found.examples} images of "
-            f"{loaded.trainer.dataset.name}"
+            f"{loaded.trainer.dataset.name}, {loaded.trainer.inputs}"
         )
 
 

@@ -12,7 +12,6 @@ import pathlib
 
 from absl import flags
 
-import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.training import loading
@@ -36,10 +35,12 @@ def main(argv: list[str]) -> None:
         config, metadata = loading.saved_config(path, **({"data_dir": FLAGS.data_dir} if FLAGS.data_dir else {}))
         devices.request(config.num_stages)
         loaded = loading.load(path, config, metadata)
-        pipeline = loaded.trainer.pipeline
-        state = pipeline.flush(loaded.state)
-        jd.write_variables(FLAGS.output, jd.export_variables(pipeline, state))
-        print(f"the weights of {config.model} after {state.tick} batches by {config.method} are in {FLAGS.output}")
+        state = loaded.trainer.pipeline.flush(loaded.state)
+        loading.write_model(pathlib.Path(FLAGS.output).expanduser(), loaded.trainer, state)
+        print(
+            f"the weights of {config.model} after {state.tick} batches by {config.method} are in {FLAGS.output}, and "
+            "what it expects of an image in the .json beside it"
+        )
 
 
 if __name__ == "__main__":

@@ -134,8 +134,6 @@ class Workdir(Files):
           ValueError: it is not a directory, or holds files, and is not a run that may be overwritten.
         """
         path = pathlib.Path(path).expanduser()
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"workdir {path} is a file; write a directory that is new or empty")
         check_writable(path)
         if is_unused(path):
             return
@@ -204,6 +202,8 @@ def check_writable(path: pathlib.Path) -> None:
         there = next(place for place in (path.absolute(), *path.absolute().parents) if _is_there(place))
     except OSError as error:
         raise ValueError(f"workdir {path} cannot be written ({error}); write another --workdir") from error
+    if not there.is_dir():
+        raise ValueError(f"workdir {path}: {there} is a file; write a directory that is new or empty")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"workdir {path} cannot be written (no permission in {there}); write another --workdir")
 

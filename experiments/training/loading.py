@@ -8,7 +8,9 @@ from typing import Any
 
 import jaxdecouple as jd
 from experiments import devices
+from experiments.report.workdir import in_lines, write_whole
 from experiments.training.config import Config
+from experiments.training.inputs import Inputs
 from experiments.training.run_directory import CHECKPOINTS, config_of
 from experiments.training.saving import check_data
 from experiments.training.trainer import Layout, Trainer
@@ -79,6 +81,23 @@ def load(path: pathlib.Path, config: Config, metadata: dict[str, Any], *, other_
     dataset = config.load_data()
     if not other_data:
         check_data(metadata, dataset, path)
-    places = devices.of_stages(config.num_stages, share=True)
-    trainer = Trainer(dataclasses.replace(config, init_from=""), dataset, places, Layout.from_json(metadata["cut"]))
+    places, saved = devices.of_stages(config.num_stages, share=True), metadata.get("inputs")
+    inputs = None if saved is None else Inputs.from_json(saved)  # older checkpoints have none
+    trainer = Trainer(
+        dataclasses.replace(config, init_from=""), dataset, places, Layout.from_json(metadata["cut"]), inputs
+    )
     return Loaded(path, config, trainer, trainer.restore(path))
+
+
+def write_model(path: pathlib.Path, trainer: Trainer, state: State) -> None:
+    """Writes the weights of a state with nothing in flight, and beside them, as JSON, what the network expects.
+
+    Raises:
+      CheckpointError: they cannot be written.
+    """
+    jd.write_variables(path, jd.export_variables(trainer.pipeline, state))
+    about = {"model": trainer.config.model, "dtype": trainer.config.dtype, **dataclasses.asdict(trainer.inputs)}
+    try:
+        write_whole(path.with_suffix(".json"), in_lines(about, 1) + "\n")
+    except OSError as error:
+        raise jd.CheckpointError(f"{path.with_suffix('.json')} cannot be written ({error})") from error

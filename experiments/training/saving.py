@@ -19,7 +19,8 @@ from jaxdecouple.engine.state import State
 def description(trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint says of its run, besides how far it is."""
     data = {"name": trainer.dataset.name, "fingerprint": trainer.dataset.fingerprint()}
-    return {"config": dataclasses.asdict(trainer.config), "data": data, "cut": dataclasses.asdict(trainer.layout)}
+    parts = {"config": trainer.config, "cut": trainer.layout, "inputs": trainer.inputs}
+    return {"data": data, **{name: dataclasses.asdict(part) for name, part in parts.items()}}
 
 
 def check_data(metadata: dict[str, Any], dataset: ImageData, path: pathlib.Path) -> None:

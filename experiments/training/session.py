@@ -18,6 +18,7 @@ from experiments import devices
 from experiments.report import plots
 from experiments.report.workdir import check_free, drawing
 from experiments.training.config import Config, Saving
+from experiments.training.loading import write_model
 from experiments.training.progress import EpochRecord, NonFiniteLoss, as_json
 from experiments.training.run_directory import (
     CHECKPOINTS,
@@ -134,7 +135,8 @@ def _write_findings(start: Start | None, output: RunDirectory) -> list[EpochReco
 
 def _write_results(trainer: Trainer, run: Finished, output: RunDirectory, described: Mapping[str, Any]) -> None:
     """The weights first, and the summary last: where it is, a run is finished."""
-    jd.write_variables(output.file(VARIABLES), jd.export_variables(trainer.pipeline, run.state))
+    output.file(str(pathlib.Path(VARIABLES).with_suffix(".json")))
+    write_model(output.file(VARIABLES), trainer, run.state)
     jd.save(output.file(CHECKPOINTS) / "final", run.state, described, overwrite=True)
     config, name = trainer.config, trainer.pipeline.schedule.name
     title = f"{name}, K = {config.num_stages}, {config.model} on {trainer.dataset.name}"

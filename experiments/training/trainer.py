@@ -17,6 +17,7 @@ from experiments.settings import revived
 from experiments.training import auto
 from experiments.training.auto import Choice
 from experiments.training.config import LARGEST_SAMPLE, Config
+from experiments.training.inputs import Inputs
 from experiments.training.methods import AUTO
 from experiments.training.progress import Diagnosis, EpochRecord, Progress
 from jaxdecouple.data import DataError, ImageData, Preprocess, num_batches
@@ -95,11 +96,19 @@ class Trainer:
       dataset: the data, in memory or streamed.
       pipeline: the compiled pipeline.
       preprocess: from stored images to inputs.
+      inputs: what the network expects of an image.
       choice: for the method ``auto``, what it measured and chose.
       layout: where the network was cut, and what ``auto`` chose.
     """
 
-    def __init__(self, config: Config, dataset: ImageData, devices: Sequence[jax.Device], layout: Layout | None = None):
+    def __init__(
+        self,
+        config: Config,
+        dataset: ImageData,
+        devices: Sequence[jax.Device],
+        layout: Layout | None = None,
+        inputs: Inputs | None = None,
+    ):
         """Builds the pipeline and checks that it can train; only ``auto`` computes anything, and nothing is written.
 
         Args:
@@ -107,6 +116,7 @@ class Trainer:
           dataset: the data.
           devices: one per stage.
           layout: of the run that this one continues.
+          inputs: what its network expects of an image; by default, as the data are.
 
         Raises:
           ValueError: the config cannot be trained with these data or devices.
@@ -119,6 +129,11 @@ class Trainer:
                 "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"
             )
         self.preprocess = Preprocess.for_dataset(dataset, augment=config.augment, normalise=config.normalise)
+        if inputs is not None:
+            inputs.check(dataset)
+            self.preprocess = inputs.preprocess(self.preprocess)
+        self.inputs = inputs or Inputs.of(dataset, self.preprocess)
+        num_classes = len(self.inputs.class_names)
         self._sample = self.preprocess.eval(np.zeros((1, *dataset.image_shape), np.uint8))
         size = min(config.batch_size, dataset.num_train)
         sample = jax.ShapeDtypeStruct((size, *self._sample.shape[1:]), self._sample.dtype)
@@ -128,7 +143,7 @@ class Trainer:
         else:
             schedule = layout and layout.schedule or config.schedule()
             stages = jd.partition(
-                config.layers(dataset.num_classes, sample.shape[1]),
+                config.layers(num_classes, sample.shape[1]),
                 config.num_stages,
                 sample=sample,
                 boundaries=layout.boundaries if layout else config.boundaries or None,
@@ -139,7 +154,7 @@ class Trainer:
             stages,
             schedule,
             optimizer=config.stage_optimizer(self.batches_per_epoch),
-            auxiliary=config.auxiliary(dataset.num_classes),
+            auxiliary=config.auxiliary(num_classes),
             auxiliary_optimizer=config.auxiliary_optimizer(self.batches_per_epoch),
             devices=devices,
         )

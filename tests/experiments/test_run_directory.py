@@ -37,8 +37,8 @@ def test_what_a_program_leaves_that_was_killed_at_once_is_nothing(tmp_path):
     ("content", "says"),
     [
         (
-            dataclasses.asdict(dataclasses.replace(CONFIG, beta=0.5, num_stages=3)),
-            "num_stages is 3 there and 2 here; beta",
+            dataclasses.asdict(dataclasses.replace(CONFIG, beta=0.5, epochs=3)),
+            "epochs is 3 there and 10 here; beta",
         ),
         ({"kills": 3}, "that of another program"),
         ("{", "config.json cannot be read"),
@@ -50,8 +50,42 @@ def test_another_run_is_never_touched(content, says, tmp_path):
     with pytest.raises(ValueError, match=f"holds another run: .*{says}.*--overwrite to replace it"):
         RunDirectory(tmp_path, CONFIG)
     check_free(tmp_path)  # and nobody is kept out
-    with RunDirectory(tmp_path, CONFIG, overwrite=True) as files:
+    with pytest.raises(ValueError, match=r"has no files.txt, which says what --overwrite may delete"):
+        RunDirectory(tmp_path, CONFIG, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} <= {"config.json", "lock", "lock.owner"}
+
+
+def test_only_what_was_listed_is_deleted(tmp_path):
+    """Not what others put there, not what a link leads to, and nothing outside, whatever the list says."""
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("elsewhere/kept", "outside"):
+        (tmp_path / name).write_text("years")
+    run = tmp_path / "run"
+    with RunDirectory(run, CONFIG) as files:
+        files.write_json("summary.json", {})
+        files.file("checkpoints").mkdir()
+        (run / "checkpoints" / "weights").touch()
+        files.file("link").symlink_to(tmp_path / "elsewhere")
+    (run / "notes.txt").write_text("mine")
+    with (run / "files.txt").open("a") as names:
+        names.write("../outside\n")
+    link = tmp_path / "link-to-run"
+    link.symlink_to(run)
+    with RunDirectory(link, dataclasses.replace(CONFIG, seed=1), overwrite=True) as files:
         assert files.standing is Standing.NEW
+    assert {path.name for path in run.iterdir()} == {"config.json", "files.txt", "lock", "lock.owner", "notes.txt"}
+    assert (tmp_path / "elsewhere" / "kept").is_file() and (tmp_path / "outside").is_file() and link.is_symlink()
+    assert standing(run, dataclasses.replace(CONFIG, seed=1)) is Standing.BEGUN
+
+
+def test_a_run_of_an_older_version_goes_on_and_is_not_deleted(tmp_path):
+    with RunDirectory(tmp_path, CONFIG):
+        pass
+    (tmp_path / "files.txt").unlink()
+    with RunDirectory(tmp_path, CONFIG) as files:
+        assert files.standing is Standing.BEGUN
+    with pytest.raises(ValueError, match="of an older version; write a new --workdir"):
+        RunDirectory(tmp_path, CONFIG, overwrite=True)
 
 
 def test_settings_that_no_result_depends_on_may_change(tmp_path):
