@@ -126,7 +126,7 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except (ValueError, NonFiniteLoss, ServerLost, WorkersLost) as error:
+    except (ValueError, NonFiniteLoss) as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends
@@ -139,6 +139,15 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
         _leave(str(stopped), stopped.signum)
     except KeyboardInterrupt:
         _leave(f"\ninterrupted; {interrupted}", signal.SIGINT)
+    except Exception as error:
+        if not _is_loss_of_workers(error):
+            raise
+        sys.exit(f"error: {error}")
+
+
+def _is_loss_of_workers(error: Exception) -> bool:
+    methods = sys.modules.get("jaxdecouple.asynchronous")  # imported here, it would cost each program a second
+    return methods is not None and isinstance(error, (methods.ServerLost, methods.WorkersLost))
 
 
 def _leave(message: str, signum: int) -> None:

@@ -103,7 +103,9 @@ class Settings:
                         field.name.removesuffix("s") if isinstance(value, tuple) else field.name, item, rule["choices"]
                     )
                 elif not isinstance(item, str) and not _within(item, rule):
-                    raise ValueError(f"{field.name} is {_shown(value)}; write {_expected(field, value)}")
+                    raise ValueError(
+                        f"{field.name} is {_shown(value)}; write {_expected(rule, value, _kind_of_items(field))}"
+                    )
         self.check()
 
     def check(self) -> None:
@@ -148,19 +150,43 @@ def _options(settings: Any) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(settings) if "help" in field.metadata]
 
 
+def numbers(name: str, given: Sequence[str], kind: type[T], **bounds: Any) -> tuple[T, ...]:
+    """The numbers of a list flag that is no `option`, at least one.
+
+    Args:
+      name: of the flag.
+      given: its items.
+      kind: int or float.
+      **bounds: as of `option`: ``least``, ``above``, ``below``, ``example``.
+
+    Raises:
+      ValueError: one is no such number, or there are none.
+    """
+    rule = {"least": None, "above": None, "below": None, "example": "1,2", **bounds}
+    try:
+        values = tuple(kind(item) for item in given)
+    except ValueError:
+        values = ()
+    if not values or not all(_within(value, rule) for value in values):
+        raise ValueError(f"{name} is {','.join(given)!r}; write {_expected(rule, (), kind)}")
+    return values
+
+
 def _value(field: dataclasses.Field) -> Any:
     value = flags.FLAGS[field.name].value
-    if not isinstance(field.default, tuple):
-        return value
-    try:
-        return tuple(map(_kind_of_items(field), value))
-    except ValueError:
-        raise ValueError(f"{field.name} is {_shown(tuple(value))}; write {_expected(field, ())}") from None
+    kind = _kind_of_items(field)
+    if not isinstance(field.default, tuple) or kind is str:
+        return tuple(value) if isinstance(field.default, tuple) else value
+    return numbers(field.name, value, kind, **_bounds(field.metadata)) if value else ()
+
+
+def _bounds(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metadata[name] for name in ("least", "above", "below", "example")}
 
 
 def _kind_of_items(field: dataclasses.Field) -> type:
     """As the annotation says: ``tuple[int, ...]``."""
-    return next(kind for kind in (int, float, str) if kind.__name__ in str(field.type))
+    return next((kind for kind in (int, float, str) if kind.__name__ in str(field.type)), str)
 
 
 def _within(number: float, rule: Mapping[str, Any]) -> bool:
@@ -170,18 +196,18 @@ def _within(number: float, rule: Mapping[str, Any]) -> bool:
     return above < number < below and number >= least
 
 
-def _expected(field: dataclasses.Field, value: Any) -> str:
-    rule, number = field.metadata, "a number"
-    bounds = [f"above {rule['above']:g}"] if rule["above"] is not None else []
-    bounds += [f"of at least {rule['least']:g}"] if rule["least"] is not None else []
-    bounds += [f"below {rule['below']:g}"] if rule["below"] is not None else []
+def _expected(rule: Mapping[str, Any], value: Any, kind: type) -> str:
+    bounds = [f"above {rule['above']}"] if rule["above"] is not None else []
+    bounds += [f"of at least {rule['least']}"] if rule["least"] is not None else []
+    bounds += [f"below {rule['below']}"] if rule["below"] is not None else []
     if isinstance(value, tuple):
-        number = "integers" if _kind_of_items(field) is int else "numbers"
-        bounds += [f"with commas between, such as {rule['example']}"]
-        return " ".join([number, *bounds])
-    if isinstance(value, int) and rule["least"] is not None:
-        return f"at least {rule['least']:g}"
-    return f"{number} {' and '.join(bounds)}" if bounds else f"{number} that is finite"
+        which = "integers" if kind is int else "numbers"
+        return " ".join(
+            [which, *filter(None, [" and ".join(bounds)]), f"with commas between, such as {rule['example']}"]
+        )
+    if kind is int and rule["least"] is not None:
+        return " and ".join([f"at least {rule['least']}", *bounds[1:]])
+    return f"a number {' and '.join(bounds)}" if bounds else "a number that is finite"
 
 
 def _shown(value: Any) -> str:

@@ -44,7 +44,7 @@ class Training(Settings):
     epochs: int = option(10, "passes over the training set, at most", least=1)
     batch_size: int = option(128, "B, images of a batch (thesis: 128)", least=1)
     momentum: float = option(0.9, "beta of Nesterov's momentum (eq. 4.6)", least=0, below=1)
-    seed: int = option(0, "of the initial network and of the order of the data", least=0, below=2**63)
+    seed: int = option(0, "of the initial network and of the order of the data", least=0, below=2**32)
 
     def load(self) -> tuple[Dataset, Examples]:
         """The data set, and its first ``num_examples`` training images, normalised, with their labels.

@@ -21,14 +21,13 @@ from absl import flags
 
 from experiments import cli as command_line
 from experiments import devices
-from experiments.large_batch.sweeps import numbers
 from experiments.reproduction import tables
 from experiments.reproduction.kind import SCALES, Scale
 from experiments.reproduction.kinds import KINDS
 from experiments.reproduction.rows import Paper, Row
 from experiments.reproduction.runner import job_of, missing, run_rows
 from experiments.reproduction.store import Store
-from experiments.settings import choose
+from experiments.settings import choose, numbers
 
 FLAGS = flags.FLAGS
 CPU_DEVICES = 4  # no table of speed or memory has more stages; training puts several stages on one without loss
@@ -117,7 +116,7 @@ def main(argv: list[str], paper: Paper) -> None:
         scale = Scale(choose("scale", FLAGS.scale, SCALES), FLAGS.dataset, FLAGS.epochs, FLAGS.data_dir)
         if scale.epochs < 0:
             raise ValueError(f"epochs is {scale.epochs}; write at least 1, or 0 for the small scale's own")
-        seeds = list(dict.fromkeys(numbers("seeds", FLAGS.seeds, int, zero=True)))
+        seeds = list(dict.fromkeys(numbers("seeds", FLAGS.seeds, int, least=0)))
         # Unlike that of a run, this workdir is meant to be used again: by every paper, at every scale.
         workdir = pathlib.Path(FLAGS.workdir or "runs/reproduction")
         devices.request(CPU_DEVICES)

@@ -140,7 +140,7 @@ class Config(Settings):
         "", "weights to start from: model.msgpack, or the workdir, of a run of the same model; K and method may differ"
     )
     seed: int = option(
-        0, "of the initial network, the order of the data, augmentation and dropout", least=0, below=2**63, common=True
+        0, "of the initial network, the order of the data, augmentation and dropout", least=0, below=2**32, common=True
     )
 
     def check(self) -> None:

@@ -55,7 +55,9 @@ def test_what_is_about_to_be_read_is_not_deleted_before(tmp_path):
 def test_paths_that_cannot_be_written_are_refused_at_once(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(ValueError, match=f"workdir {path}: {tmp_path / 'file'} is a file; write a directory that is new"):
+        with pytest.raises(
+            ValueError, match=f"workdir {path}: {tmp_path / 'file'} is a file; write a directory that is new"
+        ):
             Workdir(path, {}).claim()
     with pytest.raises(ValueError, match="cannot be written .*too long"):
         Workdir(tmp_path / ("a" * 300), {})
