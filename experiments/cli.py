@@ -9,7 +9,9 @@ import pathlib
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 from tqdm import tqdm
@@ -17,7 +19,10 @@ from tqdm import tqdm
 from experiments import settings
 from experiments.report.workdir import Workdir
 from experiments.training.stopping import NonFiniteLoss, Stopped
+from jaxdecouple.errors import DataWarning
 
+_SHOW_WARNING = warnings.showwarning
+MANY = 20  # flags: more than that are not all explained at once
 SECONDS = 10  # between two lines on the progress, where it is not a terminal that shows it
 
 _FREE_SPACE = "free some space, and give the same command again"
@@ -43,7 +48,7 @@ def _help(full: bool) -> str:
     groups: dict[str, list[flags.Flag]] = {}
     for flag in sorted(own, key=lambda flag: settings.position(flag.name)):
         groups.setdefault(settings.group_of(flag.name), []).append(flag)
-    some = any(settings.is_common(flag.name) for flag in own) and not full
+    some = len(own) > MANY and not full
     lines = [str(sys.modules["__main__"].__doc__ or "").strip()]
     for group, found in groups.items():
         lines += ["", f"{group}:"]
@@ -123,6 +128,7 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    warnings.showwarning = _warn
     try:
         yield
         sys.stdout.flush()
@@ -143,6 +149,14 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
         if not _is_loss_of_workers(error):
             raise
         sys.exit(f"error: {error}")
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """On one line; where a warning about data came from says nothing to who gave them."""
+    if issubclass(category, DataWarning):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        _SHOW_WARNING(message, category, *place, **more)
 
 
 def _is_loss_of_workers(error: Exception) -> bool:

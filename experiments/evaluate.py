@@ -9,48 +9,14 @@ flight, as the run itself tests after each epoch.
 
 from __future__ import annotations
 
-import csv
 import pathlib
 
-import jax
-import numpy as np
 from absl import flags
 
 from experiments import cli as command_line
-from experiments import devices
-from experiments.training import loading
-from experiments.training.loading import Loaded
 
 FLAGS = flags.FLAGS
 SUFFIXES = (".csv", ".npz")
-
-
-def write_predictions(loaded: Loaded, path: pathlib.Path) -> None:
-    """Writes, of every test image in order, the label, the predicted class and its probability; .npz: the logits too.
-
-    Raises:
-      ValueError: the file cannot be written.
-    """
-    trainer, logits, labels = loaded.trainer, [], []
-    for images, targets in trainer.test_batches():
-        logits.append(np.asarray(trainer.pipeline.predict(loaded.state, images), np.float32))
-        labels.append(targets)
-    logits, labels = np.concatenate(logits), np.concatenate(labels)
-    predicted = logits.argmax(axis=-1)
-    probability = np.asarray(jax.nn.softmax(logits))[np.arange(len(logits)), predicted]
-    try:
-        if path.suffix == ".npz":
-            names = np.array(trainer.dataset.class_names)
-            np.savez(path, label=labels, predicted=predicted, probability=probability, logits=logits, class_names=names)
-            return
-        with path.open("w", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(("image", "label", "predicted", "probability"))
-            for row in enumerate(zip(labels, predicted, probability, strict=True)):
-                image, (label, guess, sure) = row
-                table.writerow((image, label, guess, f"{sure:.6f}"))
-    except OSError as error:
-        raise ValueError(f"predictions cannot be written to {path} ({error}); write another file") from error
 
 
 def define_flags() -> None:
@@ -65,6 +31,9 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         if not FLAGS.checkpoint:
             raise ValueError("checkpoint is not given; write --checkpoint=runs/... , the workdir of a run")
+        from experiments import devices  # not before: --help need not wait for JAX
+        from experiments.training import loading
+
         predictions = pathlib.Path(FLAGS.predictions).expanduser() if FLAGS.predictions else None
         if predictions and predictions.suffix not in SUFFIXES:
             raise ValueError(f"predictions is {predictions}; write a file that ends in {' or '.join(SUFFIXES)}")
@@ -75,7 +44,7 @@ def main(argv: list[str]) -> None:
         loaded = loading.load(path, config, metadata, other_data="dataset" in changes)
         found = loaded.trainer.evaluate(loaded.state)
         if predictions:
-            write_predictions(loaded, predictions)
+            loading.write_predictions(loaded, predictions)
         state = loaded.state
         where = "nothing in flight" if state.tick == state.first else "batches in flight left out"
         print(

@@ -13,9 +13,6 @@ import pathlib
 from absl import flags
 
 from experiments import cli as command_line
-from experiments import devices
-from experiments.training import loading
-from experiments.training.trainer import VARIABLES
 
 FLAGS = flags.FLAGS
 
@@ -23,7 +20,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
     flags.DEFINE_string("checkpoint", "", "workdir of a run (its final checkpoint, else the newest), or a checkpoint")
-    flags.DEFINE_string("output", VARIABLES, "file to write")
+    flags.DEFINE_string("output", "model.msgpack", "file to write")
     flags.DEFINE_string("data_dir", "", "as for experiments.train; empty: that of the run")
 
 
@@ -31,6 +28,9 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         if not FLAGS.checkpoint:
             raise ValueError("checkpoint is not given; write --checkpoint=runs/... , the workdir of a run")
+        from experiments import devices  # not before: --help need not wait for JAX
+        from experiments.training import loading
+
         path = loading.find(pathlib.Path(FLAGS.checkpoint).expanduser())
         config, metadata = loading.saved_config(path, **({"data_dir": FLAGS.data_dir} if FLAGS.data_dir else {}))
         devices.request(config.num_stages)

@@ -13,18 +13,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
-import numpy as np
-import optax
 from absl import flags
 
 import jaxdecouple as jd
 from experiments import cli as command_line
-from experiments import devices
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
-from experiments.training import auto
-from experiments.training.auto import Choice
 
 FLAGS = flags.FLAGS
 POLICIES = ("stash", "remat", "replay", "latest")
@@ -60,70 +54,6 @@ class Planning(Settings):
         return jd.models.by_name(self.model, self.num_classes, small_images=small, split_blocks=True)
 
 
-def plan(settings: Planning, output: Workdir) -> dict[int, Choice]:
-    """The choice for each K, written into the workdir and said on screen.
-
-    Raises:
-      ValueError: more stages than layers, or a profile of something else.
-    """
-    layers, size = settings.layers(), settings.image_size
-    sample = jax.ShapeDtypeStruct((settings.batch_size, size, size, 3), np.dtype("float32"))
-    device = jax.devices()[0]
-    if settings.profile:
-        profile = jd.Profile.load(settings.profile)
-        profile.check(layers, sample, device)
-    else:
-        print(f"measuring the {len(layers)} layers of {settings.model} on {device}")
-        profile = jd.profile(layers, sample, device=device)
-    profile.save(output.file("profile.json"))
-    choices = {}
-    for num_stages in settings.num_stages:
-        choice = _choose(settings, profile, sample, num_stages)
-        print(f"K = {num_stages}\n{choice.explain()}")
-        choice.save_timeline(output, f"-K{num_stages}")
-        choices[num_stages] = choice
-    output.write_json(
-        "plan.json",
-        {
-            "settings": dataclasses.asdict(settings),
-            "machine": devices.describe(),
-            "plans": {num_stages: _describe(choice) for num_stages, choice in choices.items()},
-        },
-    )
-    return choices
-
-
-def _choose(settings: Planning, profile: jd.Profile, sample: jax.ShapeDtypeStruct, num_stages: int) -> Choice:
-    choice = auto.choose(
-        settings.layers(),
-        num_stages,
-        sample,
-        np.zeros(settings.batch_size, np.int32),
-        [jax.devices()[0]] * num_stages,  # one after the other: each alone
-        weights=settings.weights,
-        profile=profile,
-        optimizer=optax.sgd(0.1, momentum=0.9),
-    )
-    sent = [profile.sent[stage.first] for stage in choice.stages[1:]]
-    seconds = [size / (1e9 * settings.bandwidth) if settings.bandwidth else 0.0 for size in sent]
-    times = dataclasses.replace(choice.times, up=tuple(seconds), down=tuple(seconds))
-    return dataclasses.replace(
-        choice, times=times, plan=jd.plan(times, jitter=settings.jitter, weights=settings.weights)
-    )
-
-
-def _describe(choice: Choice) -> dict[str, Any]:
-    return {
-        "explanation": choice.explain().splitlines(),
-        "layers_per_stage": [stage.num_layers for stage in choice.stages],
-        "times": dataclasses.asdict(choice.times),
-        "schedule": dataclasses.asdict(choice.schedule),
-        "staleness": choice.plan.staleness,
-        "seconds_per_batch": choice.plan.seconds_per_batch,
-        "speedup": choice.plan.speedup,
-    }
-
-
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
     define(Planning)
@@ -134,8 +64,11 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was planned"):
         settings = read(Planning)
         workdir = command_line.workdir(f"plan-{settings.model}", profile=settings.profile)
+        from experiments import devices  # not before: --help need not wait for JAX
+        from experiments.training import planning
+
         devices.compile_once()
-        plan(settings, Workdir(workdir, dataclasses.asdict(settings), overwrite=FLAGS.overwrite))
+        planning.plan(settings, Workdir(workdir, dataclasses.asdict(settings), overwrite=FLAGS.overwrite))
         print(f"profile, times, plans and timelines are in {workdir}")
 
 

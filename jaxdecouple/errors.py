@@ -16,6 +16,10 @@ class DataError(JaxdecoupleError):
     """Data, or a request for data, that cannot be used."""
 
 
+class DataWarning(UserWarning):
+    """Data that can be used, but perhaps not as they were meant."""
+
+
 class CheckpointError(JaxdecoupleError):
     """A checkpoint that cannot be written, is not there, or does not fit."""
 

@@ -39,6 +39,42 @@ BASELINE = "LARS"
 NUM_CLASSES = 10
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked(Settings):
+    """What is measured."""
+
+    model: str = option("resnet20", "as for experiments.train")
+    image_size: int = option(32, "height and width of the images, in pixels", least=1)
+    batch_size: int = option(8192, "B, images of an update", least=1)
+    chunk_size: int = option(512, "images of one forward and backward", least=1)
+    norm_sample: int = option(512, "examples whose gradient norms CLARS takes", least=0)
+    repeats: int = option(5, "rounds over all optimizers", least=1)
+
+    def check(self) -> None:
+        if self.batch_size % self.chunk_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and chunk_size {self.chunk_size}; write a multiple of the chunk"
+            )
+        for label in OPTIMIZERS:
+            self.config(label)
+
+    def config(self, label: str) -> Config:
+        """Of the runs with an optimizer."""
+        return Config(
+            method="backprop",
+            num_stages=1,
+            model=self.model,
+            dataset="random",
+            epochs=1,
+            batch_size=self.chunk_size,
+            accumulate=self.batch_size // self.chunk_size,
+            learning_rate=1e-3,
+            nesterov=True,
+            optimizer=OPTIMIZERS[label],
+            norm_sample=self.norm_sample if label == "CLARS" else 0,
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """Of one optimizer.
@@ -82,30 +118,22 @@ class Updates:
         return peak_bytes(self.trainer.pipeline, state, self._batches, self.trainer.step)[0]
 
 
-def measure(
-    config: Config, image_size: int, optimizers: Sequence[str], repeats: int, say: Callable[[str], None] = print
-) -> dict[str, Cost]:
-    """The cost of each optimizer.
-
-    Args:
-      config: of the run: ``batch_size`` images a chunk, ``accumulate`` chunks an update.
-      image_size: height and width, in pixels.
-      optimizers: labels among `OPTIMIZERS`.
-      repeats: rounds over all of them.
-      say: called with each line on the progress.
-    """
-    random = np.random.default_rng(0)
-    shape = (config.batch_size, image_size, image_size, 3)
+def measure(asked: Asked, say: Callable[[str], None] = print) -> dict[str, Cost]:
+    """The cost of each optimizer, calling ``say`` with each line on the progress."""
+    random, size, images = np.random.default_rng(0), asked.chunk_size, asked.image_size
     batches = [
-        (random.standard_normal(shape, np.float32), random.integers(NUM_CLASSES, size=config.batch_size, dtype="i4"))
-        for _ in range(config.accumulate)
+        (
+            random.standard_normal((size, images, images, 3), np.float32),
+            random.integers(NUM_CLASSES, size=size, dtype="i4"),
+        )
+        for _ in range(asked.batch_size // size)
     ]
     built = {}
-    for label in optimizers:
+    for label in OPTIMIZERS:
         start = time.perf_counter()
-        built[label] = Updates(dataclasses.replace(config, optimizer=OPTIMIZERS[label]), batches)
+        built[label] = Updates(asked.config(label), batches)
         say(f"{label}: compiled, and made a first update, in {time.perf_counter() - start:.1f} s")
-    seconds = throughput.in_turn({label: updates.seconds for label, updates in built.items()}, repeats)
+    seconds = throughput.in_turn({label: updates.seconds for label, updates in built.items()}, asked.repeats)
     costs = {}
     for label, updates in built.items():
         ratios = throughput.ratios(seconds[label], seconds[BASELINE])
@@ -130,40 +158,6 @@ def as_markdown(costs: dict[str, Cost]) -> str:
     return markdown(rows)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked(Settings):
-    """What is measured."""
-
-    model: str = option("resnet20", "as for experiments.train")
-    image_size: int = option(32, "height and width of the images, in pixels", least=1)
-    batch_size: int = option(8192, "B, images of an update", least=1)
-    chunk_size: int = option(512, "images of one forward and backward", least=1)
-    norm_sample: int = option(512, "examples whose gradient norms CLARS takes", least=0)
-    repeats: int = option(5, "rounds over all optimizers", least=1)
-
-    def check(self) -> None:
-        if self.batch_size % self.chunk_size:
-            raise ValueError(
-                f"batch_size is {self.batch_size} and chunk_size {self.chunk_size}; write a multiple of the chunk"
-            )
-        self.config()
-
-    def config(self) -> Config:
-        """Of the runs, but for the optimizer."""
-        return Config(
-            method="backprop",
-            num_stages=1,
-            model=self.model,
-            dataset="random",
-            epochs=1,
-            batch_size=self.chunk_size,
-            accumulate=self.batch_size // self.chunk_size,
-            learning_rate=1e-3,
-            nesterov=True,
-            norm_sample=self.norm_sample,
-        )
-
-
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
     define(Asked)
@@ -173,12 +167,10 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         asked = read(Asked)
-        config = asked.config()
-        output = Workdir(command_line.workdir("cost"), dataclasses.asdict(config), overwrite=FLAGS.overwrite)
+        output = Workdir(command_line.workdir("cost"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
         devices.request(1)
         devices.compile_once()
-        say = functools.partial(print, flush=True)
-        costs = measure(config, asked.image_size, list(OPTIMIZERS), asked.repeats, say)
+        costs = measure(asked, functools.partial(print, flush=True))
         results = {label: dataclasses.asdict(cost) for label, cost in costs.items()}
         output.write_json("results.json", {"machine": devices.describe(), "optimizers": results})
         output.write("table.md", as_markdown(costs) + "\n")

@@ -132,7 +132,7 @@ class Sweep(Settings):
             momentum=self.momentum,
             nesterov=True,
             weight_decay=self.weight_decay,
-            norm_sample=self.norm_sample,
+            norm_sample=self.norm_sample if settings.get("optimizer") == "clars" else 0,
             augment=self.augment,
             drop_last=True,
             seed=self.seed,

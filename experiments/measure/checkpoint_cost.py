@@ -25,7 +25,8 @@ import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
-from experiments.measure.entrants import Workload, pipeline_of
+from experiments.measure.entrants import pipeline_of
+from experiments.measure.workload import Workload
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
 from experiments.training.methods import METHODS

@@ -14,97 +14,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import jaxdecouple as jd
 from experiments.measure import throughput
 from experiments.measure.compilations import Compilations
 from experiments.measure.operation_times import OperationMeter
-from experiments.settings import Settings, option
+from experiments.measure.workload import Workload
 from experiments.training import auto
 from experiments.training.auto import Choice
-from experiments.training.methods import METHODS, WITH_AUTO
+from experiments.training.methods import METHODS
 from jaxdecouple import schedules
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.schedules import Schedule
 
 ONE_WORKER, ONE_JIT, ONE_STAGE = "one worker", "one jit, all cores", "one stage"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Workload(Settings):
-    """What is trained while something is measured: a network, random images, stages, and for how long."""
-
-    model: str = option("resnet20", "mlp, resnet<6n+2>, or resnet18, 34, 50, 101, 152 (ImageNet form)")
-    num_stages: int = option(2, "K, stages; they share devices where there are fewer", least=1)
-    batch_size: int = option(128, "images of an update; a multiple of 4 for gpipe and adl", least=1)
-    image_size: int = option(32, "pixels along each side; below 64, ResNets get a small stem", least=1)
-    num_classes: int = option(10, "outputs", least=1)
-    dtype: str = option(
-        "float32", "of the computation: float32 or bfloat16; parameters are float32", choices=("float32", "bfloat16")
-    )
-    methods: tuple[str, ...] = option((), f"methods to measure: {', '.join(WITH_AUTO)}; empty: all", choices=WITH_AUTO)
-    boundaries: tuple[int, ...] = option(
-        (), "layer indices at which a new stage starts; empty: stages of equal cost", example="3,6"
-    )
-    one_device: bool = option(False, "put all stages on one device, where decoupling cannot help")
-    repeats: int = option(5, "rounds of measurements", least=1)
-    seconds: float = option(4.0, "about how long the measurement of one rate takes", above=0)
-    memory: bool = option(True, "count peak memory, which compiles everything once more")
-    profile: str = option("", "file of measured layers, read if there, else written")
-
-    def check(self) -> None:
-        """Refuses what cannot be measured; ranges have been checked."""
-        for method in self.chosen:
-            parts = METHODS[method].accumulate
-            if self.batch_size % parts:
-                raise ValueError(
-                    f"batch_size is {self.batch_size}, which {method} splits into {parts} micro-batches; write a "
-                    f"multiple of {parts}, or --methods without {method}"
-                )
-        cut(self, schedules.fdg(self.num_stages))  # refuses the model, and a cut that does not fit
-
-    @property
-    def chosen(self) -> list[str]:
-        """The methods to measure, in the order of the table; ``auto`` is apart."""
-        return [name for name in METHODS if not self.methods or name in self.methods]
-
-    def layers(self) -> list[Any]:
-        """The model, which can be cut inside its blocks."""
-        small, dtype = self.image_size < 64, jnp.dtype(self.dtype)
-        return jd.models.by_name(self.model, self.num_classes, small_images=small, split_blocks=True, dtype=dtype)
-
-    def sample(self, batch_size: int | None = None) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of inputs, [B, H, W, 3]."""
-        return jax.ShapeDtypeStruct(
-            (batch_size or self.batch_size, self.image_size, self.image_size, 3), jnp.dtype("float32")
-        )
-
-    def distinct(self, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """A few batches to feed in turn: random images, [B, H, W, 3] float32, and labels, [B] int32; on the host."""
-        random = np.random.default_rng(0)
-        shape = self.sample(batch_size).shape
-        return [
-            (random.standard_normal(shape, np.float32), random.integers(self.num_classes, size=batch_size, dtype="i4"))
-            for _ in range(4)
-        ]
-
-
-def cut(workload: Workload, schedule: Schedule, profile: jd.Profile | None = None) -> tuple[Stage, ...]:
-    """The network's stages for a schedule: the given cut, or else stages of equal cost, as measured if it was.
-
-    Raises:
-      ValueError: the network cannot be cut so, or the profile is of another one.
-    """
-    return jd.partition(
-        workload.layers(),
-        workload.num_stages,
-        sample=workload.sample(),
-        boundaries=workload.boundaries or None,
-        costs=None if workload.boundaries else profile,
-        weights=schedule.weights,
-    )
 
 
 def profile(workload: Workload, device: jax.Device) -> jd.Profile | None:
@@ -194,14 +118,14 @@ def pipeline_of(name: str, workload: Workload, devices: Sequence[jax.Device]) ->
     """The pipeline of a method of the papers, with its own M."""
     schedule, auxiliary = _method(name, workload)
     optimizer_of = jd.stagewise(optimizer(), accumulate=METHODS[name].accumulate)
-    return jd.Pipeline(cut(workload, schedule), schedule, optimizer=optimizer_of, auxiliary=auxiliary, devices=devices)
+    return jd.Pipeline(workload.cut(schedule), schedule, optimizer=optimizer_of, auxiliary=auxiliary, devices=devices)
 
 
 def method(name: str, workload: Workload, devices: Sequence[jax.Device], profile: jd.Profile | None = None) -> Entrant:
     """A method of the papers, with its own M."""
     (schedule, auxiliary), accumulate = _method(name, workload), METHODS[name].accumulate
     label = f"{name} M={accumulate}" if accumulate > 1 else name
-    return pipelined(label, workload, cut(workload, schedule, profile), schedule, devices, accumulate, auxiliary)
+    return pipelined(label, workload, workload.cut(schedule, profile), schedule, devices, accumulate, auxiliary)
 
 
 def _method(name: str, workload: Workload) -> tuple[Schedule, Any]:

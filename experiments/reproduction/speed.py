@@ -21,8 +21,8 @@ import jaxdecouple as jd
 from experiments import devices
 from experiments.measure import entrants, throughput
 from experiments.measure.entrants import Entrant
-from experiments.measure.entrants import Workload as Settings
 from experiments.measure.operation_times import Round, as_times, joined_stages
+from experiments.measure.workload import Workload as Settings
 from experiments.reproduction.kind import Column, Emit, Kind, Scale
 from experiments.reproduction.predictions import schedule_of
 from experiments.training.methods import METHODS

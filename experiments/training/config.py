@@ -151,20 +151,19 @@ class Config(Settings):
             if getattr(self, name) and name not in self._method.takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but method {self.method} has no such setting")
         self._check_local_learning()
-        if self.warmup_rate and not self.warmup_epochs:
-            raise ValueError(f"warmup_rate is {self.warmup_rate}, but warmup_epochs is 0; write both, or neither")
-        if self.optimizer not in LAYER_WISE and (self.eta or not self.scale_biases):
-            raise ValueError(
-                f"eta is {self.eta} and scale_biases {self.scale_biases}, but optimizer {self.optimizer} has no such "
-                f"settings; write --optimizer={' or '.join(LAYER_WISE)}, or leave them out"
-            )
+        for name, (setting, values) in _ONLY_WITH.items():
+            given, chosen = getattr(self, name), getattr(self, setting)
+            if chosen not in values and given != _DEFAULTS[name]:
+                raise ValueError(
+                    f"{name} is {given}, but {setting} {chosen} has no such setting; write --{setting}="
+                    f"{' or '.join(values)}, or leave it out"
+                )
+        self._check_epochs()
         if self.norm_sample > self.batch_size:
             raise ValueError(
                 f"norm_sample is {self.norm_sample}, but batches have {self.batch_size} examples; write at most that "
                 "many, or 0"
             )
-        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
-            raise ValueError(f"decay_epochs is {self.decay_epochs}; write increasing epochs, such as 150,225,275")
         if self.p or self.m:
             if len(self.p) != self.num_stages or len(self.m) != self.num_stages:
                 raise ValueError(
@@ -172,6 +171,20 @@ class Config(Settings):
                     f"{self.num_stages} numbers each"
                 )
         self.schedule(), self.stage_optimizer(1.0)  # these refuse the rest
+
+    def _check_epochs(self) -> None:
+        if self.warmup_rate and not self.warmup_epochs:
+            raise ValueError(f"warmup_rate is {self.warmup_rate}, but warmup_epochs is 0; write both, or neither")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs}, but the run has {self.epochs} epochs; write at most that many"
+            )
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise ValueError(f"decay_epochs is {self.decay_epochs}; write increasing epochs, such as 150,225,275")
+        if self.decay_epochs and self.decay_epochs[-1] >= self.epochs:
+            raise ValueError(
+                f"decay_epochs is {self.decay_epochs}, but the run has {self.epochs} epochs; write epochs below that"
+            )
 
     def _check_local_learning(self) -> None:
         if self._method.auxiliary is None and self.auxiliary_learning_rate:
@@ -284,3 +297,14 @@ class Config(Settings):
         else:
             inner = optax.adamw(rate, b1=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
         return jd.stagewise(inner, beta=self.beta, accumulate=self.steps_per_update)
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+_ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {  # settings that have an effect with some values of another alone
+    "decay_epochs": ("decay", ("step",)),
+    "decay_factor": ("decay", ("step",)),
+    "decay_power": ("decay", ("polynomial",)),
+    "eta": ("optimizer", LAYER_WISE),
+    "scale_biases": ("optimizer", LAYER_WISE),
+    "norm_sample": ("optimizer", ("clars",)),
+}

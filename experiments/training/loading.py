@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import pathlib
 from typing import Any
+
+import jax
+import numpy as np
 
 import jaxdecouple as jd
 from experiments import devices
@@ -87,6 +91,34 @@ def load(path: pathlib.Path, config: Config, metadata: dict[str, Any], *, other_
         dataclasses.replace(config, init_from=""), dataset, places, Layout.from_json(metadata["cut"]), inputs
     )
     return Loaded(path, config, trainer, trainer.restore(path))
+
+
+def write_predictions(loaded: Loaded, path: pathlib.Path) -> None:
+    """Writes, of every test image in order, the label, the predicted class and its probability; .npz: the logits too.
+
+    Raises:
+      ValueError: the file cannot be written.
+    """
+    trainer, logits, labels = loaded.trainer, [], []
+    for images, targets in trainer.test_batches():
+        logits.append(np.asarray(trainer.pipeline.predict(loaded.state, images), np.float32))
+        labels.append(targets)
+    logits, labels = np.concatenate(logits), np.concatenate(labels)
+    predicted = logits.argmax(axis=-1)
+    probability = np.asarray(jax.nn.softmax(logits))[np.arange(len(logits)), predicted]
+    try:
+        if path.suffix == ".npz":
+            names = np.array(trainer.dataset.class_names)
+            np.savez(path, label=labels, predicted=predicted, probability=probability, logits=logits, class_names=names)
+            return
+        with path.open("w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("image", "label", "predicted", "probability"))
+            for row in enumerate(zip(labels, predicted, probability, strict=True)):
+                image, (label, guess, sure) = row
+                table.writerow((image, label, guess, f"{sure:.6f}"))
+    except OSError as error:
+        raise ValueError(f"predictions cannot be written to {path} ({error}); write another file") from error
 
 
 def write_model(path: pathlib.Path, trainer: Trainer, state: State) -> None:

@@ -128,6 +128,8 @@ class Trainer:
                 f"accumulate is {config.steps_per_update}, but the run has {config.epochs * self.batches_per_epoch} "
                 "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"
             )
+        if dataset.num_classes < 2:
+            raise ValueError(f"{dataset.name} has one class alone, so there is nothing to learn; give two or more")
         self.preprocess = Preprocess.for_dataset(dataset, augment=config.augment, normalise=config.normalise)
         if inputs is not None:
             inputs.check(dataset)

@@ -2,15 +2,18 @@
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
 
 from jaxdecouple.data.batches import epoch_batches
 from jaxdecouple.data.statistics import channel_statistics
-from jaxdecouple.errors import DataError
+from jaxdecouple.errors import DataError, DataWarning
 
 _MOST_CLASSES = 2**20  # beyond this a label is taken for an identifier, not a class number
+_MOST_RATIO = 50  # of the largest values of the parts' images: 0..1 beside 0..255 is more
+_CHANNELS = (1, 3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +32,11 @@ class Dataset:
 
     Raises:
         DataError: an array has another type or shape than stated, a label is outside the classes,
-            a part is empty, the parts' images differ, or a float image holds NaN or infinity.
+            a part is empty, the parts' images differ in type, size or range, a float image holds NaN or infinity,
+            or there are more classes than training images.
+
+    Warns:
+        DataWarning: a class has no training images.
     """
 
     name: str
@@ -48,10 +55,11 @@ class Dataset:
             labels = _check_labels(f"{self.name}: y_{part}", labels, len(images))
             object.__setattr__(self, f"y_{part}", labels)
         self._check_same_images()
-        names = self.class_names or map(str, range(int(self.y_train.max()) + 1))
+        names = self.class_names or map(str, range(_count_classes(self.name, self.y_train)))
         object.__setattr__(self, "class_names", tuple(names))
         for part in ("train", "test"):
             self._check_classes(f"{self.name}: y_{part}", getattr(self, f"y_{part}"))
+        self._warn_of_empty_classes()
 
     @property
     def num_classes(self) -> int:
@@ -107,6 +115,20 @@ class Dataset:
                 "give both one size and one type"
             )
 
+        tops = [float(np.abs(images).max()) for images in (train, test)]
+        if min(tops) > 0 and max(tops) > _MOST_RATIO * min(tops):
+            raise DataError(
+                f"{self.name}: training images reach {tops[0]:g}, test images {tops[1]:g}, as if on two scales; give "
+                "both parts in 0..1, or both in 0..255"
+            )
+
+    def _warn_of_empty_classes(self) -> None:
+        empty = np.flatnonzero(np.bincount(self.y_train, minlength=self.num_classes) == 0)
+        if len(empty):
+            some = ", ".join(self.class_names[k] for k in empty[:5])
+            more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+            warnings.warn(f"{self.name} has no training images of class {some}{more}", DataWarning, stacklevel=4)
+
     def _check_classes(self, what: str, labels: np.ndarray) -> None:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= self.num_classes:
@@ -129,9 +151,27 @@ def _check_images(what: str, images: np.ndarray) -> np.ndarray:
             f"{what} has shape {list(images.shape)}; expected [N, H, W, C], or [N, H, W] for grey "
             "images, and no axis of length 0"
         )
+    if images.ndim == 4 and images.shape[1] in _CHANNELS and images.shape[3] not in (*_CHANNELS, images.shape[1]):
+        if images.shape[2] == images.shape[3]:
+            raise DataError(
+                f"{what} has shape {list(images.shape)}, channels first, it seems; expected [N, H, W, C]: give "
+                "np.moveaxis(images, 1, -1)"
+            )
     if images.dtype != np.uint8 and not np.isfinite(images).all():
         raise DataError(f"{what} holds NaN or infinite values; remove or replace them")
+    images = images.astype(images.dtype.newbyteorder("="), copy=False)  # another machine's order of bytes
     return images if images.ndim == 4 else images[..., None]
+
+
+def _count_classes(name: str, labels: np.ndarray) -> int:
+    """As many as the labels say, if they are class numbers and not something else."""
+    count = int(labels.max()) + 1
+    if count > max(len(labels), 2):
+        raise DataError(
+            f"{name}: y_train has labels up to {count - 1}, but there are {len(labels)} training images; number the "
+            "classes from 0, or give class_names"
+        )
+    return count
 
 
 def _check_labels(what: str, labels: np.ndarray, num_images: int) -> np.ndarray:

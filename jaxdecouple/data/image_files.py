@@ -3,12 +3,13 @@
 import concurrent.futures
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdecouple.errors import DataError
+from jaxdecouple.errors import DataError, DataWarning
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -31,7 +32,13 @@ def image_names(directory: pathlib.Path) -> list[str]:
         names = [entry.name for entry in os.scandir(directory)]
     except OSError as error:
         raise DataError(f"{directory} cannot be listed ({error}); expected a directory of image files") from error
-    return sorted(name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+    images = sorted(name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+    others = sorted(name for name in names if not name.lower().endswith(SUFFIXES) and not name.startswith("."))
+    if images and others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        kinds = ", ".join(SUFFIXES)
+        warnings.warn(f"{directory}: {others[0]}{more} left out: only {kinds} are read", DataWarning, stacklevel=4)
+    return images
 
 
 def class_files(kind: str, part: pathlib.Path) -> dict[str, list[str]]:
@@ -45,7 +52,10 @@ def class_files(kind: str, part: pathlib.Path) -> dict[str, list[str]]:
             f"{kind}: there is no directory {part}; expected {part.parent}/train/CLASS/*.png (or "
             f".jpg, .jpeg) and the same under {part.name if part.name != 'train' else 'test'}/"
         )
-    classes = sorted(d for d in part.iterdir() if d.is_dir() and not d.name.startswith("."))
+    try:
+        classes = sorted(d for d in part.iterdir() if d.is_dir() and not d.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{kind}: {part} cannot be listed ({error}); allow this user to read it") from error
     if not classes:
         raise DataError(f"{kind}: {part} holds no class directories; expected {part}/CLASS/*.png")
     found = {directory.name: image_names(directory) for directory in classes}
@@ -101,16 +111,28 @@ def read_images(kind: str, paths: Sequence[pathlib.Path]) -> np.ndarray:
 def decode(kind: str, path: str | pathlib.Path) -> "PIL.Image.Image":
     """The image in one file, in mode L if it is grey, otherwise RGB.
 
+    It is turned as its EXIF data say. What is transparent is drawn on black.
+
     Raises:
-        DataError: it cannot be decoded; the message names the file.
+        DataError: it cannot be read or decoded; the message names the file.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise DataError(
+                    f"{kind}: {path} has more than 8 bits per channel (mode {file.mode}); convert it to 8 bits"
+                )
+            image = ImageOps.exif_transpose(file)
+            if image.has_transparency_data:
+                black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+                image = Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
             return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"{kind}: {path} cannot be read ({error.strerror}); allow this user to read it") from error
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         raise DataError(f"{kind}: {path} cannot be decoded ({error}); replace the file or remove it") from error
 

@@ -36,6 +36,8 @@ def load_npz(path: pathlib.Path) -> Dataset:
             names = archive["class_names"].tolist() if "class_names" in archive else []
     except DataError:
         raise
+    except PermissionError as error:
+        raise DataError(f"npz: {path} cannot be read ({error.strerror}); allow this user to read it") from error
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         # np.load answers a lone array (.npy) with an ndarray, which is no context manager.
         raise DataError(f"npz: {path} is not a readable npz file ({error}); {_WRITE}") from error

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxdecouple.data import DataError, Dataset, load
+from jaxdecouple.data import DataError, Dataset, image_files, load
+from jaxdecouple.errors import DataWarning
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -56,6 +57,15 @@ def test_floating_point_images_are_kept():
         ({"y_train": ARRAYS["y_train"][:-1]}, r"y_train has shape \[11\].*\[12\]"),
         ({"y_test": ARRAYS["y_test"] * 1.0}, "y_test has type float64; labels are integer"),
         ({"y_train": np.arange(12) + 2**40}, "number the classes from 0"),
+        ({"y_train": np.arange(12) * 900}, "labels up to 9900, but there are 12 training images; number the classes"),
+        (
+            {name: RNG.random((12, 3, 8, 8)) for name in ("x_train", "x_test")},
+            r"x_train has shape \[12, 3, 8, 8\], channels first, .*np.moveaxis\(images, 1, -1\)",
+        ),
+        (
+            {"x_train": ARRAYS["x_train"] / 255, "x_test": ARRAYS["x_test"] / 1.0},
+            "training images reach 1, test images 25., as if on two scales; give both",
+        ),
         ({"y_test": ARRAYS["y_test"] - 1}, "y_test has labels from -1 to 1"),
         ({"y_test": ARRAYS["y_test"] + 1}, "labels from 1 to 3, but there are 3 classes"),
         ({"class_names": ("a", "b")}, "y_train has labels from 0 to 2, but there are 2 classes"),
@@ -78,8 +88,15 @@ def test_a_dataset_gives_out_its_batches():
     np.testing.assert_array_equal(np.concatenate([x for x, _ in tests]), data.x_test)
 
 
+def test_arrays_of_another_machines_byte_order_are_turned():
+    swapped = {name: ARRAYS[name].astype(">f4") for name in ("x_train", "x_test")}
+    data = dataset(**swapped)
+    assert data.x_train.dtype.isnative and (data.x_train == ARRAYS["x_train"]).all()
+
+
 def test_class_names_may_reach_further_than_the_training_labels():
-    data = dataset(y_test=ARRAYS["y_test"] + 1, class_names=tuple("abcd"))
+    with pytest.warns(DataWarning, match="test has no training images of class d"):
+        data = dataset(y_test=ARRAYS["y_test"] + 1, class_names=tuple("abcd"))
     assert data.num_classes == 4
 
 
@@ -159,7 +176,8 @@ def folder(tmp_path):
 def test_folder_is_sorted_by_class_and_file_name(folder):
     (folder / "train" / "ant" / "notes.txt").write_text("passed over")
     (folder / "train" / ".hidden").mkdir()
-    data = load(f"folder:{folder}")
+    with pytest.warns(DataWarning, match=r"train/ant: notes\.txt left out: only \.png, \.jpg, \.jpeg are read"):
+        data = load(f"folder:{folder}")
     assert data.name == folder.name
     assert data.class_names == ("ant", "bee", "cat") and data.image_shape == (5, 4, 3)
     assert data.x_train[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 11, 12, 20, 21, 22]
@@ -208,8 +226,41 @@ def test_folder_names_the_file_that_is_damaged_or_of_another_size(folder):
     with pytest.raises(DataError, match=r"bee/1\.png cannot be decoded"):
         load(f"folder:{folder}")
     image.fromarray(np.zeros((5, 4), np.uint16)).save(odd)
-    with pytest.raises(DataError, match=r"bee/1\.png cannot be decoded .*more than 8 bits"):
+    with pytest.raises(DataError, match=r"bee/1\.png has more than 8 bits per channel .*convert it to 8 bits"):
         load(f"folder:{folder}")
+
+
+def test_images_are_turned_as_their_exif_data_say_and_drawn_on_black(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    upright = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+    turned = image.Exif()
+    turned[0x0112] = 8  # the camera was held a quarter turned
+    image.fromarray(np.rot90(upright, -1)).save(tmp_path / "turned.png", exif=turned)
+    assert (np.asarray(image_files.decode("folder", tmp_path / "turned.png")) == upright).all()
+    pixels = np.full((2, 2, 4), 200, np.uint8)
+    pixels[0, :, 3], pixels[1, :, 3] = 0, 255
+    image.fromarray(pixels).save(tmp_path / "alpha.png")
+    drawn = np.asarray(image_files.decode("folder", tmp_path / "alpha.png"))
+    assert (drawn[0] == 0).all() and (drawn[1] == 200).all() and drawn.shape == (2, 2, 3)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch):
+    def forbidden(*args, **settings):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.Image.open", forbidden)
+        with pytest.raises(DataError, match=r"ant/0\.png cannot be read \(Permission denied\); allow this user"):
+            load(f"folder:{folder}")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.iterdir", forbidden)
+        with pytest.raises(DataError, match=r"train cannot be listed .*Permission denied.*; allow this user"):
+            load(f"folder:{folder}")
+    np.savez(folder / "a.npz", **ARRAYS)
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.load", forbidden)
+        with pytest.raises(DataError, match=r"a\.npz cannot be read \(Permission denied\); allow this user"):
+            load(f"npz:{folder / 'a.npz'}")
 
 
 def test_folder_refuses_missing_and_unequal_directories(folder):

@@ -11,7 +11,7 @@ import pytest
 import jaxdecouple as jd
 from experiments import plan
 from experiments.report.workdir import Files, Workdir
-from experiments.training import auto
+from experiments.training import auto, planning
 from experiments.training.config import Config
 from experiments.training.trainer import Trainer
 from jaxdecouple import data
@@ -135,14 +135,16 @@ def settings(**changes):
 
 
 def test_plans_for_devices_that_are_not_there(tmp_path, capsys):
-    choices = plan.plan(settings(), Workdir(tmp_path, {}))
+    choices = planning.plan(settings(), Workdir(tmp_path, {}))
     written = json.loads((tmp_path / "plan.json").read_text())["plans"]
     assert list(choices) == [2, 3] and list(written) == ["2", "3"]
     # 4 images' activations of 128 features over 1 MB/s.
     assert choices[2].times.up == choices[2].times.down == pytest.approx((4 * 128 * 4 / 1e6,))
     assert written["3"]["speedup"] == choices[3].plan.speedup
     assert capsys.readouterr().out.count("Cut: ") == 2
-    again = plan.plan(settings(num_stages=(2,), profile=str(tmp_path / "profile.json")), Workdir(tmp_path / "b", {}))
+    again = planning.plan(
+        settings(num_stages=(2,), profile=str(tmp_path / "profile.json")), Workdir(tmp_path / "b", {})
+    )
     assert again[2].profile == choices[2].profile
 
 

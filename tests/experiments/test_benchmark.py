@@ -9,11 +9,10 @@ import optax
 import pytest
 
 import jaxdecouple as jd
-from experiments import benchmark
-from experiments.measure import compilations, entrants, operation_times, throughput
+from experiments.measure import benchmark, compilations, entrants, operation_times, throughput
 from experiments.measure.compilations import Compilations
-from experiments.measure.entrants import Workload
 from experiments.measure.operation_times import Round, as_times, dispatches_per_tick, host_times, joined_stages, predict
+from experiments.measure.workload import Workload
 from experiments.report import tables
 from experiments.report.workdir import Workdir
 from jaxdecouple import schedules
@@ -227,7 +226,7 @@ def test_a_loop_is_timed_as_a_whole(monkeypatch):
 
 def test_all_operations_of_a_pipeline_are_measured():
     pipeline = jd.Pipeline(
-        entrants.cut(dataclasses.replace(TINY, num_stages=3), schedules.dsp((1, 1, 0), (4, 2, 0))),
+        dataclasses.replace(TINY, num_stages=3).cut(schedules.dsp((1, 1, 0), (4, 2, 0))),
         schedules.dsp((1, 1, 0), (4, 2, 0)),
         optimizer=jd.stagewise(optax.sgd(0.1), accumulate=2),
     )
@@ -244,7 +243,7 @@ def test_all_operations_of_a_pipeline_are_measured():
 def test_stages_that_share_a_device_are_predicted_to_take_turns():
     device = jax.devices()[0]
     pipeline = jd.Pipeline(
-        entrants.cut(TINY, schedules.ddg(2)), schedules.ddg(2), optimizer=optax.sgd(0.1), devices=[device, device]
+        TINY.cut(schedules.ddg(2)), schedules.ddg(2), optimizer=optax.sgd(0.1), devices=[device, device]
     )
     times = Times(forward=[1.0, 4.0], backward=[2.0, 0.0], up=[9.0], down=[9.0])
     assert predict(pipeline, times).seconds_per_batch == pytest.approx(7.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.measure import checkpoint_cost, diagnostics_cost
-from experiments.measure.entrants import Workload
+from experiments.measure.workload import Workload
 
 SMALL = Workload(model="mlp", num_stages=2, batch_size=8, image_size=8, repeats=2, seconds=0.01)
 

@@ -63,7 +63,7 @@ def test_of_a_run_under_way_the_newest_is_taken(workdir, tmp_path):
 @pytest.mark.parametrize("suffix", evaluate.SUFFIXES)
 def test_predictions_are_those_of_the_network(suffix, workdir, tmp_path):
     loaded, path = loaded_from(workdir), tmp_path / f"predictions{suffix}"
-    evaluate.write_predictions(loaded, path)
+    loading.write_predictions(loaded, path)
     batches = list(loaded.trainer.test_batches())
     logits = np.concatenate([loaded.trainer.pipeline.predict(loaded.state, x) for x, _ in batches])
     if suffix == ".csv":
@@ -82,7 +82,7 @@ def test_predictions_are_those_of_the_network(suffix, workdir, tmp_path):
     np.testing.assert_array_equal(predicted, logits.argmax(axis=-1))
     np.testing.assert_allclose(probability, np.asarray(jax.nn.softmax(logits)).max(axis=-1), atol=1e-6)
     with pytest.raises(ValueError, match="predictions cannot be written to .*write another file"):
-        evaluate.write_predictions(loaded, tmp_path / "nowhere" / f"x{suffix}")
+        loading.write_predictions(loaded, tmp_path / "nowhere" / f"x{suffix}")
 
 
 def test_a_run_may_be_tested_on_other_data(workdir, tmp_path):

@@ -75,10 +75,8 @@ def test_images_are_shrunk_to_means_of_squares(digits):
 
 
 def test_cost_counts_time_and_memory():
-    config = Config(
-        method="backprop", num_stages=1, model="mlp", dataset="random", batch_size=32, accumulate=2, learning_rate=1e-3
-    )
-    costs = cost.measure(config, 8, list(cost.OPTIMIZERS), repeats=2, say=lambda line: None)
+    asked = cost.Asked(model="mlp", image_size=8, batch_size=64, chunk_size=32, norm_sample=32, repeats=2)
+    costs = cost.measure(asked, say=lambda line: None)
     assert {len(each.seconds) for each in costs.values()} == {2} and costs["LARS"].ratios == [1.0, 1.0]
     weights = 4 * (192 * 128 + 2 * 128 * 128 + 128 * 10)  # bytes; beside them momentum and the sum of gradients
     assert all(each.peak_bytes > 3 * weights for each in costs.values())
