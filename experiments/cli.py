@@ -96,9 +96,7 @@ def bar(total: int, unit: str, initial: int = 0) -> tqdm:
     how = {"total": total, "unit": unit, "initial": initial, "leave": False}
     if sys.stderr.isatty():
         return tqdm(**how)
-    return tqdm(
-        **settings, file=_Lines(), mininterval=SECONDS, maxinterval=SECONDS, delay=SECONDS, miniters=1, ncols=99
-    )
+    return tqdm(**how, file=_Lines(), mininterval=SECONDS, maxinterval=SECONDS, delay=SECONDS, miniters=1, ncols=99)
 
 
 class _Lines:

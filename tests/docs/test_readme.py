@@ -1,14 +1,13 @@
 """The README's code runs as it stands, and its tables say what the code does."""
 
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
+import jax
 import pytest
 
-from jaxdecouple import data, schedules
+import jaxdecouple as jd
+from jaxdecouple import schedules
 from jaxdecouple.planning import Times, timeline
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -16,21 +15,27 @@ README = (ROOT / "README.md").read_text()
 PIECES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_quickstart_trains_and_is_saved(tmp_path):
-    """And restored, exported, and loaded without this library."""
-    quickstart, _, saving, loading = PIECES[:4]
-    assert len(quickstart.strip().splitlines()) < 15
-    check = "assert abs(logits - pipeline.predict(state, digits.x_test / 255.0)).max() < 1e-4"
-    code = f"{quickstart}{saving}{loading}{check}\nprint(jd.checkpoints.metadata('checkpoint'))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    loss, accuracy, examples = re.search(r"loss=([\d.]+), accuracy=([\d.]+), examples=(\d+)", done.stdout).groups()
-    assert float(loss) < 3 and 0 < float(accuracy) <= 1 and int(examples) == 360
-    assert done.stdout.endswith("{'epoch': 1}\n")
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "model.msgpack"}
+def test_the_code_runs_in_order(few_digits, tmp_path, monkeypatch, capsys):
+    """The quickstart trains and learns locally, is saved, restored, exported, and loaded without this library."""
+    monkeypatch.chdir(tmp_path)
+    names, said = {}, []
+    assert len(PIECES) == 6 and len(PIECES[0].strip().splitlines()) < 15
+    for piece in PIECES:
+        exec(compile(piece, "README.md", "exec"), names)
+        said.append(capsys.readouterr().out)
+    number, part = r"([\d.]+)", ", "
+    loss, accuracy, examples = re.search(rf"loss={number}{part}accuracy={number}{part}examples=(\d+)", said[0]).groups()
+    assert float(loss) < 4 and 0 < float(accuracy) <= 1 and int(examples) == 60
+    state, pipeline, local = names["state"], names["pipeline"], names["local"]
+    assert int(state.tick) == 3 and jd.checkpoints.metadata("checkpoint") == {"epoch": 1}
+    assert abs(names["logits"] - pipeline.predict(state, names["digits"].x_test / 255.0)).max() < 1e-4
+    batch = names["x"][:64], names["y"][:64]
+    state, metrics = local.step(local.init(jax.random.key(0), batch[0]), batch)
+    assert sorted(metrics.auxiliary) == [0]
+    gap, delay = said[4].split()
+    assert abs(float(gap)) < 1e-2 and int(delay) > 3
+    assert said[5].startswith("3.47") and "3.48 times one device" in PIECES[5]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "model.msgpack", "ddg.png", "ddg.json"}
 
 
 def test_the_drawn_schedule():
@@ -64,34 +69,6 @@ def test_the_method_table():
 def _cells(line):
     cells = line.split("|")
     return cells if len(cells) == 8 and cells[1].startswith(" `") else None
-
-
-def test_the_timeline_example(tmp_path):
-    code = "import jaxdecouple as jd\n" + PIECES[5]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("3.47") and "3.48 times one device" in code
-    assert {path.name for path in tmp_path.iterdir()} == {"ddg.png", "ddg.json"}
-
-
-def test_the_example_of_local_learning():
-    quickstart, local = PIECES[:2]
-    before, after = quickstart.split("state = pipeline.init")
-    code = f"{before}{local}state = pipeline.init{after}\nprint(sorted(metrics.auxiliary))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("[0]\n")
-
-
-def test_the_asynchronous_example(capsys):
-    code = PIECES[4]
-    digits = data.load("digits")
-    exec(code, {"x": digits.x_train / 255.0, "y": digits.y_train})
-    gap, delay = capsys.readouterr().out.split()
-    assert abs(float(gap)) < 1e-2 and int(delay) > 3
 
 
 def test_the_table_of_predicted_speeds():

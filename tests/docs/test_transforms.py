@@ -13,15 +13,16 @@ import jaxdecouple as jd
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "transforms.md").read_text()
 
 
-def test_every_piece_of_code_runs_after_those_before_it(capsys):
+def test_every_piece_of_code_runs_after_those_before_it(few_digits, capsys):
     names = {}
     pieces = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(pieces) == 4
+    assert len(pieces) == 4 and "batch_size=256" in pieces[0]
+    pieces[0] = pieces[0].replace("batch_size=256", "batch_size=64")  # of 192 images
     for piece in pieces:
         exec(compile(piece, "docs/transforms.md", "exec"), names)
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
-    assert len(losses) == 10 and losses[-1] < 0.5 < losses[0]
-    assert int(names["state"].tick) == 22 and names["metrics"].loss is not None
+    assert len(losses) == 10 and losses[-1] < 1.0 < losses[0]
+    assert int(names["state"].tick) == 3 and names["metrics"].loss is not None
     assert names["state"].stages[0].gradient_norms is not None
 
 

@@ -17,6 +17,15 @@ from experiments.training.trainer import Trainer
 from jaxdecouple import data
 from jaxdecouple.planning import Times
 
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Layers and stages are measured once, for no time, whoever asks."""
+    profile, choose = jd.profile, auto.choose
+    monkeypatch.setattr(jd, "profile", lambda *args, **settings: profile(*args, **settings, repeats=1, seconds=0.0))
+    monkeypatch.setattr(auto, "choose", lambda *args, **settings: choose(*args, **settings, repeats=1, seconds=0.0))
+
+
 SAMPLE, TARGETS = jax.ShapeDtypeStruct((8, 6), np.float32), np.zeros(8, np.int32)
 
 
@@ -95,7 +104,7 @@ def test_a_joined_dispatch_counts_for_its_layers():
     assert fitted.forward[2:] == (2, 0) and fitted.backward[2:] == (4, 0)
 
 
-def test_trains_from_the_command_lines_settings(tmp_path):
+def test_trains_from_the_command_lines_settings(tmp_path, quick):
     config = Config(method="auto", model="mlp", epochs=1, batch_size=256)
     trainer = Trainer(config, data.load("digits"), jax.devices()[:2])
     assert trainer.pipeline.schedule is trainer.choice.schedule
@@ -134,7 +143,7 @@ def settings(**changes):
     return plan.Planning(**{**given, **changes})
 
 
-def test_plans_for_devices_that_are_not_there(tmp_path, capsys):
+def test_plans_for_devices_that_are_not_there(tmp_path, capsys, quick):
     choices = planning.plan(settings(), Workdir(tmp_path, {}))
     written = json.loads((tmp_path / "plan.json").read_text())["plans"]
     assert list(choices) == [2, 3] and list(written) == ["2", "3"]

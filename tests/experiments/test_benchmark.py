@@ -45,8 +45,10 @@ class Clock:
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("benchmark") / "run"
     settings, lines = dataclasses.replace(TINY, methods=("fdg", "gpipe"), boundaries=(1,)), []
-    places = jax.devices()[:2]
-    results = benchmark.benchmark(settings, Workdir(workdir, {}), places, command="as typed", say=lines.append)
+    places, choose = jax.devices()[:2], entrants.auto.choose
+    with pytest.MonkeyPatch.context() as patch:  # stages are measured once, for no time
+        patch.setattr(entrants.auto, "choose", lambda *args, **how: choose(*args, **how, repeats=1, seconds=0.0))
+        results = benchmark.benchmark(settings, Workdir(workdir, {}), places, command="as typed", say=lines.append)
     return results, workdir, lines
 
 

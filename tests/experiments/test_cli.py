@@ -1,18 +1,104 @@
-"""What every program does with the command line."""
+"""What every program does with the command line, as processes: flags, help, pipes, signals."""
 
+import contextlib
 import dataclasses
+import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
+import time
 
+import pytest
+
+from experiments import cli
 from experiments.training.config import Config
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_help_shows_every_setting():
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.train", "--help"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    shown = {word.strip(":").removeprefix("--").removeprefix("[no]") for word in done.stdout.split()}
+def run(*arguments, **settings):
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, **settings)
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpfull"])
+def test_help_shows_every_setting_at_once(flag):
+    began = time.monotonic()
+    done = run("experiments.train", flag)
+    assert done.returncode == 0 and time.monotonic() - began < 5  # JAX alone takes longer where this takes one
+    shown = {word.strip(":,").removeprefix("--").removeprefix("[no]") for word in done.stdout.split()}
     assert {field.name for field in dataclasses.fields(Config)} - shown == set()
+    common = done.stdout.index("--method:") < done.stdout.index("--num_stages:") < done.stdout.index("--learning_rate:")
+    assert common and ("--decay_power:" in done.stdout) == (flag == "--helpfull")
+
+
+def test_help_needs_no_jax():
+    code = "import sys, runpy; sys.argv[1:] = ['--help']; runpy.run_module('experiments.train', run_name='__main__')"
+    watched = f"import os, sys; os._exit = lambda s: sys.exit('flax' in sys.modules or 'numpy' in sys.modules)\n{code}"
+    done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0 and "--method" in done.stdout, done.stderr
+
+
+def test_nobody_need_read_on():
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.train", "--help"],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert done.returncode == 0 and done.stderr == ""
+        code = "from absl import flags; from experiments import cli\n"
+        code += "flags.FLAGS(['x'])\nwith cli.frame([], interrupted=''): print('x')"
+        done = subprocess.run([sys.executable, "-c", code], stdout=gone, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert done.returncode == 128 + signal.SIGPIPE and done.stderr == ""
+
+
+def test_refuses_without_a_traceback(tmp_path):
+    done = run("experiments.train", "--method=fgd", f"--workdir={tmp_path / 'x'}")
+    assert done.returncode == 1 and not (tmp_path / "x").exists()
+    assert done.stderr.startswith("error: unknown method 'fgd'; did you mean 'fdg'") and "Traceback" not in done.stderr
+
+
+class Arguments:
+    """Stands in for the flags."""
+
+    def __getitem__(self, name):
+        return self
+
+    present = True
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
+        (PermissionError(13, "Permission denied", "runs/x"), 1, "error: .*Permission denied.*; allow this user"),
+        (OSError(36, "File name too long", "aaa"), 1, "error: .*too long.*; write a shorter path"),
+        (OSError(28, "No space left on device"), 1, "error: .*No space left.*; free some space, and give the same"),
+    ],
+    ids=["Ctrl-C", "permission", "long", "full"],
+)
+def test_what_goes_wrong_is_said_in_one_line(error, status, says, monkeypatch, capsys):
+    monkeypatch.setattr(cli.flags, "FLAGS", Arguments())
+    with pytest.raises(SystemExit) as left, cli.frame(["x"], interrupted="nothing was written"):
+        raise error
+    message = capsys.readouterr().err if isinstance(left.value.code, int) else left.value.code
+    assert pytest.approx(status) == (left.value.code if isinstance(left.value.code, int) else 1)
+    assert re.search(says, message) and message.strip().count("\n") == 0
+
+
+def test_progress_is_shown_without_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "SECONDS", 0)
+    with contextlib.closing(cli.bar(3, "batch", initial=1)) as bar:
+        for _ in range(2):
+            bar.set_postfix(loss="1.5", refresh=False)
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2 and "2/3" in lines[0] and "loss=1.5" in lines[0] and "3/3" in lines[1]
+    assert not any("\r" in line for line in lines)

@@ -3,18 +3,15 @@
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 import jaxdecouple as jd
-from experiments import evaluate
+from experiments import evaluate, export, train
 from experiments.training import loading, session
 from experiments.training.config import Config, Saving
 
@@ -110,24 +107,54 @@ def test_checkpoints_of_others_are_refused(tmp_path):
         loading.find(tmp_path)
 
 
-def call(program, *arguments, cwd):
-    command = [sys.executable, "-m", f"experiments.{program}", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
-
-
-def test_the_programs(workdir, tmp_path):
+def test_the_programs(workdir, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
     summary = json.loads((workdir / "summary.json").read_text())
-    done = call("evaluate", f"--checkpoint={workdir}", "--predictions=p.csv", cwd=tmp_path)
+    done = call(evaluate, f"--checkpoint={workdir}", "--predictions=p.csv")
     assert done.stdout.startswith(
         f"test error {100 * summary['test_error']:.2f} %, test loss {summary['test_loss']:.4f}"
     )
+    assert "images normalised by the mean (0.3" in done.stdout and "of digits" in done.stdout
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 361
-    done = call("export", f"--checkpoint={workdir / 'checkpoints' / 'tick-00000016'}", cwd=tmp_path)
+    done = call(export, f"--checkpoint={workdir / 'checkpoints' / 'tick-00000016'}")
     assert (tmp_path / "model.msgpack").read_bytes() == (workdir / "model.msgpack").read_bytes(), done.stderr
+    about = json.loads((tmp_path / "model.json").read_text())
+    assert about == json.loads((workdir / "model.json").read_text()) and about["image_shape"] == [8, 8, 1]
+    assert about["model"] == "mlp" and len(about["class_names"]) == 10 and 0 < about["mean"][0] < about["std"][0] < 1
     again = [f"--{name}={getattr(CONFIG, name)}" for name in ("model", "method", "num_stages", "epochs", "batch_size")]
-    done = call("train", *again, "--eval_batch_size=100", f"--workdir={workdir}", cwd=tmp_path)
-    assert done.returncode == 0 and "this run is finished" in done.stdout, done.stderr
+    done = call(train, *again, "--eval_batch_size=100", f"--workdir={workdir}")
+    assert done.status == 0 and "this run is finished" in done.stdout, done.stderr
+
+
+def other(path, digits, **changes):
+    """A file with the digits' first 20 test images, and other training images."""
+    part = {"x_train": digits.x_train[:50], "y_train": digits.y_train[:50]}
+    np.savez(path, **{**part, "x_test": digits.x_test[:20], "y_test": digits.y_test[:20], **changes})
+    return f"npz:{path}"
+
+
+def test_test_images_are_normalised_as_in_training(workdir, tmp_path):
+    digits = jd.data.load("digits")
+    same = loaded_from(workdir, dataset=other(tmp_path / "same.npz", digits))
+    bright = np.where(digits.x_train[:50] > 127, 255, 200).astype(np.uint8)
+    moved = loaded_from(workdir, dataset=other(tmp_path / "moved.npz", digits, x_train=bright))
+    few = [(x, y) for x, y in same.trainer.test_batches()]
+    assert same.trainer.evaluate(same.state) == moved.trainer.evaluate(moved.state)
+    own = next(loaded_from(workdir).trainer.test_batches())[0][:20]
+    np.testing.assert_array_equal(few[0][0], own)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"x_test": np.zeros((20, 9, 9), np.uint8), "x_train": np.zeros((50, 9, 9), np.uint8)}, "9 x 9 x 1.*8 x 8 x 1"),
+        ({"y_train": np.arange(50) % 12}, "classes of other are 0, 1, 2, 3, 4 and 7 more, but the model was trained"),
+    ],
+)
+def test_data_that_do_not_fit_a_model_are_refused(changes, says, workdir, tmp_path):
+    given = other(tmp_path / "other.npz", jd.data.load("digits"), **changes)
+    with pytest.raises(jd.data.DataError, match=says):
+        loaded_from(workdir, dataset=given)
 
 
 def test_a_finished_run_is_not_repeated(workdir):

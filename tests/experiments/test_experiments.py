@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -171,7 +169,9 @@ def test_clars_measures_norms_once_for_each_update(digits, monkeypatch):
     assert np.isfinite(run.final.loss)
 
 
-def test_every_method_trains_and_is_tabled(tmp_path, digits):
+def test_every_method_trains_and_is_tabled(tmp_path, digits, monkeypatch):
+    measure = throughput.measure
+    monkeypatch.setattr(throughput, "measure", lambda loops, repeats: measure(loops, repeats=repeats, seconds=0.0))
     base = dataclasses.replace(SMALL, epochs=1, batch_size=512, drop_last=True)
     configs = compare.configs(base)
     assert list(configs) == list(compare.METHODS) and configs["adl M=4"].batch_size == 128
@@ -208,13 +208,6 @@ def test_confining_to_a_core_is_undone():
         with throughput._one_core():
             assert len(os.sched_getaffinity(0)) == 1
         assert os.sched_getaffinity(0) == before
-
-
-def test_the_command_line_refuses_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "experiments.train", "--method=fgd", f"--workdir={tmp_path / 'x'}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and not (tmp_path / "x").exists()
-    assert "error: unknown method 'fgd'; did you mean 'fdg'" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_probes_are_written_and_drawn(tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image
 
 import jaxdecouple as jd
 from experiments.measure import kills
-from experiments.training import session
+from experiments.training import auto, session
 from experiments.training import trainer as training
 from experiments.training.config import Config, Saving
 from experiments.training.progress import NonFiniteLoss
@@ -39,6 +39,27 @@ CASES = {
     "auto": {"method": "auto", "epochs": 1},
     "streamed": {"epochs": 1, "batch_size": 7, "image_size": 8},
 }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_drawn(monkeypatch):
+    """Pictures are tested elsewhere."""
+    for name in ("curves", "schedules", "diagnostics"):
+        monkeypatch.setattr(session.plots, name, lambda *args: None)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The workdir of a run of SMALL that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    session.train(SMALL, workdir, saving=OFTEN)
+    return workdir
+
+
+def quick_choice(*args, choose=auto.choose, **settings):
+    """Measured once, for no time."""
+    profile = jd.profile(args[0], args[2], repeats=1, seconds=0.0)
+    return choose(*args, profile=profile, repeats=1, seconds=0.0, **settings)
 
 
 class Killed(BaseException):
@@ -90,6 +111,8 @@ def assert_same_end(one, other, config):
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_run_ends_like_one_that_was_left_alone(case, pictures, tmp_path, monkeypatch):
     config = config_of(case, pictures)
+    if config.method == "auto":
+        monkeypatch.setattr(training.auto, "choose", quick_choice)
     run(config, tmp_path / "alone")
     if config.method == "auto":  # what was measured once is not measured again
         (tmp_path / "killed").mkdir()
@@ -113,10 +136,10 @@ def test_a_killed_run_ends_like_one_that_was_left_alone(case, pictures, tmp_path
 
 
 def test_runs_killed_at_random_moments(tmp_path):
-    """The program that kills a hundred, here three times."""
-    case = kills.Case(dataclasses.replace(SMALL, method="adl", num_stages=4, accumulate=4), 3)
+    """The program that kills a hundred, here once."""
+    case = kills.Case(dataclasses.replace(SMALL, method="adl", accumulate=4), 1)
     kills.run_cases([case], tmp_path, jobs=1, seed=int(time.time()))
-    assert case.exact and len(case.resumed_at) == 3
+    assert case.exact and len(case.resumed_at) == 1
 
 
 def test_all_methods_are_killed():
@@ -125,7 +148,7 @@ def test_all_methods_are_killed():
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_after_the_tick_and_saves(signum, tmp_path, monkeypatch, capfd):
+def test_a_signal_stops_after_the_tick_and_saves(signum, alone, tmp_path, monkeypatch, capfd):
     before = signal.getsignal(signum)
     with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
         die_at(patched, 4, lambda state: os.kill(os.getpid(), signum))
@@ -138,8 +161,7 @@ def test_a_signal_stops_after_the_tick_and_saves(signum, tmp_path, monkeypatch, 
     assert [saved.tick for saved in jd.checkpoints.saved_in(tmp_path / "stopped" / "checkpoints")] == [5]
     run(SMALL, tmp_path / "stopped")
     assert "going on after 5 of 16 batches" in capfd.readouterr().out
-    run(SMALL, tmp_path / "alone")
-    assert_same_end(tmp_path / "alone", tmp_path / "stopped", SMALL)
+    assert_same_end(alone, tmp_path / "stopped", SMALL)
 
 
 def test_two_signals_end_the_program_at_once(tmp_path):
@@ -156,7 +178,7 @@ with StopRequest() as stop:
     assert done.returncode == -signal.SIGTERM and done.stdout == f"asked {signal.SIGTERM.value}\n"
 
 
-def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(alone, tmp_path, monkeypatch):
     def poison(state):
         first = state.stages[0]
         broken = first.replace(params={**first.params, "000_DenseLayer": _nan(first.params["000_DenseLayer"])})
@@ -171,8 +193,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, monkeypatc
     (saved,) = jd.checkpoints.saved_in(tmp_path / "run" / "checkpoints")
     assert saved.tick == 6
     run(SMALL, tmp_path / "run")  # it was no fault of the settings: the same command goes on
-    run(SMALL, tmp_path / "alone")
-    assert_same_end(tmp_path / "alone", tmp_path / "run", SMALL)
+    assert_same_end(alone, tmp_path / "run", SMALL)
 
 
 def _nan(tree):
@@ -181,7 +202,7 @@ def _nan(tree):
     }
 
 
-def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, capfd):
+def test_a_full_disk_does_not_end_the_training(alone, tmp_path, monkeypatch, capfd):
     save, failures = files._save, iter([False, True, True])
 
     def full(path, arrays, document):
@@ -197,11 +218,10 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, capfd):
     assert "training goes on, and the newest is that of tick 2" in warnings
     left = {path.name for path in (tmp_path / "full" / "checkpoints").iterdir()}
     assert "tick-00000004" not in left and not any("tmp" in name for name in left) and "tick-00000012" in left
-    run(SMALL, tmp_path / "alone")
-    assert_same_end(tmp_path / "alone", tmp_path / "full", SMALL)
+    assert_same_end(alone, tmp_path / "full", SMALL)
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capfd):
+def test_a_damaged_checkpoint_is_passed_over(alone, tmp_path, monkeypatch, capfd):
     def die(state):
         raise Killed
 
@@ -213,8 +233,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capfd):
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     run(SMALL, tmp_path / "run")
     assert f"put aside as damaged-{newest.path.name}" in capfd.readouterr().err
-    run(SMALL, tmp_path / "alone")
-    assert_same_end(tmp_path / "alone", tmp_path / "run", SMALL)
+    assert_same_end(alone, tmp_path / "run", SMALL)
 
 
 def test_other_data_are_refused(tmp_path, monkeypatch):
@@ -244,12 +263,11 @@ def test_probes_are_not_cut_in_two(tmp_path):
     assert ticks and not followed & set(ticks)
 
 
-def test_weights_of_another_run_begin_one(tmp_path):
-    run(SMALL, tmp_path / "first")
-    other = dataclasses.replace(SMALL, method="ddg", num_stages=4, init_from=str(tmp_path / "first"))
+def test_weights_of_another_run_begin_one(alone):
+    other = dataclasses.replace(SMALL, method="ddg", num_stages=4, init_from=str(alone))
     trainer = Trainer(other, other.load_data(), kills.devices.of_stages(4))
     begun = jd.export_variables(trainer.pipeline, trainer.init(3))
-    kept = jd.read_variables(tmp_path / "first" / session.VARIABLES)
+    kept = jd.read_variables(alone / session.VARIABLES)
     assert json.dumps(_lists(begun)) == json.dumps(_lists(kept))
     wider = dataclasses.replace(other, model="cnn")
     with pytest.raises(ValueError, match="build the model that they are of"):
