@@ -96,7 +96,9 @@ def bar(total: int, unit: str, initial: int = 0) -> tqdm:
     how = {"total": total, "unit": unit, "initial": initial, "leave": False}
     if sys.stderr.isatty():
         return tqdm(**how)
-    return tqdm(**how, file=_Lines(), mininterval=SECONDS, maxinterval=SECONDS, delay=SECONDS, miniters=1, ncols=99)
+    line = "{desc}{n_fmt} of {total_fmt} after {elapsed}, {remaining} to go, {rate_fmt}{postfix}"
+    every = {"mininterval": SECONDS, "maxinterval": SECONDS, "delay": SECONDS, "miniters": 1}
+    return tqdm(**how, **every, file=_Lines(), bar_format=line)
 
 
 class _Lines:

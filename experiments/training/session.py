@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -85,7 +86,8 @@ def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory) -
     with command_line.bar(total, "batch", begun) as bar:
 
         def on_tick(loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if math.isfinite(loss):  # one is known
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
 
         def on_epoch(record: EpochRecord, state: State) -> None:
