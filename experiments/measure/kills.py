@@ -5,7 +5,7 @@
 Every method, with K = 2 and 4 stages and updates of 1 and 4 batches, trains ResNet-8 on the handwritten digits, saved
 every few ticks, so that many kills come in the middle of a save. Each run is killed with SIGKILL two or three times,
 resumed each time as the same command would, and must end with the same bytes as an undisturbed run: metrics, summary,
-exported weights, and all arrays of the final checkpoint, optimizer states and random keys included.
+what probes found, exported weights, and all arrays of the final checkpoint, optimizer states and random keys included.
 
 The directory gets results.json and table.md.
 """
@@ -35,9 +35,9 @@ from experiments.report.workdir import Workdir
 from experiments.training.config import Config, Saving
 from experiments.training.loading import FINAL
 from experiments.training.methods import METHODS
-from experiments.training.run_directory import CHECKPOINTS, METRICS, SUMMARY
+from experiments.training.run_directory import CHECKPOINTS, DIAGNOSTICS, METRICS, SUMMARY
 from experiments.training.session import LAYOUT, train
-from experiments.training.trainer import VARIABLES
+from experiments.training.trainer import ABOUT, VARIABLES
 
 FLAGS = flags.FLAGS
 STAGES, ACCUMULATE = (2, 4), (1, 4)
@@ -66,7 +66,7 @@ class Case:
 
 
 # The last batch of an epoch is smaller.
-BASE = Config(model="resnet8", batch_size=100, learning_rate=0.02, epochs=3)
+BASE = Config(model="resnet8", batch_size=100, learning_rate=0.02, epochs=3, diagnose_every=11)
 
 
 def cases(kills: int, base: Config = BASE) -> list[Case]:
@@ -130,9 +130,11 @@ def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: floa
     if kind == "any":
         process.join(draw.uniform(0, span))
     else:
-        name = f"tick-{draw.choice(to_come):08d}"
-        pattern = f"{name}*" if kind == "within" else name  # while it is written, more is added to its name
-        while process.is_alive() and not any((workdir / CHECKPOINTS).glob(pattern)):
+        tick = draw.choice(to_come)  # or the next, where probes have a save wait
+        pattern = "tick-????????*" if kind == "within" else "tick-????????"  # in a save, more is added to the name
+        while process.is_alive() and not any(
+            int(path.name[5:13]) >= tick for path in (workdir / CHECKPOINTS).glob(pattern)
+        ):
             time.sleep(0.001)
         process.join(draw.uniform(0, _A_SAVE / 2 if kind == "within" else _A_SAVE))
     if not process.is_alive():
@@ -171,8 +173,8 @@ def _finish(process: multiprocessing.process.BaseProcess, workdir: pathlib.Path)
 
 
 def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
-    files = (METRICS, SUMMARY, VARIABLES)
-    if any((one / name).read_bytes() != (other / name).read_bytes() for name in files):
+    files = [name for name in (METRICS, SUMMARY, VARIABLES, ABOUT, DIAGNOSTICS) if (one / name).exists()]
+    if any(not (other / name).exists() or (one / name).read_bytes() != (other / name).read_bytes() for name in files):
         return False
     documents = [jd.checkpoints.document(path / CHECKPOINTS / FINAL) for path in (one, other)]
     return documents[0] == documents[1]  # with the checksums of all arrays

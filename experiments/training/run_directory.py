@@ -106,6 +106,11 @@ class RunDirectory(Workdir):
     ) -> None:
         self.close()
 
+    def abandon(self) -> None:
+        """Leaves the directory as if it had never been claimed, but for the lock."""
+        delete_listed(self.path)
+        self._listed.clear()
+
     def close(self) -> None:
         """Lets others in."""
         self._lock.release()

@@ -32,7 +32,7 @@ from experiments.training.run_directory import (
 )
 from experiments.training.saving import Saver
 from experiments.training.stopping import StopRequest
-from experiments.training.trainer import VARIABLES, BrokenData, Finished, Layout, Start, Trainer
+from experiments.training.trainer import ABOUT, VARIABLES, BrokenData, Finished, Layout, Start, Trainer
 from jaxdecouple import schedules
 from jaxdecouple.engine.state import State
 
@@ -72,7 +72,13 @@ def train(
             jd.Checkpoints(output.file(CHECKPOINTS), keep=saving.keep, report=_warn) as checkpoints,
         ):
             saver = Saver(checkpoints, saving, trainer, stop, again(overwrite))
-            run = _run(config, trainer, saver, output)
+            try:
+                run = _run(config, trainer, saver, output)
+            except ValueError:
+                checkpoints.wait()
+                if output.standing is Standing.NEW and checkpoints.newest is None:
+                    output.abandon()  # refused before its first tick
+                raise
         _write_results(trainer, run, output, saver.described)
     return run
 
@@ -137,7 +143,7 @@ def _write_findings(start: Start | None, output: RunDirectory) -> list[EpochReco
 
 def _write_results(trainer: Trainer, run: Finished, output: RunDirectory, described: Mapping[str, Any]) -> None:
     """The weights first, and the summary last: where it is, a run is finished."""
-    output.file(str(pathlib.Path(VARIABLES).with_suffix(".json")))
+    output.file(ABOUT)
     write_model(output.file(VARIABLES), trainer, run.state)
     jd.save(output.file(CHECKPOINTS) / "final", run.state, described, overwrite=True)
     config, name = trainer.config, trainer.pipeline.schedule.name

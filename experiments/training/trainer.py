@@ -25,7 +25,7 @@ from jaxdecouple.engine.pipeline import Evaluation
 from jaxdecouple.engine.state import Metrics, State
 from jaxdecouple.schedules import DelaySchedule
 
-VARIABLES = "model.msgpack"  # the weights that a finished run leaves in its workdir
+VARIABLES, ABOUT = "model.msgpack", "model.json"  # the weights that a finished run leaves, and what they expect
 
 
 class BrokenData(DataError):

@@ -101,7 +101,8 @@ def die_at(monkeypatch, tick, action):
 
 
 def assert_same_end(one, other, config):
-    names = [session.METRICS, session.SUMMARY, session.VARIABLES] + ["diagnostics.jsonl"] * bool(config.diagnose_every)
+    names = [session.METRICS, session.SUMMARY, session.VARIABLES, session.ABOUT]
+    names += ["diagnostics.jsonl"] * bool(config.diagnose_every)
     for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     documents = [jd.checkpoints.document(path / "checkpoints" / "final") for path in (one, other)]
@@ -145,6 +146,88 @@ def test_runs_killed_at_random_moments(tmp_path):
 def test_all_methods_are_killed():
     hundred = kills.cases(100)
     assert len(hundred) == 40 and sum(case.kills for case in hundred) == 100
+
+
+def test_what_auto_wrote_is_all_there_after_a_kill(tmp_path, monkeypatch):
+    """Whatever file it came before: the last one written says that nothing is measured again."""
+    config = dataclasses.replace(SMALL, method="auto", epochs=1)
+    monkeypatch.setattr(training.auto, "choose", quick_choice)
+    files = {"profile.json", "timeline.png", "trace.json", session.LAYOUT}
+
+    def file(self, name):
+        if name == dies_at:
+            raise Killed
+        return write(self, name)
+
+    write = session.RunDirectory.file
+    for dies_at in sorted(files):
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(session.RunDirectory, "file", file)
+            run(config, tmp_path / "run")
+        assert not (tmp_path / "run" / session.LAYOUT).exists()
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        die_at(patched, 0, lambda state: (_ for _ in ()).throw(Killed()))
+        run(config, tmp_path / "run")
+    assert files <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_probe_under_way_is_not_lost_at_a_stop(tmp_path, monkeypatch, capfd):
+    config = dataclasses.replace(SMALL, method="features_replay", num_stages=4, diagnose_every=7, epochs=1)
+    run(config, tmp_path / "alone")
+    with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
+        die_at(patched, 1, lambda state: os.kill(os.getpid(), signal.SIGTERM))  # the first batch is followed
+        run(config, tmp_path / "run")
+    assert "after 2 batches" not in str(stopped.value) and "all of them are saved" in str(stopped.value)
+    run(config, tmp_path / "run")
+    assert_same_end(tmp_path / "alone", tmp_path / "run", config)
+
+
+def test_a_stop_does_not_wait_for_ever(tmp_path, monkeypatch):
+    config = dataclasses.replace(SMALL, diagnose_every=1)  # there is always a probe under way
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        die_at(patched, 1, lambda state: os.kill(os.getpid(), signal.SIGTERM))
+        run(config, tmp_path / "run")
+    assert 2 < jd.checkpoints.saved_in(tmp_path / "run" / "checkpoints")[-1].tick < 10
+
+
+def test_a_run_that_may_replace_what_was_there_says_how_to_go_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Stopped, match="the same command without --overwrite goes on"):
+        die_at(patched, 1, lambda state: os.kill(os.getpid(), signal.SIGTERM))
+        session.train(SMALL, tmp_path / "run", overwrite=True)
+
+
+def test_a_damaged_test_image_costs_no_epoch(pictures, tmp_path):
+    config = dataclasses.replace(config_of("streamed", pictures), epochs=2)
+    run(config, tmp_path / "alone")
+    path = pictures / "val" / "class1" / "5.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    with pytest.raises(training.BrokenData, match=r"5\.png cannot be decoded .*after 6 batches, 0 whole epochs"):
+        run(config, tmp_path / "run")
+    path.write_bytes(whole)
+    run(config, tmp_path / "run")
+    assert_same_end(tmp_path / "alone", tmp_path / "run", config)
+
+
+def test_a_picture_costs_no_run(alone, tmp_path, monkeypatch, capfd):
+    def unable(*args):
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr(session.plots, "curves", unable)
+    run(SMALL, tmp_path / "run")
+    assert "warning: a picture could not be drawn (RuntimeError: no such font)" in capfd.readouterr().err
+    assert_same_end(alone, tmp_path / "run", SMALL)
+
+
+def test_a_run_that_is_refused_before_its_first_tick_leaves_nothing(alone, tmp_path):
+    config = dataclasses.replace(SMALL, init_from=str(alone))
+    wider = dataclasses.replace(config, model="cnn")
+    with pytest.raises(ValueError, match="build the model that they are of"):
+        run(wider, tmp_path / "run")
+    assert session.standing(tmp_path / "run", config) is session.Standing.NEW
+    with pytest.raises(ValueError, match="init_from is .*, in the workdir that --overwrite would empty"):
+        session.train(dataclasses.replace(config, seed=1), alone, overwrite=True)
+    assert (alone / "summary.json").is_file()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
