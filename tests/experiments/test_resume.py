@@ -154,13 +154,14 @@ def test_what_auto_wrote_is_all_there_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(training.auto, "choose", quick_choice)
     files = {"profile.json", "timeline.png", "trace.json", session.LAYOUT}
 
-    def file(self, name):
-        if name == dies_at:
-            raise Killed
-        return write(self, name)
-
     write = session.RunDirectory.file
-    for dies_at in sorted(files):
+    for last in sorted(files):
+
+        def file(self, name, last=last):
+            if name == last:
+                raise Killed
+            return write(self, name)
+
         with monkeypatch.context() as patched, pytest.raises(Killed):
             patched.setattr(session.RunDirectory, "file", file)
             run(config, tmp_path / "run")
