@@ -36,6 +36,8 @@ def run(setting: Run, workdir: pathlib.Path, *, overwrite: bool = False) -> dict
         source = setting.load()
         problem = setting.make(source)
         output = Workdir(workdir, scales.described(setting), overwrite=overwrite)
+        if setting.checkpoint:  # which may lie in the workdir
+            output.path.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, Any]] = []
 
         def note(record: Record) -> None:

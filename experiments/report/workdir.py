@@ -109,7 +109,8 @@ class Workdir(Files):
         """
         if self._claimed:
             return
-        self.check(self.path, overwrite=self._overwrite)
+        if not self._overwrite and (self.path / CONFIG).exists():  # another program was faster
+            self.check(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self._overwrite:
