@@ -10,6 +10,7 @@ import concurrent.futures
 import errno
 import json
 import logging
+import os
 import pathlib
 import re
 import shutil
@@ -62,11 +63,12 @@ def read_document(path: pathlib.Path) -> dict[str, Any]:
     """The JSON document of a checkpoint.
 
     Raises:
-      CheckpointError: there is no checkpoint at ``path``, or it is of another version of the format.
+      CheckpointError: there is no checkpoint at ``path``, or it may not be read, or it has another format.
       DamagedCheckpoint: its files are incomplete.
     """
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}; write the directory that a checkpoint was saved as")
+    _check_readable(path)
     if not is_complete(path):
         raise CheckpointError(f"{path} is no checkpoint; write the directory that one was saved as")
     try:
@@ -99,6 +101,13 @@ def read_arrays(path: pathlib.Path, document: dict[str, Any]) -> Arrays:
                     f"checkpoint {path} is damaged: array {group}/{name} is not what was written; write an older one"
                 )
     return arrays
+
+
+def _check_readable(path: pathlib.Path) -> None:
+    """Refuses what this user may not read: it may be whole, and must not be taken for damaged."""
+    for place in (path, *path.rglob("*")):
+        if not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
+            raise CheckpointError(f"checkpoint {path} may not be read (no permission for {place}); allow this user to")
 
 
 def is_complete(path: pathlib.Path) -> bool:

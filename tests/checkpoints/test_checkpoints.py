@@ -1,6 +1,7 @@
 """Checkpoints: exact continuation with everything in flight, and no wrong value from a damaged or foreign one."""
 
 import contextlib
+import os
 import re
 import resource
 import threading
@@ -271,6 +272,24 @@ def test_saving_removes_no_other_checkpoint(tmp_path, fdg):
     jd.save(tmp_path / "run.new", state)
     jd.save(tmp_path / "run", state)
     assert_same(state, jd.restore(tmp_path / "run.new", pipeline, X))
+
+
+def test_what_may_not_be_read_is_not_damaged(tmp_path, fdg, monkeypatch):
+    """And is not put aside, so that it is there once it may be."""
+    pipeline, state = fdg
+    with jd.Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(state)
+    (saved,) = jd.checkpoints.saved_in(tmp_path / "run")
+    locked = next(file for file in saved.path.rglob("*") if file.is_file())
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: place != locked and allowed(place, mode))
+    for act in (lambda: jd.restore(saved.path, pipeline, X), lambda: jd.checkpoints.metadata(saved.path)):
+        with pytest.raises(jd.CheckpointError, match=r"may not be read .*; allow this user to") as refused:
+            act()
+        assert not isinstance(refused.value, jd.checkpoints.DamagedCheckpoint)
+    with jd.Checkpoints(tmp_path / "run") as checkpoints, pytest.raises(jd.CheckpointError, match="may not be read"):
+        restored_from(checkpoints, pipeline)
+    assert saved.path.is_dir()
 
 
 @contextlib.contextmanager
