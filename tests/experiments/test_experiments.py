@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import jaxdecouple as jd
-from experiments import compare, devices
-from experiments.measure import throughput
+from experiments import devices
+from experiments.measure import comparison, throughput
 from experiments.report import plots, tables
 from experiments.report.workdir import Workdir
 from experiments.training import methods, session
@@ -173,10 +173,10 @@ def test_every_method_trains_and_is_tabled(tmp_path, digits, monkeypatch):
     measure = throughput.measure
     monkeypatch.setattr(throughput, "measure", lambda loops, repeats: measure(loops, repeats=repeats, seconds=0.0))
     base = dataclasses.replace(SMALL, epochs=1, batch_size=512, drop_last=True)
-    configs = compare.configs(base)
-    assert list(configs) == list(compare.METHODS) and configs["adl M=4"].batch_size == 128
+    configs = comparison.configs(base)
+    assert list(configs) == list(comparison.METHODS) and configs["adl M=4"].batch_size == 128
     trainers = {label: Trainer(config, digits, devices.of_stages(2)) for label, config in configs.items()}
-    rows = compare.compare(base, Workdir(tmp_path / "all", {}), trainers, seeds=1, repeats=1)
+    rows = comparison.compare(base, Workdir(tmp_path / "all", {}), trainers, seeds=1, repeats=1)
     table = (tmp_path / "all" / "table.md").read_text().splitlines()
     assert len(table) == 2 + len(methods.METHODS) + 1  # FDG has two rows
     assert table[6].startswith("| fdg beta=1 | 1 | 1 | stash | 1 / 0 |")
