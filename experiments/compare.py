@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
         places = devices.of_stages(base.num_stages, share=True)
         trainers = {label: Trainer(config, dataset, places) for label, config in configs(base, FLAGS.methods).items()}
         print(
-            f"{base.model} on {dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images, "
+            f"{base.model} on {dataset.name}: {dataset.num_train} training and {dataset.num_test} test images, "
             f"K = {base.num_stages} stages on {', '.join(map(str, places))}, {base.epochs} epochs, {FLAGS.seeds} seeds"
         )
         output = Workdir(workdir, dataclasses.asdict(base), overwrite=FLAGS.overwrite)

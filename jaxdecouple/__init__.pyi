@@ -1,3 +1,5 @@
+__version__: str
+
 from . import asynchronous as asynchronous
 from . import checkpoints as checkpoints
 from . import data as data

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import tomllib
 
 import jax
 import pytest
@@ -36,6 +37,11 @@ def test_the_code_runs_in_order(few_digits, tmp_path, monkeypatch, capsys):
     assert abs(float(gap)) < 1e-2 and int(delay) > 3
     assert said[5].startswith("3.47") and "3.48 times one device" in PIECES[5]
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "model.msgpack", "ddg.png", "ddg.json"}
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert jd.__version__ == project["version"]
 
 
 def test_the_drawn_schedule():
