@@ -41,7 +41,7 @@ _CHUNK = 1000  # examples of one mean gradient; sums of more would lose digits i
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VarianceSettings(Training):
+class VarianceStudy(Training):
     """As `Training`, with one rate for all layers."""
 
     learning_rate: float = option(0.001, "of all layers, constant (thesis: 0.001)", above=0)
@@ -93,7 +93,7 @@ def variance_factors(network: Network, params: PyTree, examples: Examples, *, ch
     return factors
 
 
-def measure(network: Network, examples: Examples, settings: VarianceSettings, *, bar: Any = None) -> list[Factors]:
+def measure(network: Network, examples: Examples, settings: VarianceStudy, *, bar: Any = None) -> list[Factors]:
     """Trains, and measures before training and after each epoch.
 
     Raises:
@@ -149,7 +149,7 @@ def draw(records: Sequence[Factors], labels: dict[str, str], path: pathlib.Path,
 
 def write(
     output: Workdir,
-    settings: VarianceSettings,
+    settings: VarianceStudy,
     described: dict[str, Any],
     records: Sequence[Factors],
     labels: dict[str, str],
@@ -175,7 +175,7 @@ def write(
         draw(records, labels, output.file("gradient_variance.png"), title)
 
 
-def run(settings: VarianceSettings, workdir: pathlib.Path, *, overwrite: bool = False) -> list[Factors]:
+def run(settings: VarianceStudy, workdir: pathlib.Path, *, overwrite: bool = False) -> list[Factors]:
     """Loads, trains, measures and writes.
 
     Raises:
@@ -210,14 +210,14 @@ def _sum(layer: PyTree, function: Callable[[np.ndarray], np.floating]) -> np.flo
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    define(VarianceSettings)
+    define(VarianceStudy)
     command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
     start = time.perf_counter()
     with command_line.frame(argv, interrupted="nothing was written"):
-        settings = read(VarianceSettings)
+        settings = read(VarianceStudy)
         workdir = command_line.workdir(f"gradient_variance-{settings.model}")
         run(settings, workdir, overwrite=FLAGS.overwrite)
         print(f"{time.perf_counter() - start:.0f} s; picture, table and numbers are in {workdir}")

@@ -42,7 +42,7 @@ _TICKS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 60, 80, 100, 150, 200, 300)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RateSettings(Training):
+class RateStudy(Training):
     """As `Training`, with one layer's rate in turn."""
 
     epochs: int = option(300, "passes over the training set, at most", least=1)
@@ -89,7 +89,7 @@ class Outcome:
 
 
 def train(
-    network: Network, params: PyTree, examples: Examples, settings: RateSettings, rates: Rates
+    network: Network, params: PyTree, examples: Examples, settings: RateStudy, rates: Rates
 ) -> tuple[tuple[float, ...], bool, bool]:
     """One run: the mean loss of each epoch, and whether the target was reached, and whether it diverged."""
     opt_state, losses, first = network.optimizer(rates).init(params), [], math.nan
@@ -112,7 +112,7 @@ def train(
 def sweep(
     network: Network,
     examples: Examples,
-    settings: RateSettings,
+    settings: RateStudy,
     *,
     on_run: Callable[[Outcome], Any] = lambda outcome: None,
 ) -> list[Outcome]:
@@ -197,7 +197,7 @@ def draw(outcomes: Sequence[Outcome], labels: dict[str, str], path: pathlib.Path
 
 def write(
     output: Workdir,
-    settings: RateSettings,
+    settings: RateStudy,
     described: dict[str, Any],
     outcomes: Sequence[Outcome],
     labels: dict[str, str],
@@ -234,7 +234,7 @@ def write(
         draw(outcomes, labels, output.file("layer_rates.png"), title, settings.base_rate)
 
 
-def run(settings: RateSettings, workdir: pathlib.Path, *, overwrite: bool = False) -> list[Outcome]:
+def run(settings: RateStudy, workdir: pathlib.Path, *, overwrite: bool = False) -> list[Outcome]:
     """Loads, sweeps and writes.
 
     Raises:
@@ -266,14 +266,14 @@ def run(settings: RateSettings, workdir: pathlib.Path, *, overwrite: bool = Fals
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    define(RateSettings)
+    define(RateStudy)
     command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
     start = time.perf_counter()
     with command_line.frame(argv, interrupted="metrics.jsonl in the workdir says what the finished runs came to"):
-        settings = read(RateSettings)
+        settings = read(RateStudy)
         workdir = command_line.workdir(f"layer_rates-{settings.model}")
         run(settings, workdir, overwrite=FLAGS.overwrite)
         print(f"{time.perf_counter() - start:.0f} s; picture, table and numbers are in {workdir}")

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from experiments.large_batch import gradient_variance, layer_rates, tables
-from experiments.large_batch.gradient_variance import VarianceSettings
-from experiments.large_batch.layer_rates import Outcome, RateSettings
+from experiments.large_batch.gradient_variance import VarianceStudy
+from experiments.large_batch.layer_rates import Outcome, RateStudy
 from experiments.large_batch.network import MODELS, Network, order_of
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import models
 
 PNG = b"\x89PNG\r\n\x1a\n"
-RATES = RateSettings(num_examples=256, epochs=2, rates=(0.01, 1.0, 1e5), target=2.2)
+RATES = RateStudy(num_examples=256, epochs=2, rates=(0.01, 1.0, 1e5), target=2.2)
 
 
 def tiny(momentum=0.9, count=24):
@@ -110,7 +110,7 @@ def test_every_layer_with_weights_is_a_module():
 
 def test_what_ends_a_run():
     network, params, examples = tiny()
-    settings = RateSettings(batch_size=8, epochs=3, target=1e-3)
+    settings = RateStudy(batch_size=8, epochs=3, target=1e-3)
     run = layer_rates.train(network, params, examples, settings, dict.fromkeys(network.names, 0.01))
     assert len(run[0]) == 3 and run[1:] == (False, False)
     assert Outcome("a", 0.01, *run).text == ">3"
@@ -143,7 +143,7 @@ def test_layer_rates_writes_everything(tmp_path):
 
 
 def test_gradient_variance_writes_everything(tmp_path):
-    settings = VarianceSettings(num_examples=256, epochs=2, norm_sample=100)
+    settings = VarianceStudy(num_examples=256, epochs=2, norm_sample=100)
     records = gradient_variance.run(settings, tmp_path / "run")
     assert [record.epoch for record in records] == [0, 1, 2] and records[0].train_loss is None
     assert all(factor >= 1 for record in records for factor in record.factors.values())
@@ -157,7 +157,7 @@ def test_gradient_variance_writes_everything(tmp_path):
 def test_a_set_is_named_and_not_located(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (8, 8, 8), np.uint8)
     np.savez(tmp_path / "mine.npz", x_train=images, y_train=np.arange(8), x_test=images, y_test=np.arange(8))
-    settings = VarianceSettings(dataset=f"npz:{tmp_path / 'mine.npz'}", batch_size=4, epochs=1)
+    settings = VarianceStudy(dataset=f"npz:{tmp_path / 'mine.npz'}", batch_size=4, epochs=1)
     gradient_variance.run(settings, tmp_path / "run")
     for name in ("config.json", "results.json"):
         text = (tmp_path / "run" / name).read_text()
@@ -165,7 +165,7 @@ def test_a_set_is_named_and_not_located(tmp_path):
 
 
 def test_a_diverging_measurement_says_so(tmp_path):
-    settings = VarianceSettings(num_examples=128, epochs=3, learning_rate=1e38, norm_sample=8)
+    settings = VarianceStudy(num_examples=128, epochs=3, learning_rate=1e38, norm_sample=8)
     with pytest.raises(NonFiniteLoss, match="training loss of epoch . is (nan|inf); write a lower --learning_rate"):
         gradient_variance.run(settings, tmp_path / "run")
 
