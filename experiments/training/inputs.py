@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jaxdecouple as jd
 from experiments.settings import revived
 from jaxdecouple.data import ImageData, Preprocess
+from jaxdecouple.errors import DataError
 
 LAYOUT = "[N, H, W, C], uint8 divided by 255 or floating point as it is, then (image - mean) / std"
 
@@ -56,7 +56,7 @@ class Inputs:
           DataError: images of another shape, or other classes.
         """
         if tuple(dataset.image_shape) != self.image_shape:
-            raise jd.DataError(
+            raise DataError(
                 f"images of {dataset.name} are {_size(dataset.image_shape)}, but the model was trained on {self.data}, "
                 f"of {_size(self.image_shape)}; write data of that size"
             )
@@ -64,7 +64,7 @@ class Inputs:
         numbered = [tuple(map(str, range(len(each)))) for each in (names, known)]
         same = names == known[: len(names)] or names == numbered[0] or known == numbered[1]
         if len(names) > len(known) or not same:
-            raise jd.DataError(
+            raise DataError(
                 f"classes of {dataset.name} are {_some(names)}, but the model was trained on those of {self.data}, "
                 f"{_some(known)}; write data of the same classes, in the same order"
             )

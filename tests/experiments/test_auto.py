@@ -163,7 +163,7 @@ def test_plans_for_devices_that_are_not_there(tmp_path, capsys, quick):
         ({"num_stages": ()}, "num_stages is"),
         ({"num_stages": (0,)}, "num_stages is"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"bandwidth": -1.0}, "bandwidth is -1.0; write GB/s"),
+        ({"bandwidth": -1.0}, "bandwidth is -1.0; write a number of at least 0"),
         ({"model": "resnet19"}, "unknown model 'resnet19'"),
     ],
 )

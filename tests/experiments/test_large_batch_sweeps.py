@@ -101,7 +101,7 @@ def test_cost_counts_time_and_memory():
         (warmup, ["--shrink=9"], "shrink is 9, but images have 8 x 8 pixels"),
         (warmup, ["--num_tests=1000"], "num_tests is 1000, but digits has 360; write at most that"),
         (warmup, ["--base_rate=-1"], "base_rate is -1.0; write a number above 0"),
-        (batch_scaling, ["--batch_sizes=64,x"], "batch_sizes is '64,x'; write numbers above 0 with commas between"),
+        (batch_scaling, ["--batch_sizes=64,x"], "batch_sizes is '64,x'; write integers above 0 with commas between"),
         (batch_scaling, ["--eta=-1"], "eta is -1.0; write a number of at least 0"),
         (cost, ["--batch_size=100", "--chunk_size=64"], "batch_size is 100 and chunk_size 64; write a multiple"),
         (cost, ["--norm_sample=1000"], "norm_sample is 1000, but batches have 512 examples"),
