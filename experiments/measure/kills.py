@@ -123,7 +123,7 @@ def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: floa
     is shortly after a tick that is drawn, and one within the save of such a tick.
     """
     started, saved = time.time(), jd.checkpoints.saved_in(workdir / CHECKPOINTS)
-    to_come = range((saved[-1].tick if saved else 0) + SAVING.every, ticks, SAVING.every)
+    to_come = range((saved[-1].tick if saved else 0) + SAVING.save_every, ticks, SAVING.save_every)
     process = _start(config, workdir)
     _wait_for_training(process, workdir, started)
     kind = draw.choice(("any", "after", "within")) if to_come else "any"

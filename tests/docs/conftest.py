@@ -10,7 +10,10 @@ import jaxdecouple as jd
 
 @pytest.fixture
 def few_digits(monkeypatch):
-    """``jd.data.load("digits")`` gives the first 192 training and 60 test images; the devices stay what they are."""
+    """``jd.data.load("digits")`` gives the first 192 training and 60 test images; the devices stay what they are.
+
+    Its value loads all of them.
+    """
     load = jd.data.load
 
     def few(spec, **settings):
@@ -20,3 +23,4 @@ def few_digits(monkeypatch):
 
     monkeypatch.setattr(jd.data, "load", few)
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    return load

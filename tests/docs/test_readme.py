@@ -22,6 +22,9 @@ def test_the_code_runs_in_order(few_digits, tmp_path, monkeypatch, capsys):
     names, said = {}, []
     assert len(PIECES) == 6 and len(PIECES[0].strip().splitlines()) < 15
     for piece in PIECES:
+        if piece is PIECES[4]:  # which takes no time, and converges on all of them
+            whole = few_digits("digits")
+            names["x"], names["y"] = whole.x_train / 255.0, whole.y_train
         exec(compile(piece, "README.md", "exec"), names)
         said.append(capsys.readouterr().out)
     number, part = r"([\d.]+)", ", "

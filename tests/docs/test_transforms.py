@@ -21,7 +21,7 @@ def test_every_piece_of_code_runs_after_those_before_it(few_digits, capsys):
     for piece in pieces:
         exec(compile(piece, "docs/transforms.md", "exec"), names)
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
-    assert len(losses) == 10 and losses[-1] < 1.0 < losses[0]
+    assert len(losses) == 10 and losses[-1] < 0.7 * losses[0]
     assert int(names["state"].tick) == 3 and names["metrics"].loss is not None
     assert names["state"].stages[0].gradient_norms is not None
 
