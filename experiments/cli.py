@@ -39,6 +39,7 @@ def start(main: Callable[[list[str]], object]) -> None:
         with contextlib.suppress(BrokenPipeError):
             print(_help("helpfull" in asked), flush=True)
         os._exit(0)  # at once, whether or not anybody still reads
+    sys.stdout.reconfigure(line_buffering=True)  # a file or a pipe, too, gets each line at once
     app.run(main)
 
 

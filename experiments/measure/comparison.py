@@ -23,6 +23,7 @@ from jaxdecouple import schedules
 from jaxdecouple.engine.state import State
 
 MICRO_BATCHES = 4
+SECONDS = 0.25  # of one measurement of speed
 METHODS: dict[str, dict] = {
     "backprop": {"method": "backprop"},
     "gpipe M=4": {"method": "gpipe", "accumulate": MICRO_BATCHES},
@@ -99,7 +100,7 @@ def _measure(
         config = dataclasses.replace(baseline.config, num_stages=1, boundaries=())
         one_worker = Trainer(config, baseline.dataset, baseline.pipeline.placement.devices[:1])
         loops[ONE_WORKER] = _loop(one_worker, one_worker.init(0), one_core=True)
-    return throughput.measure(loops, repeats=repeats)
+    return throughput.measure(loops, repeats=repeats, seconds=SECONDS)
 
 
 def _loop(trainer: Trainer, state: State, one_core: bool = False) -> throughput.Loop:

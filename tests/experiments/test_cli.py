@@ -41,6 +41,13 @@ def test_help_needs_no_jax():
     assert done.returncode == 0 and "--method" in done.stdout, done.stderr
 
 
+def test_each_line_is_written_at_once():
+    code = "import os; from experiments import cli\ncli.start(lambda argv: (print('first'), os._exit(0)))"
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=settings)
+    assert done.stdout == "first\n", done.stderr
+
+
 def test_nobody_need_read_on():
     read, write = os.pipe()
     os.close(read)
