@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import pathlib
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -73,6 +74,7 @@ def test_equals_scikit_learn(tmp_path: pathlib.Path, suffix: str) -> None:
     ("bad", "fault"),
     [
         ("cat 1:2", "the label is 'cat'"),
+        ("1 2147483648:1", "column 2147483648 is beyond 2147483647"),
         ("1:2 2:3", "the label is '1:2'"),
         ("1 1:2 x", "'x' is not column:value"),
         ("1 1:2 3:y", "'3:y' is not column:value"),
@@ -125,3 +127,14 @@ def test_a_file_that_is_not_compressed(tmp_path: pathlib.Path, suffix: str) -> N
     with pytest.raises(ValueError, match="cannot be decompressed") as error:
         read_libsvm(path)
     assert str(path) in str(error.value)
+
+
+def test_numbers_that_are_none(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="holds NaN or infinite numbers"):
+        read_libsvm(written(tmp_path, "1 1:nan\n"))
+
+
+def test_what_to_install(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ValueError, match="need scikit-learn: pip install scikit-learn"):
+        read_libsvm(written(tmp_path, TEXT))

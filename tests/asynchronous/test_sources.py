@@ -132,3 +132,24 @@ def test_files_that_are_no_sources(tmp_path):
     (tmp_path / "train").write_text("1 1:2\n")
     with pytest.raises(ValueError, match="the test part is 'elsewhere'; write libsvm:PATH"):
         sources.load(f"libsvm:{tmp_path}/train", test="elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"y_train": np.array(["a", "b"])}, "y_train shape .* and dtype <U1; write numbers"),
+        ({"x_train": np.array([[1, np.nan], [0, 1]])}, "holds NaN or infinite numbers"),
+        ({"y_train": np.array([1, np.inf])}, "holds NaN or infinite numbers"),
+    ],
+)
+def test_arrays_that_are_no_examples(arrays, says, tmp_path):
+    np.savez(tmp_path / "a.npz", **{"x_train": np.eye(2), "y_train": np.ones(2), **arrays})
+    with pytest.raises(ValueError, match=says):
+        sources.load(f"npz:{tmp_path}/a.npz")
+
+
+def test_a_lone_array_is_no_source(tmp_path):
+    with (tmp_path / "lone.npz").open("wb") as file:
+        np.save(file, np.eye(2))
+    with pytest.raises(ValueError, match="cannot be read .*write npz:PATH of a file that numpy.savez wrote"):
+        sources.load(f"npz:{tmp_path}/lone.npz")

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 _OPENERS = {".bz2": bz2.open, ".gz": gzip.open, ".xz": lzma.open}
+_LAST_COLUMN = 2**31 - 1  # columns are counted in 32 bits
 
 
 def read_libsvm(
@@ -27,9 +28,13 @@ def read_libsvm(
       A SciPy CSR matrix ``[n, d]`` and the labels, ``[n]`` float64.
 
     Raises:
-      ValueError: the file is not there, is no such file, or has a malformed line, whose number is given.
+      ValueError: scikit-learn is missing, the file is not there, is no such file, has a malformed line, whose number is
+        given, or holds NaN or infinite numbers.
     """
-    from sklearn.datasets import load_svmlight_file
+    try:
+        from sklearn.datasets import load_svmlight_file
+    except ImportError as error:
+        raise ValueError(f"files in LIBSVM format need scikit-learn: pip install scikit-learn ({error})") from error
 
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
@@ -37,10 +42,12 @@ def read_libsvm(
     try:
         with _open(path) as file:
             x, y = load_svmlight_file(file, n_features=num_columns, dtype=dtype, zero_based=False)
-    except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
+    except (ValueError, OverflowError, OSError, EOFError, lzma.LZMAError) as error:
         raise ValueError(_complaint(path, error)) from error
     if not len(y):
         raise ValueError(f"{path} has no lines; write the path of a file in LIBSVM format")
+    if not (np.isfinite(x.data).all() and np.isfinite(y).all()):
+        raise ValueError(f"{path} holds NaN or infinite numbers; remove or replace them")
     return x, y
 
 
@@ -79,6 +86,8 @@ def _fault(line: str) -> str | None:
             return f"{entry!r} is not column:value"
         if int(column) <= last:
             return f"column {column} comes after column {last}, and columns count up from 1"
+        if int(column) > _LAST_COLUMN:
+            return f"column {column} is beyond {_LAST_COLUMN}, the last that is read"
         last = int(column)
     return None
 

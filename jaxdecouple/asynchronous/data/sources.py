@@ -192,7 +192,8 @@ def _npz(path: pathlib.Path, dtype: Any) -> Source:
         with np.load(path) as file:
             arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in file}
             others = ", ".join(file) or "nothing"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        # A lone array, of numpy.save, is no archive.
         raise ValueError(f"{path} cannot be read ({error}); write npz:PATH of a file that numpy.savez wrote") from error
     parts = []
     for part in ("train", "test"):
@@ -201,11 +202,15 @@ def _npz(path: pathlib.Path, dtype: Any) -> Source:
             raise ValueError(f"{path} holds {others}; write a file with x_{part} and y_{part}")
         parts += pair
     for x, y, part in ((*parts[:2], "train"), (*parts[2:], "test")):
-        if x is not None and (x.ndim < 2 or y.size != len(x) or not np.issubdtype(x.dtype, np.number)):
+        if x is None:
+            continue
+        if x.ndim < 2 or y.size != len(x) or not all(np.issubdtype(array.dtype, np.number) for array in (x, y)):
             raise ValueError(
-                f"{path}: x_{part} has shape {x.shape} and dtype {x.dtype}, y_{part} shape {y.shape}; write numbers, "
-                "one row and one label for each example"
+                f"{path}: x_{part} has shape {x.shape} and dtype {x.dtype}, y_{part} shape {y.shape} and dtype "
+                f"{y.dtype}; write numbers, one row and one label for each example"
             )
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise ValueError(f"{path}: x_{part} or y_{part} holds NaN or infinite numbers; remove or replace them")
     x, y, x_test, y_test = parts
     name = f"npz:{path.name}"
     if x_test is None:
