@@ -32,7 +32,7 @@ SMALL = Config(
 OFTEN = Saving(save_every=3, keep=2)
 CASES = {
     "fdg": {},
-    "adl, groups under way": {"method": "adl", "num_stages": 3, "accumulate": 3},
+    "adl, groups under way": {"method": "adl", "accumulate": 3},
     "dgl": {"method": "dgl", "epochs": 1},
     "probes": {"method": "features_replay", "diagnose_every": 5},
     "gradient norms": {"optimizer": "clars", "accumulate": 2, "norm_sample": 50},
@@ -138,7 +138,7 @@ def test_a_killed_run_ends_like_one_that_was_left_alone(case, pictures, tmp_path
 
 def test_runs_killed_at_random_moments(tmp_path):
     """The program that kills a hundred, here once."""
-    case = kills.Case(dataclasses.replace(SMALL, method="adl", accumulate=4), 1)
+    case = kills.Case(dataclasses.replace(SMALL, **CASES["adl, groups under way"]), 1)
     kills.run_cases([case], tmp_path, jobs=1, seed=int(time.time()))
     assert case.exact and len(case.resumed_at) == 1
 
@@ -173,18 +173,18 @@ def test_what_auto_wrote_is_all_there_after_a_kill(tmp_path, monkeypatch):
 
 
 def test_a_probe_under_way_is_not_lost_at_a_stop(tmp_path, monkeypatch, capfd):
-    config = dataclasses.replace(SMALL, method="features_replay", num_stages=4, diagnose_every=7, epochs=1)
+    config = dataclasses.replace(SMALL, **CASES["probes"], epochs=1)
     run(config, tmp_path / "alone")
     with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
-        die_at(patched, 1, lambda state: os.kill(os.getpid(), signal.SIGTERM))  # the first batch is followed
+        die_at(patched, 0, lambda state: os.kill(os.getpid(), signal.SIGTERM))  # the first batch is followed
         run(config, tmp_path / "run")
-    assert "after 2 batches" not in str(stopped.value) and "all of them are saved" in str(stopped.value)
+    assert "after 1 batches" not in str(stopped.value) and "all of them are saved" in str(stopped.value)
     run(config, tmp_path / "run")
     assert_same_end(tmp_path / "alone", tmp_path / "run", config)
 
 
 def test_a_stop_does_not_wait_for_ever(tmp_path, monkeypatch):
-    config = dataclasses.replace(SMALL, diagnose_every=1)  # there is always a probe under way
+    config = dataclasses.replace(SMALL, method="features_replay", diagnose_every=1)  # a probe is always under way
     with monkeypatch.context() as patched, pytest.raises(Stopped):
         die_at(patched, 1, lambda state: os.kill(os.getpid(), signal.SIGTERM))
         run(config, tmp_path / "run")
@@ -340,7 +340,7 @@ def test_other_data_are_refused(tmp_path, monkeypatch):
 
 def test_probes_are_not_cut_in_two(tmp_path):
     """A save that is due waits until no batch is followed."""
-    config = dataclasses.replace(SMALL, diagnose_every=5)
+    config = dataclasses.replace(SMALL, **CASES["probes"], epochs=1)
     run(config, tmp_path / "run", Saving(save_every=1, keep=99))
     ticks = [saved.tick for saved in jd.checkpoints.saved_in(tmp_path / "run" / "checkpoints")]
     followed = {tick + 1 for tick in range(0, 16, 5)}  # the ticks after which a followed batch is in flight
