@@ -12,7 +12,6 @@ The directory gets results.json and table.md.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -170,7 +169,7 @@ def main(argv: list[str]) -> None:
         output = Workdir(command_line.workdir("cost"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
         devices.request(1)
         devices.compile_once()
-        costs = measure(asked, functools.partial(print, flush=True))
+        costs = measure(asked)
         results = {label: dataclasses.asdict(cost) for label, cost in costs.items()}
         output.write_json("results.json", {"machine": devices.describe(), "optimizers": results})
         output.write("table.md", as_markdown(costs) + "\n")

@@ -214,7 +214,6 @@ def announce(output: Workdir, method: str, what: str, outcome: Outcome) -> None:
     else:
         result = f"diverged after {len(outcome.records)} epochs"
     tqdm.write(f"{f'{method}, {what}':42s} {result}, {outcome.seconds:.0f} s", file=sys.stdout)
-    sys.stdout.flush()  # a sweep takes long, and its output may go into a file
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

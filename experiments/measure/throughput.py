@@ -127,7 +127,7 @@ def report(costs: Iterable[Any], output: Workdir) -> None:
     found = []
     for cost in costs:
         found.append(dataclasses.asdict(cost))
-        print(cost.line(), flush=True)
+        print(cost.line())
     output.write_json("results.json", {"costs": found, **devices.describe()})
 
 

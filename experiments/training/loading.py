@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import pathlib
+import warnings
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from experiments.training.run_directory import CHECKPOINTS, config_of
 from experiments.training.saving import check_data
 from experiments.training.trainer import Layout, Trainer
 from jaxdecouple.engine.state import State
+from jaxdecouple.errors import DataWarning
 
 FINAL = "final"
 
@@ -86,7 +88,14 @@ def load(path: pathlib.Path, config: Config, metadata: dict[str, Any], *, other_
     if not other_data:
         check_data(metadata, dataset, path)
     places, saved = devices.of_stages(config.num_stages, share=True), metadata.get("inputs")
-    inputs = None if saved is None else Inputs.from_json(saved)  # older checkpoints have none
+    inputs = None if saved is None else Inputs.from_json(saved)
+    if inputs is None and other_data:
+        warnings.warn(
+            f"{path} is of an older version and does not say how images were normalised: {dataset.name} is normalised "
+            "by its own training part",
+            DataWarning,
+            stacklevel=2,
+        )
     trainer = Trainer(
         dataclasses.replace(config, init_from=""), dataset, places, Layout.from_json(metadata["cut"]), inputs
     )

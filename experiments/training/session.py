@@ -101,7 +101,6 @@ def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory) -
             output.append(METRICS, record.results())
             output.write_json("speed.json", [record.times() for record in records], depth=1)
             tqdm.write(_line(record, config.epochs), file=sys.stdout)
-            sys.stdout.flush()
 
         try:
             return trainer.run(

@@ -125,20 +125,6 @@ def test_metrics_written_before_a_damaged_file_stay(root, tmp_path, monkeypatch)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["image_size"] == 8
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": "vgg11"}, r"layer 0 .*8, 8, 3.*at least 32x32 pixels"),
-        ({"normalise": "channel"}, "did you mean 'channels'"),
-        ({"image_size": -1}, "image_size is -1; write at least 0"),
-        ({"data_threads": -1}, "data_threads is -1; write at least 0"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused_before_it_is(root, changes, message):
-    with pytest.raises(ValueError, match=message):
-        trainer(root, **changes)
-
-
 def test_images_in_memory_are_not_resized():
     with pytest.raises(DataError, match="image_size is 9, but the images of digits have 8 x 8 pixels"):
         load("digits", image_size=9)

@@ -1,7 +1,6 @@
 """Testing and exporting what a training run has saved."""
 
 import csv
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -155,10 +154,3 @@ def test_data_that_do_not_fit_a_model_are_refused(changes, says, workdir, tmp_pa
     given = other(tmp_path / "other.npz", jd.data.load("digits"), **changes)
     with pytest.raises(jd.data.DataError, match=says):
         loaded_from(workdir, dataset=given)
-
-
-def test_a_finished_run_is_not_repeated(workdir):
-    with pytest.raises(ValueError, match="holds this run, finished"):
-        session.train(CONFIG, workdir)
-    with pytest.raises(ValueError, match="holds another run: epochs is 2 there and 3 here"):
-        session.train(dataclasses.replace(CONFIG, epochs=3), workdir)

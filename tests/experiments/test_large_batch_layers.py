@@ -168,31 +168,3 @@ def test_a_diverging_measurement_says_so(tmp_path):
     settings = VarianceStudy(num_examples=128, epochs=3, learning_rate=1e38, norm_sample=8)
     with pytest.raises(NonFiniteLoss, match="training loss of epoch . is (nan|inf); write a lower --learning_rate"):
         gradient_variance.run(settings, tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("program", "arguments", "says"),
-    [
-        (layer_rates, "--model=resnet20", "unknown model 'resnet20'; did you mean 'resnet8'"),
-        (layer_rates, "--rates=", "rates is ''; write numbers above 0"),
-        (layer_rates, "--rates=0.1,0.1", "rates is '0.1,0.1'; write numbers above 0, increasing, each once"),
-        (layer_rates, "--rates=-1", "rates is '-1'; write numbers above 0"),
-        (layer_rates, "--rates=0.1,ten", "rates is '0.1,ten'; write numbers above 0 with commas between, such as 0.01"),
-        (layer_rates, "--base_rate=0", "base_rate is 0.0; write a number above 0"),
-        (layer_rates, "--target=-1", "target is -1.0; write a number of at least 0"),
-        (layer_rates, "--divergence=1", "divergence is 1.0; write a number above 1"),
-        (layer_rates, "--momentum=1", "momentum is 1.0; write a number of at least 0 and below 1"),
-        (layer_rates, "--epochs=0", "epochs is 0; write at least 1"),
-        (layer_rates, "--num_examples=2000", "num_examples is 2000, but digits has 1437 training images"),
-        (layer_rates, "--num_examples=100", "batch_size is 128, but there are 100 training images; write 100"),
-        (gradient_variance, "--model=resnet", "unknown model 'resnet'; did you mean 'resnet8'"),
-        (gradient_variance, "--learning_rate=nan", "learning_rate is nan"),
-        (gradient_variance, "--norm_sample=1", "norm_sample is 1; write at least 2, or 0"),
-        (gradient_variance, "--norm_sample=500 --num_examples=300", "norm_sample is 500, but there are 300"),
-        (gradient_variance, "--chunk_size=0", "chunk_size is 0; write at least 1"),
-    ],
-)
-def test_wrong_flags_are_refused_in_one_line(program, arguments, says, tmp_path, call):
-    done = call(program, f"--workdir={tmp_path / 'run'}", *arguments.split())
-    assert done.status == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
-    assert not (tmp_path / "run").exists()

@@ -92,27 +92,6 @@ def test_cost_counts_time_and_memory():
     assert len(cost.as_markdown(costs).splitlines()) == 5
 
 
-@pytest.mark.parametrize(
-    ("program", "arguments", "says"),
-    [
-        (warmup, ["--batch_size=600"], "batch_size is 600; write a multiple of chunk_size, 512"),
-        (warmup, ["--batch_size=4096"], "batch_size is 4096, but there are 1437 training images"),
-        (warmup, ["--etas=0,1"], "etas is '0,1'; write numbers above 0 with commas between"),
-        (warmup, ["--shrink=9"], "shrink is 9, but images have 8 x 8 pixels"),
-        (warmup, ["--num_tests=1000"], "num_tests is 1000, but digits has 360; write at most that"),
-        (warmup, ["--base_rate=-1"], "base_rate is -1.0; write a number above 0"),
-        (batch_scaling, ["--batch_sizes=64,x"], "batch_sizes is '64,x'; write integers above 0 with commas between"),
-        (batch_scaling, ["--eta=-1"], "eta is -1.0; write a number of at least 0"),
-        (cost, ["--batch_size=100", "--chunk_size=64"], "batch_size is 100 and chunk_size 64; write a multiple"),
-        (cost, ["--norm_sample=1000"], "norm_sample is 1000, but batches have 512 examples"),
-    ],
-)
-def test_wrong_flags_are_refused_in_one_line(program, arguments, says, tmp_path, call):
-    done = call(program, f"--workdir={tmp_path / 'x'}", *arguments)
-    assert done.status == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
-    assert not (tmp_path / "x").exists()
-
-
 def test_programs_write_everything(tmp_path, call):
     small = [f"--{name}={value}" for name, value in SMALL.items()]
     done = call(batch_scaling, *small, f"--workdir={tmp_path / 'run'}", "--batch_sizes=32,128", "--eta=0.02")

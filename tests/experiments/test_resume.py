@@ -27,7 +27,7 @@ from jaxdecouple.checkpoints import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = Config(
-    model="mlp", method="fdg", num_stages=2, epochs=2, batch_size=200, learning_rate=0.05
+    model="mlp", method="fdg", num_stages=2, boundaries=(2,), epochs=2, batch_size=200, learning_rate=0.05
 )  # 8 batches an epoch
 OFTEN = Saving(save_every=3, keep=2)
 CASES = {
@@ -36,7 +36,7 @@ CASES = {
     "dgl": {"method": "dgl", "epochs": 1},
     "probes": {"method": "features_replay", "diagnose_every": 5},
     "gradient norms": {"optimizer": "clars", "accumulate": 2, "norm_sample": 50},
-    "auto": {"method": "auto", "epochs": 1},
+    "auto": {"method": "auto", "boundaries": (), "epochs": 1},
     "streamed": {"epochs": 1, "batch_size": 7, "image_size": 8},
 }
 
@@ -150,7 +150,7 @@ def test_all_methods_are_killed():
 
 def test_what_auto_wrote_is_all_there_after_a_kill(tmp_path, monkeypatch):
     """Whatever file it came before: the last one written says that nothing is measured again."""
-    config = dataclasses.replace(SMALL, method="auto", epochs=1)
+    config = dataclasses.replace(SMALL, **CASES["auto"])
     monkeypatch.setattr(training.auto, "choose", quick_choice)
     files = {"profile.json", "timeline.png", "trace.json", session.LAYOUT}
 
@@ -348,7 +348,7 @@ def test_probes_are_not_cut_in_two(tmp_path):
 
 
 def test_weights_of_another_run_begin_one(alone):
-    other = dataclasses.replace(SMALL, method="ddg", num_stages=4, init_from=str(alone))
+    other = dataclasses.replace(SMALL, method="ddg", num_stages=4, boundaries=(), init_from=str(alone))
     trainer = Trainer(other, other.load_data(), kills.devices.of_stages(4))
     begun = jd.export_variables(trainer.pipeline, trainer.init(3))
     kept = jd.read_variables(alone / session.VARIABLES)
