@@ -6,9 +6,10 @@ and, beside them, what the shortcut has yet to add.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypedDict
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,29 @@ import jax.numpy as jnp
 
 # He et al. (2015): variance 2 / (k * k * channels out), whatever the groups, as PyTorch counts.
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Options(TypedDict, total=False):
+    """What can be said of every convolutional network.
+
+    Attributes:
+      normalise: whether there is batch normalisation, by default. Without, the convolutions have a bias, and at first
+        the variance of the activations about doubles with every residual block: for networks as shallow as ResNet-8.
+      dtype: of the computation; by default that of inputs and parameters together.
+      param_dtype: of the parameters; by default float32.
+    """
+
+    normalise: bool
+    dtype: Any
+    param_dtype: Any
+
+
+class ConvModule(nn.Module):
+    """A module of a convolutional network; its fields are `Options`."""
+
+    normalise: bool = dataclasses.field(default=True, kw_only=True)
+    dtype: Any = dataclasses.field(default=None, kw_only=True)
+    param_dtype: Any = dataclasses.field(default=jnp.float32, kw_only=True)
 
 
 class _Norm(nn.Module):
@@ -55,7 +79,7 @@ class SqueezeExcitation(nn.Module):
         return x * nn.sigmoid(dense(channels)(factors))[:, None, None]
 
 
-class _Block(nn.Module):
+class Block(ConvModule):
     """What the blocks share: all but the convolutions.
 
     Of the shortcut, the first part does what makes it smaller, a stride, and the last what makes it larger, more
@@ -67,11 +91,8 @@ class _Block(nn.Module):
 
     channels: int
     stride: int = 1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     projection: bool = False
     part: int | None = None
-    normalise: bool = True
     reduction: int | None = None
 
     @property
@@ -139,18 +160,15 @@ class _Block(nn.Module):
         return normalisation(self, name="projection_norm")(x, train)
 
 
-class BasicBlock(_Block):
+class BasicBlock(Block):
     """Two 3x3 convolutions and a shortcut: [B, H, W, C] -> [B, H / stride, W / stride, channels].
 
     Attributes:
       channels: of the output.
       stride: of the first convolution.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
       projection: whether the shortcut is a 1x1 convolution and a normalisation (He et al. 2016, option B), or has no
         parameters: subsampled and padded with zero channels where the shapes ask for it (option A).
       part: which convolution to be (see `parts`); ``None``: the whole block.
-      normalise: whether batch normalisation follows each convolution; without, they have a bias.
       reduction: of a `SqueezeExcitation` before the sum; ``None``: there is none.
     """
 
@@ -159,7 +177,7 @@ class BasicBlock(_Block):
         return (self.channels, 3, self.stride), (self.channels, 3, 1)
 
 
-class Bottleneck(_Block):
+class Bottleneck(Block):
     """1x1, 3x3 and 1x1 convolutions and a shortcut: [B, H, W, C] -> [B, H / stride, W / stride, channels].
 
     The stride is that of the 3x3 convolution, as in torchvision ("v1.5"); He et al. (2016) have it in the first.
@@ -178,13 +196,8 @@ class Bottleneck(_Block):
         return (width, 1, 1), (width, 3, self.stride, self.groups), (self.channels, 1, 1)
 
 
-def as_layers(blocks: Iterable[BasicBlock | Bottleneck], split: bool) -> list[nn.Module]:
-    """The blocks in order; each as its parts, if they are to be split."""
-    return [layer for block in blocks for layer in (block.parts() if split else (block,))]
-
-
 def convolution(
-    module: nn.Module, channels: int, size: int, stride: int = 1, groups: int = 1, name: str | None = None
+    module: ConvModule, channels: int, size: int, stride: int = 1, groups: int = 1, name: str | None = None
 ) -> nn.Conv:
     """A convolution in the dtypes of the module that it is part of; with a bias if that does without normalisation."""
     return nn.Conv(
@@ -201,8 +214,13 @@ def convolution(
     )
 
 
-def normalisation(module: nn.Module, name: str | None = None) -> Callable[[jax.Array, bool], jax.Array]:
+def normalisation(module: ConvModule, name: str | None = None) -> Callable[[jax.Array, bool], jax.Array]:
     """Batch normalisation in the dtypes of the module that it is part of; nothing, if that does without."""
     if not module.normalise:
         return lambda x, train: x
     return _Norm(dtype=module.dtype, param_dtype=module.param_dtype, name=name)
+
+
+def dtypes_of(options: Options) -> dict[str, Any]:
+    """The options of a module that has no convolution."""
+    return {name: value for name, value in options.items() if name != "normalise"}

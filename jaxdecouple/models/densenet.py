@@ -9,13 +9,14 @@ DenseNet-121. Convolutions start as in the authors' code and in the other networ
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Unpack
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import convolution, normalisation
+from jaxdecouple.models.blocks import ConvModule, Options, convolution, normalisation
+from jaxdecouple.models.depths import form_of_depth
 from jaxdecouple.models.imagenet_resnet import PoolingStem
 from jaxdecouple.models.preactivation import ActivationHead
 from jaxdecouple.models.resnet import Stem
@@ -30,22 +31,16 @@ _FORMS = {
 DEPTHS = tuple(_FORMS)
 
 
-class DenseNetLayer(nn.Module):
+class DenseNetLayer(ConvModule):
     """The input, and beside it new channels made from all of its: [B, H, W, C] -> [B, H, W, C + growth].
 
     Normalisation, ReLU and a 1x1 convolution to 4 * growth channels; the same with a 3x3 convolution to ``growth``.
 
     Attributes:
       growth: the new channels; they come last.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
-      normalise: whether there is batch normalisation; without, the convolutions have a bias.
     """
 
     growth: int = 32
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -54,12 +49,8 @@ class DenseNetLayer(nn.Module):
         return jnp.concatenate([x.astype(y.dtype), y], axis=-1)
 
 
-class DenseNetTransition(nn.Module):
+class DenseNetTransition(ConvModule):
     """Normalisation, ReLU, 1x1 convolution, 2x2 mean: [B, H, W, C] -> [B, H // 2, W // 2, C // 2]."""
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -77,9 +68,7 @@ def densenet(
     num_classes: int = 1000,
     *,
     small_images: bool = False,
-    normalise: bool = True,
-    dtype: Any = None,
-    param_dtype: Any = jnp.float32,
+    **options: Unpack[Options],
 ) -> list[nn.Module]:
     """DenseNet-``depth``, each of its dense layers a module: [B, H, W, C] -> [B, num_classes].
 
@@ -91,24 +80,17 @@ def densenet(
       num_classes: outputs.
       small_images: whether the stem is a 3x3 convolution without strides, as for CIFAR's images of 32x32. (The paper's
         own networks for CIFAR have three blocks.)
-      normalise: whether there is batch normalisation; without, the convolutions have a bias.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
+      options: see `Options`.
 
     Raises:
       ValueError: another depth.
     """
-    if depth not in _FORMS:
-        near = min(_FORMS, key=lambda known: abs(known - depth))
-        known = ", ".join(map(str, DEPTHS))
-        raise ValueError(f"depth is {depth}; the depths of DenseNet are {known}: write {near}, the nearest")
-    common = {"normalise": normalise, "dtype": dtype, "param_dtype": param_dtype}
-    growth, sizes = _FORMS[depth]
-    layers: list[nn.Module] = [(Stem if small_images else PoolingStem)(2 * growth, **common)]
+    growth, sizes = form_of_depth(depth, _FORMS, "DenseNet")
+    layers: list[nn.Module] = [(Stem if small_images else PoolingStem)(2 * growth, **options)]
     for block, size in enumerate(sizes):
-        layers += [DenseNetTransition(**common)] if block else []
-        layers += [DenseNetLayer(growth, **common)] * size
-    return [*layers, ActivationHead(num_classes, **common)]
+        layers += [DenseNetTransition(**options)] if block else []
+        layers += [DenseNetLayer(growth, **options)] * size
+    return [*layers, ActivationHead(num_classes, **options)]
 
 
 densenet121 = functools.partial(densenet, 121)

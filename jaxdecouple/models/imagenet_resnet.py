@@ -9,13 +9,13 @@ With a reduction of 16, they are the SE-ResNets of Hu et al. (2018).
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Unpack
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import BasicBlock, Bottleneck, as_layers, convolution, normalisation
+from jaxdecouple.models.blocks import BasicBlock, Bottleneck, ConvModule, Options, convolution, normalisation
+from jaxdecouple.models.depths import form_of_depth, residual_layers
 from jaxdecouple.models.resnet import Head, Stem
 
 # Depth: kind of block, the first group's channels, blocks in each group.
@@ -29,16 +29,13 @@ _FORMS = {
 DEPTHS = tuple(_FORMS)
 
 
-class PoolingStem(nn.Module):
+class PoolingStem(ConvModule):
     """7x7 convolution, normalisation, ReLU, 3x3 maximum; two strides of 2: [B, H, W, C] -> [B, H / 4, W / 4, channels].
 
     Odd sizes are rounded up, once for each stride.
     """
 
     channels: int = 64
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -53,10 +50,8 @@ def imagenet_resnet(
     *,
     small_images: bool = False,
     split_blocks: bool = False,
-    normalise: bool = True,
     reduction: int | None = None,
-    dtype: Any = None,
-    param_dtype: Any = jnp.float32,
+    **options: Unpack[Options],
 ) -> list[nn.Module]:
     """The ImageNet ResNet of ``depth`` layers with weights: [B, H, W, C] -> [B, num_classes].
 
@@ -70,33 +65,18 @@ def imagenet_resnet(
       split_blocks: whether each block is one module for each convolution, two or three, so that it can be cut inside
         too. What goes between them says `BasicBlock.parts`. It is the same network, though not from the same seed:
         initial values depend on a module's position.
-      normalise: whether batch normalisation follows each convolution; `resnet` says what it is like without.
       reduction: of a `SqueezeExcitation` at the end of each block; ``None``: there is none. With 16, SE-ResNet-18 has
         11.78 M parameters for 1000 classes, SE-ResNet-50 28.07 M.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
+      options: see `Options`.
 
     Raises:
       ValueError: another depth.
     """
-    if depth not in _FORMS:
-        near = min(_FORMS, key=lambda known: abs(known - depth))
-        *others, last = DEPTHS
-        known = f"{', '.join(map(str, others))} or {last}"
-        raise ValueError(f"depth is {depth}; an ImageNet ResNet has {known} layers: write {near}, the nearest")
-    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    common = {"normalise": normalise, **dtypes}
-    kind, width, sizes = _FORMS[depth]
-    block = functools.partial(kind, reduction=reduction, **common)
-    blocks = []
-    for group, size in enumerate(sizes):
-        stride, channels = 2 if group else 1, width * 2**group
-        # The stem's 64 channels fit the first group of basic blocks, not that of bottlenecks.
-        projection = group > 0 or kind is Bottleneck
-        blocks.append(block(channels, stride, projection=projection))
-        blocks += [block(channels)] * (size - 1)
-    stem = Stem(64, **common) if small_images else PoolingStem(64, **common)
-    return [stem, *as_layers(blocks, split_blocks), Head(num_classes, **dtypes)]
+    kind, width, counts = form_of_depth(depth, _FORMS, "an ImageNet ResNet")
+    block, channels = functools.partial(kind, reduction=reduction, **options), [width * 2**group for group in range(4)]
+    stem = Stem(64, **options) if small_images else PoolingStem(64, **options)
+    blocks = residual_layers(block, 64, channels, counts, split=split_blocks)
+    return [stem, *blocks, Head(num_classes, **options)]
 
 
 resnet18 = functools.partial(imagenet_resnet, 18)

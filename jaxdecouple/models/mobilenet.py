@@ -7,37 +7,30 @@ normalisation start as torchvision's, the classifier as Flax's; torchvision's dr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import convolution, normalisation
+from jaxdecouple.models.blocks import ConvModule, Options, convolution, normalisation
 from jaxdecouple.models.resnet import Head
 
 # Expansion, channels, blocks and the first one's stride of each group.
 _GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
-class MobileLayer(nn.Module):
+class MobileLayer(ConvModule):
     """Convolution, normalisation and ReLU6, a ReLU of at most 6: [B, H, W, C] -> [B, H / stride, W / stride, channels].
 
     Attributes:
       channels: of the output.
       size: of the kernel.
       stride: of the convolution; odd sizes are rounded up.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
-      normalise: whether there is batch normalisation; without, the convolution has a bias.
     """
 
     channels: int
     size: int = 1
     stride: int = 1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -45,7 +38,7 @@ class MobileLayer(nn.Module):
         return nn.relu6(normalisation(self)(x, train))
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(ConvModule):
     """A wide block between narrow ends: [B, H, W, C] -> [B, H / stride, W / stride, channels].
 
     A 1x1 convolution to expansion * C channels (none if the expansion is 1), a 3x3 convolution of each channel by
@@ -56,17 +49,11 @@ class InvertedResidual(nn.Module):
       channels: of the output.
       stride: of the 3x3 convolution; odd sizes are rounded up.
       expansion: how many times as wide the block is inside as at its input.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
-      normalise: whether batch normalisation follows each convolution; without, they have a bias.
     """
 
     channels: int
     stride: int = 1
     expansion: int = 6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -83,9 +70,7 @@ def mobilenet_v2(
     num_classes: int = 1000,
     *,
     small_images: bool = False,
-    normalise: bool = True,
-    dtype: Any = None,
-    param_dtype: Any = jnp.float32,
+    **options: Unpack[Options],
 ) -> list[nn.Module]:
     """MobileNetV2 of width 1, as 20 modules: [B, H, W, C] -> [B, num_classes].
 
@@ -97,15 +82,11 @@ def mobilenet_v2(
       small_images: whether the stem and the second group have no stride, so that the last activations have H / 8 rows
         rather than H / 32: 4 for CIFAR's images of 32x32, 8 for Tiny-ImageNet's of 64x64. This is what published
         CIFAR versions do; the papers do not say how they have adapted theirs.
-      normalise: whether batch normalisation follows each convolution; without, they have a bias.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
+      options: see `Options`.
     """
-    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    common = {"normalise": normalise, **dtypes}
-    layers: list[nn.Module] = [MobileLayer(32, 3, 1 if small_images else 2, **common)]
+    layers: list[nn.Module] = [MobileLayer(32, 3, 1 if small_images else 2, **options)]
     for group, (expansion, channels, blocks, stride) in enumerate(_GROUPS):
         stride = 1 if small_images and group == 1 else stride
-        layers.append(InvertedResidual(channels, stride, expansion, **common))
-        layers += [InvertedResidual(channels, 1, expansion, **common)] * (blocks - 1)
-    return [*layers, MobileLayer(1280, **common), Head(num_classes, **dtypes)]
+        layers.append(InvertedResidual(channels, stride, expansion, **options))
+        layers += [InvertedResidual(channels, 1, expansion, **options)] * (blocks - 1)
+    return [*layers, MobileLayer(1280, **options), Head(num_classes, **options)]

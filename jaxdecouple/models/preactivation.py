@@ -10,17 +10,17 @@ that of its 3x3 convolution, as everywhere here; in the authors' code it is the 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Unpack
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import BasicBlock, Bottleneck, _Block, as_layers, convolution, normalisation
+from jaxdecouple.models.blocks import BasicBlock, Block, Bottleneck, ConvModule, Options, convolution, normalisation
+from jaxdecouple.models.depths import blocks_of_depth, residual_layers
 from jaxdecouple.models.resnet import Head
 
 
-class _PreActivation(_Block):
+class _PreActivation(Block):
     """What blocks with normalisation and ReLU before each convolution share; parts and shortcuts are as a block's."""
 
     def _apply_part(self, part: int, y: jax.Array, shortcut: Any, train: bool) -> tuple[jax.Array, Any]:
@@ -51,31 +51,25 @@ class PreActivationBottleneck(_PreActivation, Bottleneck):
     """
 
 
-class PlainStem(nn.Module):
+class PlainStem(ConvModule):
     """3x3 convolution alone: [B, H, W, C] -> [B, H, W, channels]."""
 
     channels: int = 16
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return convolution(self, self.channels, 3)(x)
 
 
-class ActivationHead(nn.Module):
+class ActivationHead(ConvModule):
     """Normalisation, ReLU, mean over space and a dense layer: [B, H, W, C] -> [B, num_classes]."""
 
     num_classes: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = nn.relu(normalisation(self)(x, train))
-        return Head(self.num_classes, self.dtype, self.param_dtype, name="head")(x)
+        return Head(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head")(x)
 
 
 def preact_resnet(
@@ -83,9 +77,7 @@ def preact_resnet(
     num_classes: int = 10,
     *,
     split_blocks: bool = False,
-    normalise: bool = True,
-    dtype: Any = None,
-    param_dtype: Any = jnp.float32,
+    **options: Unpack[Options],
 ) -> list[nn.Module]:
     """The pre-activation ResNet of ``depth`` = 9n + 2 layers with weights: [B, H, W, C] -> [B, num_classes].
 
@@ -95,23 +87,15 @@ def preact_resnet(
       depth: 11, 20, 29, 164, 1001, ...
       num_classes: outputs.
       split_blocks: whether each block is three modules, one for each convolution; see `resnet`.
-      normalise: whether there is batch normalisation; without, the convolutions have a bias.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
+      options: see `Options`.
 
     Raises:
       ValueError: depth is not 9n + 2.
     """
-    if depth < 11 or (depth - 2) % 9:
-        below = max(11, depth - (depth - 2) % 9)
-        raise ValueError(f"depth is {depth}; a pre-activation ResNet has 9n + 2 layers: write {below} or {below + 9}")
-    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    common = {"normalise": normalise, **dtypes}
-    blocks: list[PreActivationBottleneck] = []
-    for group, channels in enumerate((64, 128, 256)):
-        blocks.append(PreActivationBottleneck(channels, 2 if group else 1, projection=True, **common))
-        blocks += [PreActivationBottleneck(channels, **common)] * ((depth - 2) // 9 - 1)
-    return [PlainStem(**common), *as_layers(blocks, split_blocks), ActivationHead(num_classes, **common)]
+    n = blocks_of_depth(depth, 9, 2, "a pre-activation ResNet has 9n + 2 layers")
+    block = functools.partial(PreActivationBottleneck, **options)
+    blocks = residual_layers(block, 16, (64, 128, 256), (n,) * 3, split=split_blocks)
+    return [PlainStem(**options), *blocks, ActivationHead(num_classes, **options)]
 
 
 preact_resnet164 = functools.partial(preact_resnet, 164)

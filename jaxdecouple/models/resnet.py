@@ -16,22 +16,19 @@ these are most likely bottlenecks, pre-activated ones; neither paper says so.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Unpack
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import BasicBlock, Bottleneck, as_layers, convolution, normalisation
+from jaxdecouple.models.blocks import BasicBlock, Bottleneck, ConvModule, Options, convolution, normalisation
+from jaxdecouple.models.depths import blocks_of_depth, residual_layers
 
 
-class Stem(nn.Module):
+class Stem(ConvModule):
     """3x3 convolution, normalisation, ReLU: [B, H, W, C] -> [B, H, W, channels]."""
 
     channels: int = 16
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -39,12 +36,10 @@ class Stem(nn.Module):
         return nn.relu(normalisation(self)(x, train))
 
 
-class Head(nn.Module):
+class Head(ConvModule):
     """Mean over space and a dense layer: [B, H, W, C] -> [B, num_classes]."""
 
     num_classes: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,9 +52,7 @@ def resnet(
     *,
     bottleneck: bool = False,
     split_blocks: bool = False,
-    normalise: bool = True,
-    dtype: Any = None,
-    param_dtype: Any = jnp.float32,
+    **options: Unpack[Options],
 ) -> list[nn.Module]:
     """The CIFAR ResNet of ``depth`` layers with weights, as 3n + 2 modules: [B, H, W, C] -> [B, num_classes].
 
@@ -73,34 +66,21 @@ def resnet(
       split_blocks: whether each block is one module for each convolution, two or three, so that it can be cut inside
         too: then there are ``depth`` modules. What goes between them says `BasicBlock.parts`. It is the same network,
         though not from the same seed: initial values depend on a module's position.
-      normalise: whether batch normalisation follows each convolution. Without, the convolutions have a bias, and at
-        first the variance of the activations about doubles with every block: for networks as shallow as ResNet-8.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
+      options: see `Options`.
 
     Raises:
       ValueError: depth is not 6n + 2, or, for bottlenecks, 9n + 2.
     """
-    convolutions = 9 if bottleneck else 6
-    if depth < 2 + convolutions or (depth - 2) % convolutions:
-        below = max(2 + convolutions, depth - (depth - 2) % convolutions)
-        kind = " of bottlenecks" if bottleneck else ""
-        other = "" if bottleneck or not is_bottleneck_depth(depth) else "; or bottleneck=True, which has 9n + 2"
-        raise ValueError(
-            f"depth is {depth}; a CIFAR ResNet{kind} has {convolutions}n + 2 layers: write {below} or "
-            f"{below + convolutions}{other}"
-        )
-    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    common = {"normalise": normalise, **dtypes}
-    blocks: list[BasicBlock | Bottleneck] = []
-    for group, width in enumerate((16, 32, 64)):
-        stride = 2 if group else 1
-        if bottleneck:
-            first, other = Bottleneck(4 * width, stride, projection=True, **common), Bottleneck(4 * width, **common)
-        else:
-            first, other = BasicBlock(width, stride, **common), BasicBlock(width, **common)
-        blocks += [first, *[other] * ((depth - 2) // convolutions - 1)]
-    return [Stem(**common), *as_layers(blocks, split_blocks), Head(num_classes, **dtypes)]
+    if bottleneck:
+        block, channels = Bottleneck, (64, 128, 256)
+        n = blocks_of_depth(depth, 9, 2, "a CIFAR ResNet of bottlenecks has 9n + 2 layers")
+    else:
+        block, channels = BasicBlock, (16, 32, 64)
+        advice = "; or bottleneck=True, which has 9n + 2" if is_bottleneck_depth(depth) else ""
+        n = blocks_of_depth(depth, 6, 2, "a CIFAR ResNet has 6n + 2 layers", advice)
+    build = functools.partial(block, **options)
+    blocks = residual_layers(build, 16, channels, (n,) * 3, split=split_blocks, project=bottleneck)
+    return [Stem(**options), *blocks, Head(num_classes, **options)]
 
 
 def is_bottleneck_depth(depth: int) -> bool:

@@ -9,12 +9,12 @@ times as many later (form c of the paper's Figure 3). A projection is where the 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Unpack
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import Bottleneck, as_layers
+from jaxdecouple.models.blocks import Bottleneck, Options
+from jaxdecouple.models.depths import blocks_of_depth, residual_layers
 from jaxdecouple.models.resnet import Head, Stem
 
 
@@ -25,9 +25,7 @@ def resnext(
     cardinality: int = 8,
     width: int = 64,
     split_blocks: bool = False,
-    normalise: bool = True,
-    dtype: Any = None,
-    param_dtype: Any = jnp.float32,
+    **options: Unpack[Options],
 ) -> list[nn.Module]:
     """ResNeXt-``depth``, ``cardinality`` x ``width`` d, as 3n + 2 modules: [B, H, W, C] -> [B, num_classes].
 
@@ -39,28 +37,21 @@ def resnext(
       cardinality: groups of each 3x3 convolution.
       width: channels of each of them in the first three blocks.
       split_blocks: whether each block is three modules, one for each convolution; see `resnet`.
-      normalise: whether batch normalisation follows each convolution; without, they have a bias.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
+      options: see `Options`.
 
     Raises:
       ValueError: depth is not 9n + 2, or cardinality or width is below 1.
     """
-    if depth < 11 or (depth - 2) % 9:
-        below = max(11, depth - (depth - 2) % 9)
-        raise ValueError(f"depth is {depth}; a CIFAR ResNeXt has 9n + 2 layers: write {below} or {below + 9}")
+    n = blocks_of_depth(depth, 9, 2, "a CIFAR ResNeXt has 9n + 2 layers")
     if min(cardinality, width) < 1:
         raise ValueError(f"cardinality is {cardinality} and width {width}; write 1 or more, such as 8 and 64")
-    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    common = {"normalise": normalise, **dtypes}
-    blocks: list[Bottleneck] = []
-    for group in range(3):
-        block = functools.partial(
-            Bottleneck, 256 * 2**group, width=cardinality * width * 2**group, groups=cardinality, **common
-        )
-        blocks.append(block(stride=2 if group else 1, projection=True))
-        blocks += [block()] * ((depth - 2) // 9 - 1)
-    return [Stem(64, **common), *as_layers(blocks, split_blocks), Head(num_classes, **dtypes)]
+
+    def block(channels: int, stride: int = 1, projection: bool = False) -> Bottleneck:
+        inner = cardinality * width * channels // 256
+        return Bottleneck(channels, stride, projection=projection, width=inner, groups=cardinality, **options)
+
+    blocks = residual_layers(block, 64, (256, 512, 1024), (n,) * 3, split=split_blocks)
+    return [Stem(64, **options), *blocks, Head(num_classes, **options)]
 
 
 resnext29_8x64d = functools.partial(resnext, 29, cardinality=8, width=64)

@@ -8,13 +8,13 @@ ImageNet stands one. By default each convolution has batch normalisation, which 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Unpack
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import convolution, normalisation
+from jaxdecouple.models.blocks import ConvModule, Options, convolution, dtypes_of, normalisation
+from jaxdecouple.models.depths import form_of_depth
 from jaxdecouple.models.mlp import DenseLayer
 
 _CHANNELS = (64, 128, 256, 512, 512)
@@ -23,7 +23,7 @@ _SIZES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 DEPTHS = tuple(_SIZES)
 
 
-class VGGLayer(nn.Module):
+class VGGLayer(ConvModule):
     """3x3 convolution, normalisation, ReLU, and, if it pools, 2x2 maximum: [B, H, W, C] -> [B, H, W, channels].
 
     If it pools, [B, H // 2, W // 2, channels].
@@ -31,17 +31,11 @@ class VGGLayer(nn.Module):
     Attributes:
       channels: of the output.
       pool: whether it pools.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
-      normalise: whether there is batch normalisation; without, the convolution has a bias.
       smallest: what H and W must be at least, for the poolings here and in the layers above.
     """
 
     channels: int
     pool: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    normalise: bool = True
     smallest: int = 1
 
     @nn.compact
@@ -59,10 +53,7 @@ class VGGLayer(nn.Module):
 def vgg(
     depth: int = 11,
     num_classes: int = 10,
-    *,
-    normalise: bool = True,
-    dtype: Any = None,
-    param_dtype: Any = jnp.float32,
+    **options: Unpack[Options],
 ) -> list[nn.Module]:
     """The VGG network with ``depth`` - 3 convolutions and a dense layer: [B, H, W, C] -> [B, num_classes].
 
@@ -71,26 +62,17 @@ def vgg(
     Args:
       depth: 11, 13, 16 or 19, as the paper counts, which has three dense layers.
       num_classes: outputs.
-      normalise: whether batch normalisation follows each convolution; without, as in the paper, they have a bias.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
+      options: see `Options`.
 
     Raises:
       ValueError: another depth.
     """
-    if depth not in _SIZES:
-        near = min(_SIZES, key=lambda known: abs(known - depth))
-        known = ", ".join(map(str, DEPTHS))
-        raise ValueError(f"depth is {depth}; the depths of VGG are {known}: write {near}, the nearest")
-    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+    sizes = form_of_depth(depth, _SIZES, "VGG")
     layers: list[nn.Module] = []
-    for group, (channels, size) in enumerate(zip(_CHANNELS, _SIZES[depth], strict=True)):
+    for group, (channels, size) in enumerate(zip(_CHANNELS, sizes, strict=True)):
         smallest = 2 ** (len(_CHANNELS) - group)
-        layers += [
-            VGGLayer(channels, pool=index == size - 1, normalise=normalise, smallest=smallest, **dtypes)
-            for index in range(size)
-        ]
-    return [*layers, DenseLayer(num_classes, **dtypes)]
+        layers += [VGGLayer(channels, pool=index == size - 1, smallest=smallest, **options) for index in range(size)]
+    return [*layers, DenseLayer(num_classes, **dtypes_of(options))]
 
 
 vgg11 = functools.partial(vgg, 11)

@@ -8,12 +8,12 @@ the number of channels, the shortcut is a 1x1 convolution of the activated input
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Unpack
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import as_layers
+from jaxdecouple.models.blocks import Options
+from jaxdecouple.models.depths import blocks_of_depth, residual_layers
 from jaxdecouple.models.preactivation import ActivationHead, PlainStem, PreActivationBlock
 
 
@@ -23,9 +23,7 @@ def wide_resnet(
     num_classes: int = 10,
     *,
     split_blocks: bool = False,
-    normalise: bool = True,
-    dtype: Any = None,
-    param_dtype: Any = jnp.float32,
+    **options: Unpack[Options],
 ) -> list[nn.Module]:
     """WRN-``depth``-``width``, as 3n + 2 modules: [B, H, W, C] -> [B, num_classes].
 
@@ -36,28 +34,17 @@ def wide_resnet(
       width: how many times as many channels as ResNet-110 has; at least 1.
       num_classes: outputs.
       split_blocks: whether each block is two modules, one for each convolution; see `resnet`.
-      normalise: whether there is batch normalisation; without, the convolutions have a bias.
-      dtype: of the computation; by default that of inputs and parameters together.
-      param_dtype: of the parameters.
+      options: see `Options`.
 
     Raises:
       ValueError: depth is not 6n + 4, or width is below 1.
     """
-    if depth < 10 or (depth - 4) % 6:
-        below = max(10, depth - (depth - 4) % 6)
-        raise ValueError(f"depth is {depth}; a wide ResNet has 6n + 4 convolutions: write {below} or {below + 6}")
+    n = blocks_of_depth(depth, 6, 4, "a wide ResNet has 6n + 4 convolutions")
     if width < 1:
         raise ValueError(f"width is {width}; write how many times as many channels, 1 or more")
-    common = {"normalise": normalise, "dtype": dtype, "param_dtype": param_dtype}
-    blocks: list[PreActivationBlock] = []
-    below = 16
-    for group in range(3):
-        channels = 16 * width * 2**group
-        # With width 1, the stem's channels fit the first group.
-        blocks.append(PreActivationBlock(channels, 2 if group else 1, projection=channels != below, **common))
-        blocks += [PreActivationBlock(channels, **common)] * ((depth - 4) // 6 - 1)
-        below = channels
-    return [PlainStem(**common), *as_layers(blocks, split_blocks), ActivationHead(num_classes, **common)]
+    block, channels = functools.partial(PreActivationBlock, **options), [16 * width * 2**group for group in range(3)]
+    blocks = residual_layers(block, 16, channels, (n,) * 3, split=split_blocks)
+    return [PlainStem(**options), *blocks, ActivationHead(num_classes, **options)]
 
 
 wrn28_10 = functools.partial(wide_resnet, 28, 10)
