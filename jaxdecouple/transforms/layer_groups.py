@@ -1,4 +1,4 @@
-"""A layer, to an optimizer that scales layer by layer, is a set of tensors that share one norm and one ratio."""
+"""A group is the set of tensors that an optimizer which scales layer by layer gives one norm and one ratio."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.core.meta import AxisMetadata
 
-from jaxdecouple.network.stack import stacked as stacked_runs
+from jaxdecouple.network.stack import stacked as of_stacks
 from jaxdecouple.network.trees import PyTree
 
 Mask = PyTree | Callable[[PyTree], PyTree]
 Path = tuple[Any, ...]
-# A layer's label and, where several layers are stacked, how many.
-LayerKey = tuple[Hashable, int | None]
+# A group's label and, where several layers are stacked, how many: then each of them is a group.
+GroupKey = tuple[Hashable, int | None]
 
 # How linen, nnx, haiku, equinox and torch name what is no weight.
 _BIAS_OR_NORMALISATION = ("bias", "b", "scale", "offset", "beta", "gamma")
@@ -39,32 +39,32 @@ def weight_mask(params: PyTree) -> PyTree:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layering:
-    """How a tree of parameters falls into layers.
+class Grouping:
+    """How a tree of parameters falls into groups.
 
     Attributes:
-      layers: ``"module"``: the tensors of one module, whose paths differ in the last key only; ``"tensor"``: each
-        alone; or a function from the parameters to a tree like them, or a prefix of it, of labels, numbers or strings:
-        tensors with equal labels are a layer.
+      groups: ``"module"``: the tensors of one module, whose paths differ in the last key only. ``"tensor"``: each
+        alone. Or a function from the parameters to a tree like them, or a prefix of it, of labels, numbers or strings:
+        tensors with equal labels are a group.
       mask: which tensors are scaled: a tree of booleans like the parameters or a prefix of it, or a function that makes
-        one from them. The others belong to no layer.
+        one from them. The others belong to no group.
       stacked: which tensors hold those of several layers, along their first axis; given as a mask is. ``None``: those
-        of a stage's runs of identical layers.
+        of a stage's stacks.
     """
 
-    layers: str | Callable[[PyTree], PyTree] = "module"
+    groups: str | Callable[[PyTree], PyTree] = "module"
     mask: Mask = True
     stacked: Mask | None = None
 
     def __post_init__(self) -> None:
-        if self.layers not in ("module", "tensor") and not callable(self.layers):
+        if self.groups not in ("module", "tensor") and not callable(self.groups):
             raise ValueError(
-                f"layers is {self.layers!r}; write 'module', 'tensor', or a function from the parameters to a tree "
+                f"groups is {self.groups!r}; write 'module', 'tensor', or a function from the parameters to a tree "
                 "of labels"
             )
 
-    def of(self, params: PyTree) -> Layers:
-        """The layers of ``params``, of which only structure and shapes matter.
+    def of(self, params: PyTree) -> Groups:
+        """The groups of ``params``, of which only structure and shapes matter.
 
         Raises:
           ValueError: mask or labels do not fit the parameters.
@@ -72,36 +72,36 @@ class Layering:
         paths = _paths(params)
         scaled = broadcast("mask", self.mask, params)
         counts = stacked_counts(self.stacked, params)
-        if callable(self.layers):
-            labels = broadcast("layers", self.layers, params)
+        if callable(self.groups):
+            labels = broadcast("groups", self.groups, params)
         else:
-            labels = [jax.tree_util.keystr(path[:-1] if self.layers == "module" else path) for path in paths]
+            labels = [jax.tree_util.keystr(path[:-1] if self.groups == "module" else path) for path in paths]
         keys = [(label, count) if one else None for label, count, one in zip(labels, counts, scaled, strict=True)]
-        return Layers(jax.tree.structure(params), tuple(paths), tuple(keys), tuple(_hidden_paths(params)))
+        return Groups(jax.tree.structure(params), tuple(paths), tuple(keys), tuple(_hidden_paths(params)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Layers:
-    """The layers of one tree of parameters.
+class Groups:
+    """The groups of one tree of parameters.
 
     Attributes:
       structure: of the tree.
       paths: of each tensor, in the tree's order.
-      keys: of each tensor the layer that it belongs to; ``None`` if it is not to be scaled.
+      keys: of each tensor the group that it belongs to; ``None`` if it is not to be scaled.
       hidden: paths of subtrees without tensors: empty ones, and those that are another transform's (``optax.masked``,
         ``optax.multi_transform``).
     """
 
     structure: Any
     paths: tuple[Path, ...]
-    keys: tuple[LayerKey | None, ...]
+    keys: tuple[GroupKey | None, ...]
     hidden: tuple[Path, ...] = ()
 
     def check(self, updates: PyTree) -> None:
-        """Refuses gradients of another structure than the parameters.
+        """Refuses other gradients.
 
         Raises:
-          ValueError: so it is.
+          ValueError: the gradients have another structure than the parameters.
         """
         if jax.tree.structure(updates) != self.structure:
             raise ValueError(
@@ -109,29 +109,29 @@ class Layers:
                 "gradients of these parameters"
             )
 
-    def norms(self, tree: PyTree) -> dict[LayerKey, jax.Array]:
-        """The Euclidean norm of each layer of a tree like the parameters: [], or [L] for L stacked layers."""
-        squares: dict[LayerKey, list[jax.Array]] = {}
+    def norms(self, tree: PyTree) -> dict[GroupKey, jax.Array]:
+        """The Euclidean norm of each group of a tree like the parameters: [], or [L] for L stacked layers."""
+        squares: dict[GroupKey, list[jax.Array]] = {}
         for key, leaf in zip(self.keys, jax.tree.leaves(tree), strict=True):
             if key is not None:
                 squares.setdefault(key, []).append(sum_of_squares(leaf, keep=_axes(key)))
         return {key: root(sum(terms)) for key, terms in squares.items()}
 
-    def mean_norms(self, norms: PyTree) -> dict[LayerKey, jax.Array]:
-        """The mean over examples of the norm of each layer's gradient: [], or [L] for L stacked layers.
+    def mean_norms(self, norms: PyTree) -> dict[GroupKey, jax.Array]:
+        """The mean over examples of the norm of each group's gradient: [], or [L] for L stacked layers.
 
         Args:
           norms: a tree like the parameters, or with one entry for a whole subtree. Each entry is [examples], or
             [examples, L] where L layers are stacked, or lacks the first axis if it is a mean already. The entries of a
-            layer's tensors combine as the root of the sum of squares, example by example; one entry for a subtree is
-            the norm of each layer in it.
+            group's tensors combine as the root of the sum of squares, example by example; one entry for a subtree is
+            the norm of each group in it.
 
         Raises:
           ValueError: an entry is missing, left over, or of another shape.
         """
         given = {path: jnp.asarray(entry) for path, entry in zip(_paths(norms), jax.tree.leaves(norms), strict=True)}
         at = lookup("gradient_norms", given, self.paths, self.hidden)
-        entries: dict[LayerKey, dict[Path, jax.Array]] = {}
+        entries: dict[GroupKey, dict[Path, jax.Array]] = {}
         for key, path in zip(self.keys, at, strict=True):
             if key is not None:
                 entries.setdefault(key, {})[path] = given[path]
@@ -145,15 +145,15 @@ class Layers:
                 _check_entry(entry, key, path, mixed=len(by_example) > 1)
             if len({entry.shape for entry in found.values()}) > 1:
                 shapes = ", ".join(f"{list(entry.shape)} at {_show(path)}" for path, entry in found.items())
-                raise ValueError(f"gradient_norms of one layer have different shapes: {shapes}; write equal ones")
+                raise ValueError(f"gradient_norms of one group have different shapes: {shapes}; write equal ones")
             norm = root(sum(jnp.square(_widened(entry)) for entry in found.values()))
             means[key] = norm.mean(axis=0) if norm.ndim > _axes(key) else norm
         return means
 
-    def scale(self, tree: PyTree, ratios: dict[LayerKey, jax.Array]) -> PyTree:
-        """``tree`` with every layer multiplied by its ratio, in the dtypes that it has."""
+    def scale(self, tree: PyTree, ratios: dict[GroupKey, jax.Array]) -> PyTree:
+        """``tree`` with every group multiplied by its ratio, in the dtypes that it has."""
 
-        def multiply(leaf: jax.Array, key: LayerKey | None) -> jax.Array:
+        def multiply(leaf: jax.Array, key: GroupKey | None) -> jax.Array:
             if key is None:
                 return leaf
             leaf = jnp.asarray(leaf)
@@ -200,12 +200,12 @@ def lookup(what: str, given: dict[Path, Any], paths: Sequence[Path], hidden: Seq
 
 
 def stacked_counts(stacked: Mask | None, params: PyTree) -> list[int | None]:
-    """How many layers are stacked in each tensor; ``None`` where it belongs to one layer.
+    """How many layers are stacked in each tensor; ``None`` where it is of one layer.
 
     Raises:
       ValueError: ``stacked`` does not fit the parameters, or marks a scalar.
     """
-    marks, leaves = broadcast("stacked", stacked_runs if stacked is None else stacked, params), jax.tree.leaves(params)
+    marks, leaves = broadcast("stacked", of_stacks if stacked is None else stacked, params), jax.tree.leaves(params)
     for path, mark, leaf in zip(_paths(params), marks, leaves, strict=True):
         if mark and not jnp.ndim(leaf):
             raise ValueError(f"stacked is true at {_show(path)}, a scalar; write false where no layers are stacked")
@@ -226,11 +226,11 @@ def _widened(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _axes(key: LayerKey) -> int:
+def _axes(key: GroupKey) -> int:
     return 0 if key[1] is None else 1
 
 
-def _check_entry(entry: jax.Array, key: LayerKey, at: Path, mixed: bool) -> None:
+def _check_entry(entry: jax.Array, key: GroupKey, at: Path, mixed: bool) -> None:
     own = () if key[1] is None else (key[1],)
     examples = entry.ndim - len(own)
     if examples not in (0, 1) or entry.shape[examples:] != own or (mixed and own and not examples) or 0 in entry.shape:

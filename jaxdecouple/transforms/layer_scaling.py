@@ -21,15 +21,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxdecouple.network.trees import PyTree
-from jaxdecouple.transforms.layer_groups import Layering, LayerKey, Layers, Mask
+from jaxdecouple.transforms.layer_groups import Grouping, GroupKey, Groups, Mask
 
-Ratios = dict[LayerKey, jax.Array]
+Labels = str | Callable[[PyTree], PyTree]
 
 
 def scale_by_lars(
     eta: float = 0.001,
     *,
-    layers: str | Callable[[PyTree], PyTree] = "module",
+    groups: Labels = "module",
     mask: Mask = True,
     stacked: Mask | None = None,
     eps: float = 0.0,
@@ -38,29 +38,29 @@ def scale_by_lars(
     """Multiplies each layer's update g_k by eta |w_k| / (|g_k| + eps) (LARS; thesis, eq. 4.3).
 
     Where a norm is zero, the ratio is 1, as in `optax.scale_by_trust_ratio` and the thesis's published code (in
-    float32, one below 1e-22 counts as zero). With ``layers="tensor"`` it is that transform.
+    float32, one below 1e-22 counts as zero). With ``groups="tensor"`` it is that transform.
 
     Args:
       eta: the trust coefficient, above 0.
-      layers: what a layer is: ``"module"``, the tensors of one module together, as in the thesis's text; ``"tensor"``,
+      groups: what shares a ratio: ``"module"``, the tensors of one module, a layer of the thesis's text; ``"tensor"``,
         each tensor alone, as in its code and in optax; or a function from the parameters to a tree of labels.
       mask: which tensors are scaled; the others pass unchanged and count in no norm. As in optax: a tree of booleans
         like the parameters, a prefix of it, or a function that makes one, such as `weight_mask`. Default: all.
       stacked: which tensors hold those of several layers along their first axis, as ``nn.scan`` and
-        ``vmap``-initialised models do; given like ``mask``. ``None``: those of a stage's runs of identical layers.
+        ``vmap``-initialised models do; given like ``mask``. ``None``: those of a stage's stacks of identical layers.
       eps: added to the gradient's norm. The thesis has none, its code 1e-6.
       clip: the largest ratio, that of 1 included. The thesis has none, its code 0.1 for CLARS alone.
 
     Raises:
       ValueError: a setting out of range, here; parameters missing or of another structure, in ``update``.
     """
-    return _scaling(_Lars(eta, eps, clip, Layering(layers, mask, stacked)))
+    return _scaling(_Rule(eta, eps, clip, Grouping(groups, mask, stacked), by_example=False))
 
 
 def scale_by_clars(
     eta: float = 0.01,
     *,
-    layers: str | Callable[[PyTree], PyTree] = "module",
+    groups: Labels = "module",
     mask: Mask = True,
     stacked: Mask | None = None,
     eps: float = 0.0,
@@ -77,7 +77,7 @@ def scale_by_clars(
     Raises:
       ValueError: a setting out of range, here; parameters or norms missing or of another structure, in ``update``.
     """
-    return _scaling(_Clars(eta, eps, clip, Layering(layers, mask, stacked)))
+    return _scaling(_Rule(eta, eps, clip, Grouping(groups, mask, stacked), by_example=True))
 
 
 def lars(
@@ -89,7 +89,7 @@ def lars(
     momentum_of: Literal["steps", "gradients"] = "steps",
     weight_decay: float = 0.0,
     weight_decay_mask: Mask = True,
-    layers: str | Callable[[PyTree], PyTree] = "module",
+    groups: Labels = "module",
     mask: Mask = True,
     stacked: Mask | None = None,
     eps: float = 0.0,
@@ -113,14 +113,14 @@ def lars(
       momentum_of: what the momentum sums; see above.
       weight_decay: added to the gradient before its norm is taken; the thesis's equations have none.
       weight_decay_mask: as for `optax.add_decayed_weights`.
-      layers, mask, stacked, eps, clip: as for `scale_by_lars`. With ``layers="tensor"`` and ``nesterov=False`` this
+      groups, mask, stacked, eps, clip: as for `scale_by_lars`. With ``groups="tensor"`` and ``nesterov=False`` this
         is ``optax.lars``; the published code has these, ``momentum_of="gradients"``, ``mask=weight_mask`` and
         ``eps=1e-6``.
 
     Raises:
       ValueError: a setting out of range, here; parameters missing, in ``update``.
     """
-    rule = _Lars(eta, eps, clip, Layering(layers, mask, stacked))
+    rule = _Rule(eta, eps, clip, Grouping(groups, mask, stacked), by_example=False)
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return _with_momentum(rule, decay, learning_rate, momentum, nesterov, momentum_of)
 
@@ -134,7 +134,7 @@ def clars(
     momentum_of: Literal["steps", "gradients"] = "steps",
     weight_decay: float = 0.0,
     weight_decay_mask: Mask = True,
-    layers: str | Callable[[PyTree], PyTree] = "module",
+    groups: Labels = "module",
     mask: Mask = True,
     stacked: Mask | None = None,
     eps: float = 0.0,
@@ -145,28 +145,30 @@ def clars(
     As `lars`, but with gamma_k = learning_rate eta |w_k| / a_k, where a_k is the mean over examples of the norm of
     layer k's gradient, without weight decay: ``update`` needs ``gradient_norms``, as `scale_by_clars` says.
 
-    Args: as those of `lars`. The published code has ``layers="tensor"``, ``nesterov=False``,
+    Args: as those of `lars`. The published code has ``groups="tensor"``, ``nesterov=False``,
       ``momentum_of="gradients"``, ``mask=weight_mask``, ``eps=1e-6`` and ``clip=0.1``.
 
     Raises:
       ValueError: a setting out of range, here; parameters or norms missing or of another structure, in ``update``.
     """
-    rule = _Clars(eta, eps, clip, Layering(layers, mask, stacked))
+    rule = _Rule(eta, eps, clip, Grouping(groups, mask, stacked), by_example=True)
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return _with_momentum(rule, decay, learning_rate, momentum, nesterov, momentum_of)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
-    """The ratio of each layer, from its weights and gradients.
+    """The ratio of each group, from its weights and gradients.
 
-    Attributes: as the arguments of `scale_by_lars`; ``layering`` holds those that say what a layer is.
+    Attributes: as the arguments of `scale_by_lars`; ``grouping`` holds those that say what a group is, and
+      ``by_example`` whether weights are divided by the mean of the examples' norms (CLARS), or by the norm of the mean.
     """
 
     eta: Any
     eps: Any
     clip: Any
-    layering: Layering
+    grouping: Grouping
+    by_example: bool
 
     def __post_init__(self) -> None:
         _check("eta", self.eta, lambda eta: 0 < eta < float("inf"), "a number above 0")
@@ -174,29 +176,11 @@ class _Rule:
         if self.clip is not None:
             _check("clip", self.clip, lambda clip: clip > 0, "a number above 0, or None for no bound")
 
-    def ratios(self, layers: Layers, updates: PyTree, params: PyTree, norms: PyTree | None) -> Ratios:
-        """The ratio of each layer for these updates."""
-        weights, gradients = layers.norms(params), self.gradient_norms(layers, updates, norms)
-        return {key: self._ratio(weight, gradients[key]) for key, weight in weights.items()}
-
-    def gradient_norms(self, layers: Layers, updates: PyTree, norms: PyTree | None) -> dict[LayerKey, jax.Array]:
-        """What a layer's weights are divided by."""
-        raise NotImplementedError
-
-    def _ratio(self, weight: jax.Array, gradient: jax.Array) -> jax.Array:
-        zero = (weight == 0) | (gradient == 0)
-        ratio = jnp.where(zero, 1, self.eta * weight / jnp.where(zero, 1, gradient + self.eps))
-        return ratio if self.clip is None else jnp.minimum(ratio, self.clip)
-
-
-class _Lars(_Rule):
-    def gradient_norms(self, layers: Layers, updates: PyTree, norms: PyTree | None) -> dict[LayerKey, jax.Array]:
-        return layers.norms(updates)
-
-
-class _Clars(_Rule):
-    def gradient_norms(self, layers: Layers, updates: PyTree, norms: PyTree | None) -> dict[LayerKey, jax.Array]:
-        if norms is None:
+    def ratios(
+        self, groups: Groups, updates: PyTree, params: PyTree, norms: PyTree | None
+    ) -> dict[GroupKey, jax.Array]:
+        """The ratio of each group for these updates."""
+        if self.by_example and norms is None:
             raise ValueError(
                 "CLARS needs the norms of single examples' gradients; write norms = "
                 "jaxdecouple.per_example_gradient_norms(loss_fn, params, batch), then tx.update(grads, state, params, "
@@ -204,7 +188,13 @@ class _Clars(_Rule):
                 "the step that updates. If you do, a wrapper around CLARS drops keywords: put it inside of CLARS's "
                 "chain, or leave it out"
             )
-        return layers.mean_norms(norms)
+        gradients = groups.mean_norms(norms) if self.by_example else groups.norms(updates)
+        return {key: self._ratio(weight, gradients[key]) for key, weight in groups.norms(params).items()}
+
+    def _ratio(self, weight: jax.Array, gradient: jax.Array) -> jax.Array:
+        zero = (weight == 0) | (gradient == 0)
+        ratio = jnp.where(zero, 1, self.eta * weight / jnp.where(zero, 1, gradient + self.eps))
+        return ratio if self.clip is None else jnp.minimum(ratio, self.clip)
 
 
 def _scaling(rule: _Rule, inner: optax.GradientTransformation | None = None) -> optax.GradientTransformationExtraArgs:
@@ -221,11 +211,11 @@ def _scaling(rule: _Rule, inner: optax.GradientTransformation | None = None) -> 
     ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
             raise ValueError("layer-wise scaling needs the parameters; write tx.update(grads, state, params)")
-        layers = rule.layering.of(params)
-        layers.check(updates)
-        ratios = rule.ratios(layers, updates, params, gradient_norms)
+        groups = rule.grouping.of(params)
+        groups.check(updates)
+        ratios = rule.ratios(groups, updates, params, gradient_norms)
         updates, state = inner.update(updates, state, params)
-        return layers.scale(updates, ratios), state
+        return groups.scale(updates, ratios), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 

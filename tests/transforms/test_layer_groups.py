@@ -42,11 +42,11 @@ def test_stacked_layers_are_scaled_apart(rule, x64):
             assert_close(jax.tree.map(lambda u, i=i: u[i], got[name]), want)
 
 
-def test_layers_may_be_labelled(x64):
+def test_groups_may_be_labelled(x64):
     """One layer of two modules is as one module with the tensors of both."""
     w, gradients = start()
     g, norms = mean(gradients[0]), example_norms(gradients[0])
-    tx = jd.scale_by_clars(0.1, layers=lambda params: {"Conv_0": "a", "Norm_0": "a", "one": "b"})
+    tx = jd.scale_by_clars(0.1, groups=lambda params: {"Conv_0": "a", "Norm_0": "a", "one": "b"})
     got, _ = tx.update(g, tx.init(w), w, gradient_norms=norms)
 
     def merge(tree):
@@ -60,15 +60,15 @@ def test_layers_may_be_labelled(x64):
     assert_close(tx.update(g, tx.init(w), w, gradient_norms=one_each)[0], got)
 
 
-@pytest.mark.parametrize("layers", LAYER)
-def test_one_norm_for_each_layer(layers, x64):
+@pytest.mark.parametrize("groups", LAYER)
+def test_one_norm_for_each_group(groups, x64):
     w, gradients = start()
     g = mean(gradients[0])
     given = {"Conv_0": 2.0, "Norm_0": np.array([1.0, 3.0]), "one": {"w": 4.0}}
-    tx = jd.scale_by_clars(0.1, layers=layers)
+    tx = jd.scale_by_clars(0.1, groups=groups)
     updates, _ = tx.update(g, tx.init(w), w, gradient_norms=given)
     for path, value in flat(g).items():
-        layer = [p for p in PATHS if LAYER[layers](p) == LAYER[layers](path)]
+        layer = [p for p in PATHS if LAYER[groups](p) == LAYER[groups](path)]
         weight = np.sqrt(sum((flat(w)[p] ** 2).sum() for p in layer))
         norm = {"Conv_0": 2.0, "Norm_0": 2.0, "one": 4.0}[path[0]]
         np.testing.assert_allclose(flat(updates)[path], 0.1 * weight / norm * value, rtol=0, atol=1e-12)
@@ -178,7 +178,7 @@ def test_stacked_norms_that_do_not_fit():
         ({"eta": None}, "eta is None; write a number above 0"),
         ({"eps": -1.0}, "eps is -1.0; write a number of at least 0"),
         ({"clip": 0.0}, "clip is 0.0; write a number above 0"),
-        ({"layers": "modules"}, "layers is 'modules'; write 'module', 'tensor', or a function"),
+        ({"groups": "modules"}, "groups is 'modules'; write 'module', 'tensor', or a function"),
     ],
 )
 def test_settings_out_of_range(settings, says):
@@ -225,7 +225,7 @@ def test_five_examples_are_not_taken_for_five_layers():
 @pytest.mark.parametrize("empty", [{}, None, (), {"deeper": None}])
 def test_modules_without_parameters_may_be_named_in_masks_and_norms(empty):
     w = {"a": {"w": np.ones(2)}, "relu": empty}
-    tx = jd.scale_by_clars(0.5, mask={"a": True, "relu": False}, layers=lambda params: {"a": 1, "relu": 2})
+    tx = jd.scale_by_clars(0.5, mask={"a": True, "relu": False}, groups=lambda params: {"a": 1, "relu": 2})
     updates, _ = tx.update(w, tx.init(w), w, gradient_norms={"a": np.sqrt(2), "relu": 1.0})
     np.testing.assert_allclose(updates["a"]["w"], 0.5, rtol=1e-6)
     nothing = {"relu": empty}
