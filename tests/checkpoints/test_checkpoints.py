@@ -19,8 +19,7 @@ from jaxdecouple.checkpoints import CheckpointError, DamagedCheckpoint
 from jaxdecouple.checkpoints import metadata as metadata_of
 from jaxdecouple.checkpoints.snapshot import Snapshot
 from jaxdecouple.network.stack import LayerStack, stack_layers
-from tests.engine.test_pipeline import assert_equal
-from tests.engine.test_shapes import KINDS, PRESETS, batch, layer, make
+from tests.oracles.pipelines import KINDS, PRESETS, assert_equal, batch, layer, make
 
 BATCHES = [batch(n) for n in range(9)]
 X = BATCHES[0][0]
@@ -118,11 +117,11 @@ def test_measured_gradient_norms(tmp_path):
     assert_same(pipeline.step(state, BATCHES[4])[0], other.step(restored, BATCHES[4])[0])
 
 
-def test_runs_of_identical_layers(tmp_path):
+def test_stacks_of_identical_layers(tmp_path):
     def build():
-        runs, _ = stack_layers([layer() for _ in range(3)], X, shortest=2)
-        assert isinstance(runs[0], LayerStack)
-        stages = [jd.Stage(runs), jd.Stage((layer(3),), first=3)]
+        stacks, _ = stack_layers([layer() for _ in range(3)], X, shortest=2)
+        assert isinstance(stacks[0], LayerStack)
+        stages = [jd.Stage(stacks), jd.Stage((layer(3),), first=3)]
         return jd.Pipeline(stages, schedules.fdg(2), optimizer=optax.adam(0.1))
 
     assert_continues(tmp_path / "run", build)
@@ -221,7 +220,7 @@ def test_no_damage_goes_unnoticed(tmp_path, fdg):
     for file in [file for file in sorted(path.rglob("*")) if file.is_file()]:
         whole = file.read_bytes()
         changed = [whole[: len(whole) // 2], b"", bytes(len(whole)), None]
-        for i in range(0, len(whole), max(1, len(whole) // 8)):
+        for i in range(0, len(whole), max(1, len(whole) // 5)):
             changed.append(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
         for content in changed:
             file.unlink() if content is None else file.write_bytes(content)

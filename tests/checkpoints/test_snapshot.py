@@ -11,6 +11,7 @@ import pytest
 
 import jaxdecouple as jd
 from jaxdecouple.checkpoints import snapshot
+from tests.oracles.pipelines import assert_equal
 
 X, Y = np.ones((4, 3), np.float32), np.arange(4, dtype=np.int32) % 2
 
@@ -20,7 +21,8 @@ def pipeline():
     return jd.Pipeline(jd.partition(layers, boundaries=(2,)), jd.schedules.fdg(2), optimizer=optax.adam(0.1))
 
 
-def trained():
+@pytest.fixture(scope="module")
+def state():
     ours = pipeline()
     state = ours.init(jax.random.key(0), X)
     for _ in range(5):
@@ -29,9 +31,8 @@ def trained():
 
 
 @pytest.mark.parametrize("chunk", [1, 60, 2**20], ids=["each alone", "a few together", "all together"])
-def test_arrays_are_put_together_in_chunks_and_come_back_as_they_were(chunk, tmp_path, monkeypatch):
+def test_arrays_are_put_together_in_chunks_and_come_back_as_they_were(chunk, tmp_path, monkeypatch, state):
     monkeypatch.setattr(snapshot, "_CHUNK", chunk)
-    state = trained()
     taken = snapshot.take(state)
     copies = sum(map(len, taken.copies))
     dtypes = sum(len({np.asarray(copy).dtype for copy in of}) for of in taken.copies)
@@ -42,12 +43,10 @@ def test_arrays_are_put_together_in_chunks_and_come_back_as_they_were(chunk, tmp
     assert len(document["leaves"]) > copies  # what is one array in memory is saved once
     jd.save(tmp_path / "it", state)
     restored = jd.restore(tmp_path / "it", pipeline(), X)
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, _numbers(restored), _numbers(state))
+    assert_equal(restored, state)
 
 
-def test_nothing_is_unpickled(tmp_path, monkeypatch):
-    state = trained()
+def test_nothing_is_unpickled(tmp_path, monkeypatch, state):
     jd.save(tmp_path / "it", state)
     files = [file for file in (tmp_path / "it").rglob("*") if file.is_file()]
     assert files and not any(file.read_bytes().startswith(b"\x80") for file in files)
@@ -58,11 +57,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (np, "load")):
         monkeypatch.setattr(module, name, refuse)
     restored = jd.restore(tmp_path / "it", pipeline(), X)
-    jax.tree.map(np.testing.assert_array_equal, _numbers(restored), _numbers(state))
-
-
-def _numbers(state):
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if snapshot.is_key(leaf) else leaf, state)
+    assert_equal(restored, state)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +71,7 @@ def _numbers(state):
         ("activations", -np.inf, None),  # a mask
     ],
 )
-def test_a_state_that_is_not_finite_is_noticed(part, value, says):
-    state = trained()
-
+def test_a_state_that_is_not_finite_is_noticed(part, value, says, state):
     def spoil(tree):
         return jax.tree.map(lambda leaf: np.full_like(leaf, value) if leaf.dtype == np.float32 else leaf, tree)
 

@@ -1,5 +1,6 @@
 """Weights as one plain tree of Flax variables: out of any pipeline over the layers, and into any other."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,28 +19,36 @@ Y = np.array([0, 1, 2, 0], np.int32)
 
 
 class Block(nn.Module):
-    """Keeps its input's shape; has parameters, batch statistics and randomness."""
+    """Keeps its input's shape; has parameters and batch statistics."""
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(4, param_dtype=self.dtype)(x))
-        return nn.Dropout(0.3, deterministic=not train)(jnp.tanh(x))
+        x = nn.Dense(4, param_dtype=self.dtype, kernel_init=nn.initializers.uniform(1.0))(x)
+        return nn.BatchNorm(use_running_average=not train)(x)
 
 
 def network(dtype=jnp.float32):
     return [Block(dtype), Block(dtype), nn.relu, Block(dtype), nn.Dense(3, param_dtype=dtype)]
 
 
-def make(layers, schedule, optimizer=None, scan=False):
+def make(layers, schedule, optimizer=None, stacked=False, **options):
     stages = jd.partition(layers, schedule.num_stages)
-    if scan:
-        runs = [stack_layers(stage.layers, X, first=stage.first, shortest=2)[0] for stage in stages]
-        stages = [jd.Stage(layers, stage.first) for layers, stage in zip(runs, stages, strict=True)]
+    if stacked:
+        stacks = [stack_layers(stage.layers, X, first=stage.first, shortest=2)[0] for stage in stages]
+        stages = [jd.Stage(layers, stage.first) for layers, stage in zip(stacks, stages, strict=True)]
         assert any(isinstance(layer, LayerStack) for stage in stages for layer in stage.layers)
     devices = jax.devices()[:1] * schedule.num_stages
-    return jd.Pipeline(stages, schedule, optimizer=optimizer or optax.sgd(0.1, momentum=0.9), devices=devices)
+    optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
+    return jd.Pipeline(stages, schedule, optimizer=optimizer, devices=devices, **options)
+
+
+@pytest.fixture(scope="module")
+def source():
+    """A pipeline that keeps old states usable, and one of its states."""
+    pipeline = make(network(), schedules.fdg(2), donate=False)
+    return pipeline, trained(pipeline)
 
 
 def trained(pipeline, ticks=4, key=0):
@@ -50,8 +59,8 @@ def trained(pipeline, ticks=4, key=0):
 
 
 def assert_equal(tree, other):
-    jax.tree.map(np.testing.assert_array_equal, tree, other)
-    jax.tree.map(lambda a, b: np.testing.assert_equal(a.dtype, b.dtype), tree, other)
+    chex.assert_trees_all_equal_dtypes(tree, other)
+    chex.assert_trees_all_equal(tree, other)
 
 
 def moved(source, state, target, key=1):
@@ -65,22 +74,22 @@ def moved(source, state, target, key=1):
     return variables
 
 
-@pytest.mark.parametrize("schedule", [schedules.gpipe(4, 2), schedules.backprop(1), schedules.features_replay(3)])
-def test_from_one_cut_and_method_to_another(schedule):
-    source, target = make(network(), schedules.fdg(2)), make(network(), schedule)
-    variables = moved(source, trained(source), target)
+@pytest.mark.parametrize("schedule", [schedules.gpipe(4, 2), schedules.backprop(1)])
+def test_from_one_cut_and_method_to_another(schedule, source):
+    target = make(network(), schedule)
+    variables = moved(*source, target)
     assert sorted(variables) == ["batch_stats", "params"]
     assert sorted(variables["params"]) == ["layers_0", "layers_1", "layers_3", "layers_4"]
     assert sorted(variables["batch_stats"]) == ["layers_0", "layers_1", "layers_3"]
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
-    moved(target, trained(target), source)
+    moved(target, trained(target), source[0])
 
 
-def test_runs_of_identical_layers_on_one_side():
+def test_stacks_of_identical_layers_on_one_side():
     layers = [Block(), Block(), Block(), nn.Dense(3)]
-    plain, scanned = make(layers, schedules.fdg(4)), make(layers, schedules.fdg(1), scan=True)
-    moved(plain, trained(plain), scanned)
-    moved(scanned, trained(scanned), plain)
+    plain, stacked = make(layers, schedules.fdg(2)), make(layers, schedules.fdg(1), stacked=True)
+    moved(plain, trained(plain), stacked)
+    moved(stacked, trained(stacked), plain)
 
 
 def test_the_tree_is_that_of_flax_sequential():
@@ -164,7 +173,7 @@ def test_a_parameter_that_is_none():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_through_a_file(dtype, tmp_path):
     pipeline = make(network(dtype), schedules.fdg(2))
-    variables = jd.export_variables(pipeline, trained(pipeline))
+    variables = jd.export_variables(pipeline, trained(pipeline, ticks=0))
     path = tmp_path / "new" / "weights.msgpack"
     jd.write_variables(path, variables)
     assert_equal(variables, jd.read_variables(path))
@@ -175,7 +184,7 @@ def test_through_a_file(dtype, tmp_path):
 
 
 def test_training_on_does_not_change_what_was_exported():
-    pipeline = make(network(), schedules.fdg(2))
+    pipeline = make([nn.Dense(4), nn.Dense(3)], schedules.fdg(2))
     state = trained(pipeline)
     variables = jd.export_variables(pipeline, state)
     copied = jax.tree.map(np.copy, variables)
@@ -185,21 +194,20 @@ def test_training_on_does_not_change_what_was_exported():
     assert_equal(copied, variables)
 
 
-def test_optimizers_begin_anew_from_the_weights():
+def test_optimizers_begin_anew_from_the_weights(source):
     """Lookahead keeps the weights it began with in its state; these must be the imported ones."""
     remembers = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.copy, params), lambda updates, state, params=None: (updates, state)
     )
-    source, target = make(network(), schedules.fdg(2)), make(network(), schedules.ddg(3), optimizer=remembers)
-    new = jd.import_variables(target, target.init(jax.random.key(5), X), jd.export_variables(source, trained(source)))
+    target = make(network(), schedules.ddg(3), optimizer=remembers)
+    new = jd.import_variables(target, target.init(jax.random.key(5), X), jd.export_variables(*source))
     for stage in new.stages:
         assert_equal(stage.params, stage.opt_state)
     target.flush(target.step(new, (X, Y))[0])  # each has memory of its own, to be donated
 
 
-def test_states_that_are_refused():
-    pipeline = make(network(), schedules.fdg(2))
-    state = trained(pipeline)
+def test_states_that_are_refused(source):
+    pipeline, state = source
     variables = jd.export_variables(pipeline, state)
     state, _ = pipeline.step(state, (X, Y))
     with pytest.raises(ValueError, match=r"batches 4 to 4 are in flight.*state = pipeline.flush\(state\)"):
@@ -221,9 +229,8 @@ def test_states_that_are_refused():
     ],
     ids=["missing", "extra", "width", "dtype", "shifted"],
 )
-def test_variables_of_another_model_are_refused(layers, match):
-    source, target = make(network(), schedules.fdg(2)), make(layers, schedules.fdg(2))
-    variables = jd.export_variables(source, trained(source, ticks=0))
+def test_variables_of_another_model_are_refused(layers, match, source):
+    variables, target = jd.export_variables(*source), make(layers, schedules.fdg(2))
     with pytest.raises(ValueError, match=match):
         jd.import_variables(target, target.init(jax.random.key(0), X), variables)
 

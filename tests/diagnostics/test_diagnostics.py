@@ -2,16 +2,19 @@
 
 import itertools
 
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jaxdecouple as jd
 from jaxdecouple import schedules
 from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
-from tests.engine.test_exactness import pipeline_for, problem, start, weights_of
 from tests.oracles import naive
+from tests.oracles.pipelines import PRESETS, batch, make
+from tests.oracles.problems import pipeline_for, problem, start, weights_of
 
 RATE = 0.3
 METHODS = {
@@ -26,8 +29,8 @@ METHODS = {
 def watch(pipeline, state, batches, **options):
     """The final state and all records of a run with diagnostics, flush included."""
     diagnostics = jd.Diagnostics(pipeline, **options)
-    for batch in batches:
-        state, _ = diagnostics.step(state, batch)
+    for given in batches:
+        state, _ = diagnostics.step(state, given)
     state = diagnostics.flush(state)
     found = list(diagnostics.records())
     assert not list(diagnostics.records())
@@ -145,46 +148,26 @@ def test_the_mean_over_batches_is_the_gradient_of_them_all(x64):
     assert record.sigma_all == pytest.approx(given @ true / (true @ true), rel=1e-6)
 
 
-@pytest.mark.parametrize("preset", [schedules.fdg, schedules.features_replay, schedules.dgl, schedules.dni, "gpipe"])
-def test_a_run_is_the_same_with_and_without(preset):
-    schedule = schedules.gpipe(3, 4) if preset == "gpipe" else preset(3)
-    layers = [nn.Dense(8), nn.relu, nn.Dense(8), nn.BatchNorm(use_running_average=False), nn.Dense(3)]
-    auxiliary = {"greedy": nn.Dense(3), "synthetic": lambda k, K: _zero}.get(schedule.learning)
-    rng = np.random.default_rng(0)
-    batches = [(rng.normal(size=(8, 6)).astype("f4"), rng.integers(3, size=8)) for _ in range(12)]
-    finals = []
+@pytest.mark.parametrize("name", ["fdg", "features_replay", "dgl", "dni", "gpipe"])
+def test_a_run_is_the_same_with_and_without(name):
+    batches, finals = [batch(n) for n in range(12)], []
     for watched in (False, True):
-        pipeline = jd.Pipeline(
-            jd.partition(layers, boundaries=(2, 4)),
-            schedule,
-            optimizer=jd.stagewise(_sgd(), accumulate=2),
-            auxiliary=auxiliary,
-        )
+        pipeline = make(PRESETS[name](3), accumulate=2)
         state = pipeline.init(jax.random.key(0), batches[0][0])
         if watched:
             state, gradients, directions = watch(pipeline, state, batches, every=3)
             assert len(gradients) == len(directions) == 4
-            assert directions[-1].bytes_in_flight[1] > 0 or schedule.name == "gpipe"
+            assert directions[-1].bytes_in_flight[1] > 0 or name == "gpipe"
         else:
-            for batch in batches:
-                state, _ = pipeline.step(state, batch)
+            for given in batches:
+                state, _ = pipeline.step(state, given)
             state = pipeline.flush(state)
-        finals.append([stage.params for stage in state.stages])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *finals)
-
-
-def _sgd():
-    import optax
-
-    return optax.sgd(0.1, momentum=0.9)
-
-
-def _zero(given):
-    return 0 * given[0]
+        finals.append([(stage.params, stage.model_state) for stage in state.stages])
+    chex.assert_trees_all_close(*finals, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"every": 0}, {"every": 2.5}, {"direction_batches": 0}])
 def test_numbers_below_one_are_refused(options):
-    pipeline = jd.Pipeline([nn.Dense(3)], schedules.backprop(1), optimizer=_sgd())
+    pipeline = jd.Pipeline([nn.Dense(3)], schedules.backprop(1), optimizer=optax.sgd(0.1))
     with pytest.raises(ValueError, match="write an integer of at least 1"):
         jd.Diagnostics(pipeline, **options)

@@ -10,8 +10,8 @@ import pytest
 import jaxdecouple as jd
 from jaxdecouple import schedules
 from jaxdecouple.schedules import ScheduleError
-from tests.engine.test_exactness import problem, start, weights_of
 from tests.oracles import naive_local
+from tests.oracles.problems import problem, start, weights_of
 
 PLAIN = {"learning_rate": 0.3}
 FULL = {"learning_rate": lambda s: 0.2 / (1 + 0.1 * s), "momentum": 0.9, "weight_decay": 0.05}

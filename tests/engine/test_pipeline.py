@@ -12,8 +12,8 @@ import pytest
 import jaxdecouple as jd
 from jaxdecouple import schedules
 from jaxdecouple.network.layer import Layer
-from tests.engine import test_exactness as exactness
-from tests.oracles import naive
+from tests.oracles import naive, problems
+from tests.oracles.pipelines import assert_equal, numbers
 
 PRESETS = {
     "backprop": schedules.backprop(3),
@@ -61,17 +61,6 @@ def train(pipeline, data, state=None, key=0):
         state, metrics = pipeline.step(state, batch)
         losses.append(metrics)
     return state, [float(m.loss) for m in losses if m.loss is not None]
-
-
-def assert_equal(tree, other):
-    assert jax.tree.structure(tree) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(*(np.asarray(_data(leaf)) for leaf in (a, b)))
-
-
-def _data(leaf):
-    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf
 
 
 def jitted_functions(pipeline):
@@ -127,22 +116,22 @@ def test_two_runs_are_identical(name):
 
 @pytest.mark.parametrize("name", ["fdg", "ddg", "dsp", "pipedream"])
 def test_training_after_a_flush_starts_from_the_flushed_weights(name, x64):
-    schedule, arguments = exactness.CASES[name]
-    task = exactness.problem(3, accumulate=3, learning_rate=0.3)
+    schedule, arguments = problems.CASES[name]
+    task = problems.problem(3, accumulate=3, learning_rate=0.3)
     first, rest = task.batches[:6], task.batches[6:]
     method = naive.METHODS[name]
     half = method(dataclasses.replace(task, batches=first), **arguments(3, 3)).parameters[-1]
     expected = method(dataclasses.replace(task, layers=tuple(half), batches=rest), **arguments(3, 3)).parameters[-1]
 
-    pipeline = exactness.pipeline_for(task, schedule(3, 3))
-    state = exactness.start(pipeline, task)
+    pipeline = problems.pipeline_for(task, schedule(3, 3))
+    state = problems.start(pipeline, task)
     for batch in first:
         state, _ = pipeline.step(state, batch)
     state = pipeline.flush(pipeline.flush(state))  # a second flush finds nothing to do
     for batch in rest:
         state, _ = pipeline.step(state, batch)
     state = pipeline.flush(state)
-    for layer, wanted in zip(exactness.weights_of(state), expected, strict=True):
+    for layer, wanted in zip(problems.weights_of(state), expected, strict=True):
         np.testing.assert_allclose(layer[0], wanted[0], rtol=0, atol=1e-10)
 
 
@@ -193,7 +182,7 @@ def test_remat_is_a_stash_that_stores_inputs():
         pipeline = make(schedules.fdg(3, weights=weights), layers)
         states.append(train(pipeline, batches(8))[0])
     for a, b in zip(*(jax.tree.leaves(state.stages) for state in states), strict=True):
-        np.testing.assert_allclose(_data(a), _data(b), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(numbers(a), numbers(b), rtol=1e-4, atol=1e-6)
     stash, remat = (next(iter(state.in_flight[1].residuals.values())) for state in states)
     assert len(stash.values) > 0 and remat.values == ()
     assert jax.tree.structure(remat.params) == jax.tree.structure(stash.params)
