@@ -20,7 +20,7 @@ from experiments.report.workdir import Files, drawing
 from jaxdecouple import schedules
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, shape_of
-from jaxdecouple.partitioning.profile import Profile
+from jaxdecouple.partitioning.profiling import Profile
 from jaxdecouple.planning import Plan, Times
 from jaxdecouple.schedules import Schedule, Weights
 

@@ -17,7 +17,7 @@ from jaxdecouple.engine.linearization import Residual, forward_backward, forward
 from jaxdecouple.engine.stage_program import Loss, Program, compiled
 from jaxdecouple.engine.state import AuxiliaryState, StageState
 from jaxdecouple.engine.updates import Updates
-from jaxdecouple.network.layer import Layer, blaming, shapes_after
+from jaxdecouple.network.layer import Layer, blaming, output_shapes
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, describe, shape_of, signature_of
 from jaxdecouple.schedules import Weights, keeps_versions
@@ -73,7 +73,7 @@ class LocalProgram(Program):
         y = self.output_shape(state, x)
         given = self._auxiliary_input(y, targets)
         with blaming(self.auxiliary.name, self._after, given, "the auxiliary network after layer"):
-            params, model_state, self._out = self.auxiliary.init_at(self._index, key, given, shapes_after)
+            params, model_state, self._out = self.auxiliary.init_at(self._index, key, given, output_shapes)
         self._y = shape_of(y)
         auxiliary = AuxiliaryState(params, model_state, self.auxiliary_updates.init(params))
         return state.replace(auxiliary=auxiliary)

@@ -20,7 +20,8 @@ import jax
 
 from jaxdecouple.network.trees import PyTree, describe, shape_of, signature_of
 
-ShapesAfter = Callable[..., tuple[PyTree, PyTree]]
+# (layer, x, params, model_state) -> shapes and dtypes of the output and of the new model state
+OutputShapes = Callable[..., tuple[PyTree, PyTree]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +50,20 @@ class Layer:
         """Its key in the trees of a stage, as layer ``index`` of the network."""
         return f"{index:03d}_{self.name}"
 
-    def init_at(self, index: int, key: jax.Array, x: PyTree, after: ShapesAfter) -> tuple[PyTree, PyTree, PyTree]:
-        """Parameters, model state and the output's shapes of layer ``index`` of a network initialised from ``key``.
+    def init_at(self, index: int, key: jax.Array, x: PyTree, shapes: OutputShapes) -> tuple[PyTree, PyTree, PyTree]:
+        """Parameters, model state and the output's shapes of layer ``index`` of a network.
+
+        Args:
+          index: of the layer.
+          key: that the network is initialised from.
+          x: input, of which shapes and dtypes matter.
+          shapes: `output_shapes`, or the same with a memory (`once_per_kind`).
 
         Raises:
           ValueError: the model state changes its structure from batch to batch.
         """
         params, model_state = self.init(jax.random.fold_in(key, index), x)
-        y, new_state = after(self, x, params, model_state)
+        y, new_state = shapes(self, x, params, model_state)
         if jax.tree.structure(new_state) != jax.tree.structure(model_state):
             raise ValueError(
                 f"its model state ({', '.join(model_state)}) changes its structure with every batch, as values "
@@ -76,7 +83,7 @@ class Layer:
         batch: jax.Array | int,
         train: bool,
     ) -> tuple[PyTree, PyTree]:
-        """Output and new model state of layer ``index`` of a network with the run's ``key``."""
+        """Output and new model state of layer ``index``, from the same ``key`` for all layers of the network."""
         key = jax.random.fold_in(jax.random.fold_in(key, index), batch)
         return self.apply(params, model_state, x, key=key, train=train)
 
@@ -89,7 +96,7 @@ class Layer:
         return apart.get(self.label(index))
 
 
-def shapes_after(layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+def output_shapes(layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
     """Shapes and dtypes of a layer's output and new model state in training, for inputs shaped like ``x``."""
     return jax.eval_shape(
         lambda params, state, x, key: layer.apply(params, state, x, key=key, train=True),
@@ -125,7 +132,7 @@ def walk(layers: Sequence[Layer], x: PyTree, *, first: int = 0) -> Iterator[Laye
 
     def shapes(layer: Layer, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         params, model_state = jax.eval_shape(lambda key: layer.init(key, x), jax.random.key(0))
-        return params, model_state, shape_of(shapes_after(layer, x, params, model_state)[0])
+        return params, model_state, shape_of(output_shapes(layer, x, params, model_state)[0])
 
     shapes, x = once_per_kind(shapes), shape_of(x)
     for index, layer in enumerate(layers, first):
@@ -156,10 +163,10 @@ def once_per_kind(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def blaming(name: str, index: int, x: PyTree, what: str = "layer") -> Iterator[None]:
-    """Names the layer in what goes wrong within.
+    """Names the layer in the errors of a ``with`` block.
 
     Raises:
-      ValueError: whatever was raised within, with the layer's index and name in front.
+      ValueError: the block raised an error; its message follows the layer's index, name and input.
     """
     try:
         yield

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.network.layer import Layer, ShapesAfter, walk
+from jaxdecouple.network.layer import Layer, OutputShapes, walk
 from jaxdecouple.network.trees import PyTree, shape_of, signature_of
 
 # On two CPU cores, residual blocks of 16 to 64 channels take up to 1.3 times as long in a loop, whatever its length,
@@ -52,13 +52,13 @@ class LayerStack:
         """Its key in the trees of a stage, if its first layer is layer ``index`` of the network."""
         return f"{index:03d}-{index + self.count - 1:03d}_{self.name}"
 
-    def init_at(self, index: int, key: jax.Array, x: PyTree, after: ShapesAfter) -> tuple[PyTree, PyTree, PyTree]:
+    def init_at(self, index: int, key: jax.Array, x: PyTree, shapes: OutputShapes) -> tuple[PyTree, PyTree, PyTree]:
         """Parameters and model state, stacked [layers, ...], and the output's shapes; as `Layer.init_at`."""
         # Each layer by itself, as it would be outside of a stack: the same key gives bit-identical parameters. And put
         # in its place at once: one function that takes all layers would itself take long to compile.
         stacked = None
         for i, layer in enumerate(self.layers):
-            *own, y = layer.init_at(index + i, key, x, after)
+            *own, y = layer.init_at(index + i, key, x, shapes)
             stacked = _stack(self.count, own) if stacked is None else _put(stacked, i, own)
         params, model_state = stacked
         return params, model_state, y

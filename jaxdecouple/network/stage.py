@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from jaxdecouple.network.layer import Layer, blaming, once_per_kind, shapes_after
+from jaxdecouple.network.layer import Layer, blaming, once_per_kind, output_shapes
 from jaxdecouple.network.stack import LayerStack
 from jaxdecouple.network.trees import PyTree, shape_of
 
@@ -51,10 +51,10 @@ class Stage:
           ValueError: a layer cannot take what the layer before it puts out.
         """
         params, model_state, x = {}, {}, shape_of(x)
-        after = once_per_kind(shapes_after)
+        shapes = once_per_kind(output_shapes)
         for index, name, layer in self._placed():
             with blaming(layer.name, index, x):
-                layer_params, layer_state, x = layer.init_at(index, key, x, after)
+                layer_params, layer_state, x = layer.init_at(index, key, x, shapes)
             if jax.tree.leaves(layer_params):
                 params[name] = layer_params
             if jax.tree.leaves(layer_state):
@@ -69,7 +69,7 @@ class Stage:
         Args:
           params, model_state: as from `init`.
           x: inputs, [B, ...] or a tree of such.
-          key: the run's key, the same for every stage.
+          key: the same for every stage.
           batch: index of the batch, for the layers' randomness.
           train: whether batch statistics are gathered and dropout is on.
         """

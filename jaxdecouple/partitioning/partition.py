@@ -15,7 +15,7 @@ from jaxdecouple.network.layer import Layer, once_per_kind, walk
 from jaxdecouple.network.stack import stack_layers
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree
-from jaxdecouple.partitioning.profile import Profile
+from jaxdecouple.partitioning.profiling import Profile
 from jaxdecouple.schedules import Weights, redoes_forward
 from jaxdecouple.schedules.schedule import as_integer
 
@@ -35,8 +35,8 @@ def partition(
     """Cuts ``layers`` into stages.
 
     The cut is at ``boundaries`` if given; else it minimises the cost of the most expensive stage, and among the cuts
-    that do, the bytes sent between stages where ``costs`` knows them. With a ``sample``, long runs of identical layers
-    become one loop each (`stack_layers`), after the cut, which may go anywhere.
+    that do, the bytes sent between stages where ``costs`` knows them. With a ``sample``, many identical layers
+    in a row become one loop (`stack_layers`), after the cut, which may go anywhere.
 
     Args:
       layers: Flax modules, functions or `Layer` objects, in order.
@@ -50,8 +50,9 @@ def partition(
         Without anything: 1 each.
       weights: the policy of the schedule to come. Where the forward is redone, every stage but the last pays it twice
         (of costs other than a profile, a third is taken to be the forward).
-      scan: whether long runs of identical layers become loops, whose parameters are stacked along a new first axis.
-        Without, an optimizer that looks at each parameter as a whole sees each layer's, at the price of compilation.
+      scan: whether many identical layers in a row become one loop, whose parameters are stacked along a new first
+        axis. Without, an optimizer that looks at each parameter as a whole sees each layer's, and compilation takes
+        longer.
 
     Raises:
       ValueError: more stages than layers, boundaries out of range or order, wrong costs, a profile of another model,

@@ -69,10 +69,10 @@ class Profile:
         return tuple(f + b for f, b in zip(self.forward, self.backward, strict=True))
 
     def check(self, layers: Sequence[Any], sample: PyTree | None = None, device: jax.Device | None = None) -> None:
-        """Refuses to be used for another network, another input shape or another kind of device.
+        """Refuses another network, another input or another kind of device than those that were measured.
 
         Raises:
-          ValueError: so it is.
+          ValueError: layers, ``sample`` or ``device`` are not those of the profile.
         """
         layers = tuple(as_layer(layer) for layer in layers)
         names = tuple(layer.name for layer in layers)
@@ -108,7 +108,7 @@ class Profile:
         """A profile that `save` wrote.
 
         Raises:
-          ValueError: the file is none.
+          ValueError: the file cannot be read, or holds something else.
         """
         try:
             fields = json.loads(pathlib.Path(path).read_text())

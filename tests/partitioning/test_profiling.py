@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdecouple as jd
-from jaxdecouple.partitioning import profile as profiling
+from jaxdecouple.partitioning import profiling
 
 X = np.zeros((4, 8), np.float32)
 
