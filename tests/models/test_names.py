@@ -82,7 +82,10 @@ def test_one_name_of_two_networks_is_that_of_basic_blocks():
         ("resnet98_bottleneck", ": depth is 98; a CIFAR ResNet of bottlenecks has 9n . 2 layers: write 92 or 101$"),
         ("preact_resnet98", ": depth is 98; a pre-activation ResNet has 9n . 2 layers: write 92 or 101$"),
         ("preact_resnet2", ": depth is 2; .* write 11 or 20$"),
-        ("se_resnet20", ": depth is 20; the depths of an ImageNet ResNet are 18, 34, 50, 101, 152: write 18, the nearest$"),
+        (
+            "se_resnet20",
+            ": depth is 20; the depths of an ImageNet ResNet are 18, 34, 50, 101, 152: write 18, the nearest$",
+        ),
         ("densenet120", ": depth is 120; the depths of DenseNet are 121, 161, 169, 201: write 121, the nearest$"),
     ],
 )

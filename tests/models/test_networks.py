@@ -4,6 +4,8 @@ import functools
 import itertools
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import keystr, tree_leaves_with_path
@@ -222,6 +224,23 @@ def test_without_normalisation_there_is_a_bias_in_place_of_a_scale_and_a_bias(na
     scales = sum(leaf.size for path, leaf in tree_leaves_with_path(whole) if "scale" in keystr(path))
     assert outputs == outputs_without and count(without) == count(whole) - scales
     assert scales and not any("orm" in path for path in paths)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize(
+    "name", ["resnet8", "resnet18", "resnet50", "preact_resnet11", "wrn10_1", "mobilenet_v2", "densenet121", "vgg11"]
+)
+def test_dtypes_follow_the_user(name, normalise, x64):
+    """From images in single precision on, whatever is the default."""
+    single, double, half = (np.dtype(dtype) for dtype in (jnp.float32, jnp.float64, jnp.bfloat16))
+    for given, kept, computed in (
+        ({}, single, single),
+        ({"param_dtype": double}, double, double),
+        ({"dtype": half}, single, half),
+    ):
+        params, outputs = named(name, 10, 32, normalise=normalise, split_blocks=normalise, **given)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {kept}
+        assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {computed}
 
 
 @pytest.mark.parametrize(

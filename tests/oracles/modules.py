@@ -108,8 +108,8 @@ def excited(v, block, u):
     own, channels = v.params["excitation"], u.shape[-1]
     assert own["Dense_0"]["kernel"].shape == (channels, channels // block.reduction)
     assert set(own["Dense_0"]) == set(own["Dense_1"]) == {"kernel"}
-    s = 1 / (1 + np.exp(-relu(u.mean(axis=(1, 2)) @ own["Dense_0"]["kernel"]) @ own["Dense_1"]["kernel"]))
-    return s[:, None, None, :] * u
+    z = relu(u.mean(axis=(1, 2)) @ own["Dense_0"]["kernel"]) @ own["Dense_1"]["kernel"]
+    return np.exp(-np.logaddexp(0, -z))[:, None, None, :] * u  # a sigmoid of z
 
 
 def pre_activated(v, block, x):
