@@ -1,0 +1,240 @@
+"""Runs rows of a paper's tables, and sets our numbers beside the paper's.
+
+    python -m experiments.papers adl --list                             # all rows, with the paper's settings
+    python -m experiments.papers adl --row=table2b --scale=small        # a table, or a part of it, or one row
+    python -m experiments.papers adl --scale=small --seeds=0,1,2        # everything
+
+The papers are fdg, adl, dsp and thesis. ``--scale=paper``, the default, is the setting that the paper prints.
+``--scale=small`` is the same method on images that are here (`experiments.papers.small`). Results are kept in the
+workdir, for all papers and scales: what is there is not run again, so a run that was stopped goes on where it stopped.
+The tables are written as one page, PAPER.md, or PAPER-ROW.md where rows are chosen, with its pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from absl import app, flags
+
+from experiments import cli as command_line
+from experiments import devices, settings
+from experiments.papers import adl, dsp, fdg, render, thesis
+from experiments.papers.render import Line
+from experiments.papers.store import Job, Store, first_with, job_of
+from experiments.papers.table import SCALES, Result, Row, Scale, Table, choose
+
+FLAGS = flags.FLAGS
+PAPERS = {"fdg": fdg, "adl": adl, "dsp": dsp, "thesis": thesis}
+CPU_DEVICES = 4  # no table of speed or memory has more stages; training puts several stages on one without loss
+
+
+def run_row(
+    path: str,
+    job: Job,
+    seeds: Sequence[int],
+    store: Store,
+    say: Callable[[str], None] = lambda text: print(text, flush=True),
+) -> None:
+    """Runs what the store does not hold yet.
+
+    Args:
+      path: of the row, for messages.
+      job: what it runs.
+      seeds: of the runs.
+      store: holds what was run before, by any row of any table.
+      say: called with a text on each result.
+
+    Raises:
+      ValueError: the row cannot be run here.
+    """
+    start = time.perf_counter()
+
+    def emit(seed: int, result: Result) -> None:
+        nonlocal start
+        store.put(job, seed, result, path)
+        found = ", ".join(f"{column.header} {render.cell(column, {seed: result})}" for column in job.measure.columns)
+        say(f"{path:44s} seed {seed}: {found}; {time.perf_counter() - start:.1f} s")
+        start = time.perf_counter()
+
+    if missing := store.missing(job, seeds):
+        job.measure.run(job.settings, missing, emit)
+
+
+def lines_of(
+    name: str,
+    table: Table,
+    rows: Sequence[Row],
+    *,
+    scale: Scale,
+    seeds: Sequence[int],
+    store: Store,
+    first: Mapping[str, str],
+    strict: bool = False,
+    only_known: bool = False,
+) -> list[Line]:
+    """Runs what is missing. A row that cannot be run says why in its line, and the others go on.
+
+    Args:
+      name: of the table.
+      table: of the rows.
+      rows: to run.
+      scale: of the settings.
+      seeds: of the runs.
+      store: of results.
+      first: for each job's key, the first row of the paper that runs it.
+      strict: raise for a row that cannot be run: it was asked for alone.
+      only_known: run nothing.
+    """
+    lines = []
+    for row in rows:
+        job, reason, path = None, "", f"{name}/{row.name}"
+        try:
+            job = job_of(table, row, scale)
+            if not only_known:
+                run_row(path, job, seeds, store)
+        except ValueError as error:
+            if strict:
+                raise
+            reason = f"not run: {error}"
+            print(f"{path:44s} {reason}", flush=True)
+        results = store.results(job, seeds) if job else {}
+        lines.append(Line(row, job, results, reason, first.get(job.key, "") if job else ""))
+    return lines
+
+
+def run(
+    paper: str,
+    chosen: Mapping[str, Sequence[Row]],
+    *,
+    scale: Scale,
+    seeds: Sequence[int],
+    store: Store,
+    page: pathlib.Path,
+    only_known: bool = False,
+    command: str = "",
+) -> None:
+    """Runs the chosen rows, table by table; each table is printed and added to the page when it is complete.
+
+    With ``only_known`` nothing is run, and tables of which nothing is known are left out.
+    """
+    tables = PAPERS[paper].TABLES
+    single = sum(map(len, chosen.values())) == 1
+    machine = ", ".join(f"{name} {value}" for name, value in devices.describe().items())
+    text = f"# {PAPERS[paper].TITLE}\n\nScale: {scale.name}. `{command}`\n\nMachine: {machine}.\n"
+    first = first_with(tables, scale)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    for name, rows in chosen.items():
+        table = tables[name]
+        print(f"\n{table.title}: {len(rows)} rows", flush=True)
+        given = {"scale": scale, "seeds": seeds, "store": store, "first": first, "only_known": only_known}
+        lines = lines_of(name, table, rows, strict=single, **given)
+        if only_known and not any(line.results for line in lines):
+            continue
+        pictures = render.draw(page.with_name(f"{paper}-{name}"), table, lines, scale.name)
+        section = render.section(name, table, lines, pictures)
+        text += f"\n{section}"
+        page.write_text(text)
+        print(f"\n{section}\n({page})", flush=True)
+
+
+def listing(tables: Mapping[str, Table], chosen: Mapping[str, Sequence[Row]]) -> str:
+    """A line for each row: its name, the paper's number, its settings; what a table's rows share comes first."""
+    lines = []
+    for name, rows in chosen.items():
+        table = tables[name]
+        lines += ["", f"{name}: {table.title}", f"  the claim: {table.claim}"]
+        lines += [f"  all rows: {_settings(table.settings)}"]
+        for row in rows:
+            own = {key: value for key, value in row.settings.items() if table.settings.get(key) != value}
+            number = render.paper_number(row.paper)
+            lines.append(f"  {name}/{row.name}: {_settings(own)}; paper: {number} ({table.measure.unit})")
+    return "\n".join(lines[1:])
+
+
+def plan(
+    tables: Mapping[str, Table],
+    chosen: Mapping[str, Sequence[Row]],
+    scale: Scale,
+    seeds: Sequence[int],
+    store: Store,
+) -> str:
+    """How much there is to do, in a sentence."""
+    left, rows, impossible = {}, 0, 0
+    for name, members in chosen.items():
+        for row in members:
+            rows += 1
+            try:
+                job = job_of(tables[name], row, scale)
+            except ValueError:
+                impossible += 1
+                continue
+            left[job.key] = len(store.missing(job, seeds))
+    rest = f"; {impossible} cannot be run" if impossible else ""
+    return f"{rows} rows, {len(left)} different settings, {sum(left.values())} runs to do{rest}"
+
+
+def define_flags() -> None:
+    """The flags of this program."""
+    flags.DEFINE_string("row", "", "a row, a table or a part of one, as --list shows them; empty: all")
+    flags.DEFINE_bool("list", False, "show the rows and their settings, and run nothing")
+    flags.DEFINE_string("scale", "paper", "paper: exactly as printed; small: on small images, in seconds to minutes")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "one run of each row per seed")
+    flags.DEFINE_string("dataset", "", "as for experiments.train, in place of the paper's; small scale: of digits")
+    flags.DEFINE_string("data_dir", "", "as for experiments.train")
+    flags.DEFINE_integer("epochs", 0, "small scale: passes over the training set; 0: 3 to 12")
+    flags.DEFINE_bool("only_known", False, "run nothing: write the tables of what the workdir holds")
+    flags.DEFINE_string("out", "", "directory for the page and its pictures; empty: tables/ in the workdir")
+    flags.DEFINE_string("workdir", "", "directory of results, which is used again; empty: runs/reproduction")
+    flags.DEFINE_bool("overwrite", False, "forget the results that the workdir holds")
+
+
+def main(argv: list[str]) -> None:
+    """What the program does with its arguments."""
+    if len(argv) < 2:
+        raise app.UsageError(f"no paper is given; write one of: {', '.join(PAPERS)}, such as: experiments.papers fdg")
+    with command_line.frame(
+        argv[:1] + argv[2:], interrupted="what was finished is kept; the same command goes on from there"
+    ):
+        paper = settings.choose("paper", argv[1], PAPERS)
+        tables = PAPERS[paper].TABLES
+        chosen = choose(tables, FLAGS.row)
+        if FLAGS.list:
+            print(listing(tables, chosen))
+            return
+        name = settings.choose("scale", FLAGS.scale, SCALES)
+        scale = Scale(name, FLAGS.dataset, FLAGS.epochs, FLAGS.data_dir)
+        if scale.epochs < 0:
+            raise ValueError(f"epochs is {scale.epochs}; write at least 1, or 0 for the small scale's own")
+        seeds = list(dict.fromkeys(settings.numbers("seeds", FLAGS.seeds, int, least=0)))
+        devices.request(CPU_DEVICES)
+        devices.compile_once()
+        # Unlike that of a run, this workdir is meant to be used again: by every paper, at every scale.
+        store = Store(pathlib.Path(FLAGS.workdir or "runs/reproduction"), overwrite=FLAGS.overwrite)
+        print(f"{PAPERS[paper].TITLE}: {plan(tables, chosen, scale, seeds, store)}")
+        ours = ("--workdir", "--data_dir", "--only_known")  # which say nothing of the results
+        told = [argument for argument in sys.argv[1:] if not argument.startswith(ours)]
+        out = pathlib.Path(FLAGS.out) if FLAGS.out else store.path / "tables"
+        page = "-".join([paper, *filter(None, FLAGS.row.split("/"))])
+        run(
+            paper,
+            chosen,
+            scale=scale,
+            seeds=seeds,
+            store=store,
+            page=out / f"{page}.md",
+            only_known=FLAGS.only_known,
+            command=" ".join(["python -m experiments.papers", *told]),
+        )
+
+
+def _settings(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in settings.items()) or "as of the table"
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.start(main)

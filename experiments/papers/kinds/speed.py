@@ -1,0 +1,145 @@
+"""Rows that are speeds: images per second of a method against back-propagation, the whole network on one device.
+
+Both are measured in turn, in the same run, as `experiments.benchmark` does; methods are cut by measured layers.
+Where there are fewer devices than stages, stages share them, and the measured ratio says little of a machine with K
+devices: for that the timeline is asked, with the measured times of the operations, none of them slowed by another, and
+without the host's time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxdecouple as jd
+from experiments import devices
+from experiments.measure import entrants, throughput
+from experiments.measure.entrants import Entrant
+from experiments.measure.operation_times import Round, as_times, joined_stages
+from experiments.measure.workload import Workload
+from experiments.papers import small
+from experiments.papers.kinds.predictions import METHOD, schedule_of
+from experiments.papers.table import Column, Emit, Measure, Scale
+from experiments.training.methods import METHODS
+from jaxdecouple import schedules
+
+REPEATS = {"small": 3, "paper": 5}
+SECONDS = {"small": 0.4, "paper": 10.0}  # FDG, section V-B: "averaged in 10 seconds"
+SHAPE = ("model", "image_size", "batch_size", "num_classes")
+
+
+def settings_of(settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+    """The row's settings, with those of the measurement; at the small scale, of a small network."""
+    chosen = {**settings, **(small.SPEED if scale.name == "small" else {})}
+    return {**chosen, "repeats": REPEATS[scale.name], "seconds": SECONDS[scale.name]}
+
+
+def run(settings: Mapping[str, Any], seeds: Sequence[int], emit: Emit) -> None:
+    """Measures once for each seed, which is only a number here."""
+    if settings.get("baseline_stages", 1) == 1:
+        baseline = _one_stage(shape_of({**settings, "num_stages": 1}))
+    else:  # the paper's BP-K: the network does not fit on one device
+        baseline = pipelined(backprop_of(settings), measured=True, share=True)
+    own = baseline if settings["method"] == "backprop" else pipelined(settings, measured=True, share=True)
+    for seed in seeds:
+        emit(seed, _measure(baseline, own, settings))
+
+
+def backprop_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same network and stages, trained by back-propagation."""
+    return {**{name: value for name, value in settings.items() if name not in METHOD}, "method": "backprop"}
+
+
+def shape_of(settings: Mapping[str, Any]) -> Workload:
+    """Network and images, as the benchmark's settings."""
+    return Workload(
+        **{name: settings[name] for name in SHAPE if name in settings},
+        num_stages=settings["num_stages"],
+        repeats=settings.get("repeats", 1),
+        seconds=settings.get("seconds", 1.0),
+    )
+
+
+def pipelined(settings: Mapping[str, Any], *, measured: bool = False, share: bool = False) -> Entrant:
+    """The method's pipeline, compiled and filled. Networks are cut between blocks, as in the papers.
+
+    Args:
+      settings: of a row.
+      measured: cut the network by measured layers, not by operation counts.
+      share: put several stages on one device where devices are fewer.
+    """
+    shape, schedule = shape_of(settings), schedule_of(settings)
+    name, every = settings["method"], settings.get("accumulate", 1)
+    costs = _profile(shape_of({**settings, "num_stages": 1})) if measured else None
+    places = devices.of_stages(shape.num_stages, share=share)
+    stages = jd.partition(
+        _layers(shape), shape.num_stages, sample=shape.sample(), costs=costs, weights=schedule.weights
+    )
+    network = METHODS[name].auxiliary
+    auxiliary = network and network(shape.num_classes, dtype=jnp.dtype(shape.dtype))
+    return entrants.pipelined(name, shape, stages, schedule, places, every, auxiliary)
+
+
+def _layers(shape: Workload) -> list[Any]:
+    return jd.models.by_name(shape.model, shape.num_classes, small_images=shape.image_size < 64)
+
+
+@functools.cache
+def _profile(shape: Workload) -> jd.Profile:
+    """The network's layers as measured, once in a process: they know nothing of methods and stages."""
+    return jd.profile(_layers(shape), shape.sample(), device=jax.devices()[0])
+
+
+@functools.lru_cache(maxsize=1)
+def _one_stage(shape: Workload) -> Entrant:
+    return entrants.one_stage(shape, devices.of_stages(1))
+
+
+def _measure(baseline: Entrant, entrant: Entrant, settings: Mapping[str, Any]) -> dict[str, Any]:
+    repeats, seconds = settings["repeats"], settings["seconds"]
+    loops = {"baseline": baseline.loop, "own": entrant.loop}
+    rates = throughput.measure(loops, repeats=repeats, seconds=seconds)
+    one, own = rates["baseline"], rates["own"]
+    meters = {"baseline": baseline.meter, "own": entrant.meter}
+    rounds = throughput.in_turn({who: functools.partial(m.round, seconds / 8) for who, m in meters.items()}, repeats)
+    predicted = _seconds_per_image(baseline, rounds["baseline"]) / _seconds_per_image(entrant, rounds["own"])
+    staleness = schedules.staleness(entrant.pipeline.schedule, entrant.accumulate)
+    return {
+        "images_per_second": statistics.median(own),
+        "baseline_images_per_second": statistics.median(one),
+        "speedup": throughput.ratio(own, one),
+        "predicted_speedup": 1.0 if entrant is baseline else predicted,
+        "staleness": staleness,
+        "layers_per_stage": [stage.num_layers for stage in entrant.pipeline.stages],
+        "devices": len(set(entrant.pipeline.placement.devices)),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _seconds_per_image(entrant: Entrant, rounds: Sequence[Round]) -> float:
+    """With a device for each stage, as the timeline predicts it."""
+    schedule = entrant.pipeline.schedule
+    times = as_times(rounds, entrant.pipeline.weights, joined_stages(schedule), host=0.0)
+    alone = jd.timeline(schedule, dataclasses.replace(times, slowdown=()))
+    return alone.seconds_per_batch / entrant.batch_size
+
+
+SPEED = Measure(
+    kind="speed",
+    settings=settings_of,
+    run=run,
+    unit="times the speed of BP",
+    columns=(
+        Column("predicted, K devices", lambda result: result["predicted_speedup"]),
+        Column("measured, devices at hand", lambda result: result["speedup"]),
+        Column("devices", lambda result: result["devices"], 0),
+        Column("images/s", lambda result: result["images_per_second"], 0),
+    ),
+    seeded=False,
+)

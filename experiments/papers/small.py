@@ -1,0 +1,86 @@
+"""The small scale: what each setting of a paper becomes where there are two processor cores and no download.
+
+Never touched are the method, K, beta, M, p, m, order and weights, nor the optimizer, learning rate, momentum and weight
+decay, nor the parts of a run after which the rate drops. A warm-up takes its part of the run too, but at least an
+epoch: its updates have to be many beside those that a gradient is late. Gradients are as late as in the paper, counted
+in updates. But a run has 264 updates, or 66 with many stages, where the paper's have 117 000: lateness weighs more
+here. So a test error says something about methods beside the others of its table and K, and nothing beside the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.training.methods import METHODS
+
+DATASET = "digits"  # scikit-learn's: 1437 images of 8x8 to train on, 360 to test
+BATCH = 64  # the largest batch of an update
+SPEED = {"model": "resnet20", "image_size": 16, "batch_size": 64, "num_classes": 10}  # for speed and memory
+
+# The largest K, and the settings of what stands for every network then: the smallest CIFAR ResNet that can be cut into
+# as many. Other families need larger images than 8x8. 150, 225 and 275 of 300 epochs become 6, 9 and 11 of 12.
+NETWORKS: tuple[tuple[int, dict[str, Any]], ...] = (
+    (5, {"model": "resnet8", "split_blocks": False, "epochs": 12}),
+    (8, {"model": "resnet8", "split_blocks": True, "epochs": 3}),
+    (14, {"model": "resnet14", "split_blocks": True, "epochs": 3}),
+    (20, {"model": "resnet20", "split_blocks": True, "epochs": 3}),
+)
+# Two arrays leave the inside of a block, and auxiliary networks take one: for methods that have them, deeper networks.
+NETWORKS_WITH_AUXILIARIES: tuple[tuple[int, dict[str, Any]], ...] = (
+    (5, {"model": "resnet8", "split_blocks": False, "epochs": 12}),
+    (8, {"model": "resnet14", "split_blocks": False, "epochs": 3}),
+    (11, {"model": "resnet20", "split_blocks": False, "epochs": 3}),
+    (14, {"model": "resnet26", "split_blocks": False, "epochs": 3}),
+    (17, {"model": "resnet32", "split_blocks": False, "epochs": 3}),
+)
+
+
+def network(method: str, num_stages: int) -> dict[str, Any]:
+    """The settings of the small network of a method with K stages.
+
+    Raises:
+      ValueError: K is larger than any row's.
+    """
+    known = NETWORKS_WITH_AUXILIARIES if METHODS[method].auxiliary else NETWORKS
+    for most, settings in known:
+        if num_stages <= most:
+            return settings
+    raise ValueError(
+        f"num_stages is {num_stages}, and the largest small network has {known[-1][0]} modules; add one to "
+        "experiments.papers.small"
+    )
+
+
+def of_training(settings: Mapping[str, Any], dataset: str = "", epochs: int = 0) -> dict[str, Any]:
+    """The settings of a small run for those of the paper's.
+
+    Args:
+      settings: of the paper, for `Config`.
+      dataset: what takes the place of the paper's, as of `experiments.train`; empty: the digits.
+      epochs: of the small run; 0: as the networks have it.
+
+    Raises:
+      ValueError: no small network has as many modules as there are stages, or boundaries are those of another network.
+    """
+    found = network(settings["method"], settings.get("num_stages", 1))
+    epochs = epochs or found["epochs"]
+    shorter = epochs / settings["epochs"]
+    small = {
+        **settings,
+        **found,
+        "dataset": dataset or DATASET,
+        "epochs": epochs,
+        "batch_size": min(settings["batch_size"], BATCH // (settings.get("accumulate") or 1)),
+        "drop_last": True,  # a smaller last batch would double the compilations
+    }
+    if "decay_epochs" in settings:
+        small["decay_epochs"] = tuple(round(epoch * shorter, 6) for epoch in settings["decay_epochs"])
+    if settings.get("warmup_epochs"):
+        small["warmup_epochs"] = max(1.0, settings["warmup_epochs"] * shorter)
+    if "boundaries" in settings and small["model"] != settings["model"]:
+        raise ValueError(
+            f"boundaries is {settings['boundaries']}, layers of {settings['model']}, in whose place {small['model']} "
+            "is trained; leave them out"
+        )
+    return small
