@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from absl import app, flags
+from absl import flags
 
 from experiments import cli as command_line
 from experiments import devices, settings
@@ -194,11 +194,11 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """What the program does with its arguments."""
-    if len(argv) < 2:
-        raise app.UsageError(f"no paper is given; write one of: {', '.join(PAPERS)}, such as: experiments.papers fdg")
     with command_line.frame(
         argv[:1] + argv[2:], interrupted="what was finished is kept; the same command goes on from there"
     ):
+        if len(argv) < 2:
+            raise ValueError(f"no paper is given; write one of {', '.join(PAPERS)}: python -m experiments.papers fdg")
         paper = settings.choose("paper", argv[1], PAPERS)
         tables = PAPERS[paper].TABLES
         chosen = choose(tables, FLAGS.row)
