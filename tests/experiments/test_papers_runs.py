@@ -87,13 +87,13 @@ def test_simulated_stragglers():
 
 
 def test_measured_stragglers():
-    settings = {"method": "dsp", "num_stages": 2, "p": [1, 0], "m": [2, 0], "percent": 300, "probability": 0.5}
+    settings = {"method": "dsp", "num_stages": 2, "p": (1, 0), "m": (2, 0), "percent": 300, "probability": 0.5}
     (found,) = results(stragglers.SLOWDOWN, {**settings, **stragglers.TINY, "ticks": 24, "emulated": True}).values()
     assert found["measured"] > 50 and found["simulated"] > 100
 
 
 def test_slow_devices_wait_at_once_and_not_the_host():
-    settings = {"method": "dsp", "num_stages": 2, "p": [1, 0], "m": [2, 0], **stragglers.TINY}
+    settings = {"method": "dsp", "num_stages": 2, "p": (1, 0), "m": (2, 0), **stragglers.TINY}
     entrant = speed.pipelined(settings)
     seconds = [{"forward": 0.01, "backward": 0.03, "backward_forward": 0.04}, {"train": 0.03}]
     slow = SlowDispatcher(entrant.pipeline, Slowness(seconds, 0.0, 0.5, emulated=True), np.random.default_rng(0))
