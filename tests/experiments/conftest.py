@@ -36,10 +36,10 @@ def call(monkeypatch, capsys):
                 patch.setattr(flags, f"DEFINE_{kind}", _with_values(define, values))
             flags.DEFINE_integer("verbosity", 0, "as absl's")
             module.define_flags()
-            values(["program", *arguments])
+            rest = values(["program", *arguments])
             status, message = 0, ""
             try:
-                module.main(["program"])
+                module.main(rest)
             except SystemExit as stopped:
                 status = stopped.code if isinstance(stopped.code, int) else 1
                 message = "" if isinstance(stopped.code, int) else f"{stopped.code}\n"

@@ -200,6 +200,14 @@ large_batch.batch_scaling | --eta=-1 | eta is -1.0; write a number of at least 0
 large_batch.cost | --batch_size=100 --chunk_size=64 | batch_size is 100 and chunk_size 64; write a multiple
 large_batch.cost | --norm_sample=1000 | norm_sample is 1000, but batches have 512 examples
 large_batch.cost | --repeats=0 | repeats is 0; write at least 1
+papers.__main__ | | no paper is given; write one of fdg, adl, dsp, thesis
+papers.__main__ | fdl | unknown paper 'fdl'; did you mean 'fdg'
+papers.__main__ | fdg --row=table3/resnet56/fdg_beta5 | no row 'table3/resnet56/fdg_beta5'; did you mean
+papers.__main__ | fdg --row=table3/resnet56/fdg_beta5 | 'table3/resnet56/fdg_beta0.5'
+papers.__main__ | fdg --row=table33 | did you mean 'table3'
+papers.__main__ | fdg --scale=big | unknown scale 'big'; write one of: small, paper
+papers.__main__ | fdg --seeds=0,-1 | seeds is '0,-1'; write integers of at least 0
+papers.__main__ | fdg --scale=small --epochs=-1 | epochs is -1; write at least 1, or 0
 """
 ROWS = [[cell.strip() for cell in line.split("|", 2)] for line in TABLE.strip().splitlines()]
 
