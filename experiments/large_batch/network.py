@@ -17,7 +17,7 @@ import jaxdecouple as jd
 from experiments.settings import Settings, option
 from jaxdecouple import data, models
 from jaxdecouple.data import Dataset, epoch_batches
-from jaxdecouple.network.jaxprs import fast_in_loops
+from jaxdecouple.network.jax_internals import fast_in_loops
 from jaxdecouple.network.trees import PyTree
 
 # The networks of thesis section 4.4.1 by their number of layers and their activation. Its widths are not known; those

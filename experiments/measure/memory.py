@@ -38,12 +38,23 @@ def peak_bytes(
     devices = list(dict.fromkeys(pipeline.placement.devices))
     meter = _Meter(state)
     for program, device in zip(pipeline.programs, pipeline.placement.devices, strict=True):
-        for name, function in vars(program).items():
-            if callable(function) and hasattr(function, "lower"):  # a compiled function
-                setattr(program, name, meter.watch(function, device))
+        program.functions = _Watched(meter, device, program.functions)
     for batch in batches:
         state, _ = (step or pipeline.step)(state, batch)
     return [meter.peaks[device] for device in devices]
+
+
+class _Watched(dict):
+    """The compiled functions of a program, each watched from when it is put in."""
+
+    def __init__(self, meter: _Meter, device: jax.Device, functions: dict[Any, Callable]):
+        super().__init__()
+        self._meter, self._device = meter, device
+        for key, function in functions.items():
+            self[key] = function
+
+    def __setitem__(self, key: Any, function: Callable) -> None:
+        super().__setitem__(key, self._meter.watch(function, self._device))
 
 
 class _Meter:

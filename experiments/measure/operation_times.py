@@ -20,8 +20,9 @@ from typing import Any
 import jax
 
 from jaxdecouple import Pipeline
+from jaxdecouple.engine.inner_program import InnerProgram
 from jaxdecouple.engine.local_program import LocalProgram
-from jaxdecouple.engine.stage_program import InnerProgram, LossProgram
+from jaxdecouple.engine.loss_program import LossProgram
 from jaxdecouple.engine.state import StageState
 from jaxdecouple.planning import Timeline, Times, timeline
 from jaxdecouple.planning.timelines import period_of
@@ -73,13 +74,14 @@ class OperationMeter:
         x, self._loops, self._up, self._down = placement.put(batch[0], 0), [], [], []
         for k, program in enumerate(inner):
             if isinstance(program, LocalProgram):
-                loop = _LocalLoop(program, state.stages[k], x, placement.put(batch[1], k))
+                loop = _LocalLoop(program, state.stages[k], x, pipeline.weights, placement.put(batch[1], k))
             else:
-                loop = _StageLoop(program, state.stages[k], x, joined=k in joined)
+                loop = _StageLoop(program, state.stages[k], x, pipeline.weights, joined=k in joined)
             self._loops.append(loop)
             self._up.append(loop.forward())
             x = placement.send(self._up[-1], k, k + 1)
-        self._loops.append(_LossLoop(last, state.stages[-1], x, placement.put(batch[1], len(inner))))
+        sends = bool(inner) and pipeline.schedule.has_backward(len(inner) - 1)
+        self._loops.append(_LossLoop(last, state.stages[-1], x, placement.put(batch[1], len(inner)), sends))
         for k in range(len(inner), 0, -1):
             self._loops[k].batch()
             self._down.insert(0, self._loops[k].sent)
@@ -140,57 +142,67 @@ class _Loop:
 
 
 class _StageLoop(_Loop):
-    def __init__(self, program: InnerProgram, state: StageState, x: Any, *, joined: bool):
+    def __init__(self, program: InnerProgram, state: StageState, x: Any, weights: Weights, *, joined: bool):
         super().__init__(program, state, x)
+        self._weights: Weights = weights
         self.gradient: Any = None
         self._joined, self._residual = joined, None
 
     def forward(self) -> Any:
-        y, self.state, _ = self.program.forward(self.state, self.x, self.n)
-        return y
+        passed = self.program.forward(self.state, self.x, self.n, self._weights)
+        self.state = passed.state
+        return passed.y
 
     def batch(self) -> Any:
         if not self._joined:
-            y, self.state, residual = self.program.forward(self.state, self.x, self.n)
-            self.sent, self.state = self.program.backward(self.state, residual, self.gradient, self.n)
+            forward = self.program.forward(self.state, self.x, self.n, self._weights)
+            passed = self.program.backward(forward.state, forward.residual, self.gradient, self.n, self._weights)
+            y = forward.y
         else:
             if self._residual is None:
-                _, self.state, self._residual = self.program.forward(self.state, self.x, self.n)
-            self.sent, y, self.state, self._residual = self.program.backward_forward(
-                self.state, self._residual, self.gradient, self.n, self.x, self.n + 1
+                first = self.program.forward(self.state, self.x, self.n, self._weights)
+                self.state, self._residual = first.state, first.residual
+            passed = self.program.backward_forward(
+                self.state, self._residual, self.gradient, self.n, self.x, self.n + 1, self._weights
             )
+            y, self._residual = passed.y, passed.residual
+        self.sent, self.state = passed.sent, passed.state
         self.n += 1
         return y
 
 
 class _LocalLoop(_Loop):
-    def __init__(self, program: LocalProgram, state: StageState, x: Any, targets: Any):
+    def __init__(self, program: LocalProgram, state: StageState, x: Any, weights: Weights, targets: Any):
         super().__init__(program, state, x)
+        self._weights: Weights = weights
         self.gradient: Any = None
         self._targets, self._residual = targets, None
 
     def forward(self) -> Any:
-        y, self.state, learned = self.program.learn(self.state, self.x, self._targets, self.n)
-        self.sent, self._residual = learned.sent, learned.residual
+        passed = self.program.learn(self.state, self.x, self._targets, self.n, self._weights)
+        self.state, self.sent, self._residual = passed.state, passed.sent, passed.residual
         self.n += 1
-        return y
+        return passed.y
 
     def batch(self) -> Any:
         y = self.forward()
         if self._residual is not None:
-            self.state, _ = self.program.teach(self.state, self._residual, self.gradient, self.n - 1)
+            self.state = self.program.teach(
+                self.state, self._residual, self.gradient, self.n - 1, self._weights
+            ).state
         return y
 
 
 class _LossLoop(_Loop):
-    def __init__(self, program: LossProgram, state: StageState, x: Any, targets: Any):
+    def __init__(self, program: LossProgram, state: StageState, x: Any, targets: Any, sends: bool):
         super().__init__(program, state, x)
-        self._targets = targets
+        self._targets, self._sends = targets, sends
 
     def batch(self) -> Any:
-        self.sent, self.state, loss, _ = self.program.train(self.state, self.x, self._targets, self.n)
+        passed = self.program.train(self.state, self.x, self._targets, self.n, self._sends)
+        self.sent, self.state = passed.sent, passed.state
         self.n += 1
-        return loss
+        return passed.loss
 
 
 def joined_stages(schedule: Schedule) -> set[int]:

@@ -192,8 +192,9 @@ def stage_times(
     singly = schedules.ddg(len(stages), weights=weights)
     joined = schedules.fdg(len(stages), weights=weights)
     rounds: dict[str, list[Round]] = {}
+    built = jd.Pipeline(stages, singly, devices=devices, **pipeline)
     for schedule in (singly, joined):
-        meter = OperationMeter(jd.Pipeline(stages, schedule, devices=devices, **pipeline), jax.random.key(0), batch)
+        meter = OperationMeter(built.with_schedule(schedule), jax.random.key(0), batch)
         meter.round(0.0)  # compiles
         rounds[schedule.name] = [meter.round(seconds) for _ in range(repeats)]
     times = as_times(rounds[singly.name], weights, set(), host=0.0)

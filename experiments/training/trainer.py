@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,11 @@ from experiments.training.progress import Diagnosis, EpochRecord, Progress
 from jaxdecouple.data import DataError, ImageData, Preprocess, num_batches
 from jaxdecouple.engine.pipeline import Evaluation
 from jaxdecouple.engine.state import Metrics, State
-from jaxdecouple.schedules import DelaySchedule
+from jaxdecouple.schedules import DelaySchedule, Schedule
+
+# Settings that a schedule is made of, or a run: pipelines that differ in nothing else share what is compiled.
+_SCHEDULING = ("method", "weights", "order", "p", "m", "jitter", "boundaries", "seed", "diagnose_every")
+_PIPELINES: weakref.WeakValueDictionary[tuple[Any, ...], jd.Pipeline] = weakref.WeakValueDictionary()
 
 VARIABLES, ABOUT = "model.msgpack", "model.json"  # the weights that a finished run leaves, and what they expect
 
@@ -152,7 +157,29 @@ class Trainer:
                 weights=schedule.weights,
             )
         self.layout = Layout(tuple(stage.first for stage in stages[1:]), schedule if config.method == AUTO else None)
-        self.pipeline = jd.Pipeline(
+        self.pipeline = self._build(stages, schedule, sample, num_classes, devices)
+        every = config.diagnose_every
+        self._diagnostics = jd.Diagnostics(self.pipeline, every=every) if every else None
+        self._usual = sample, jax.ShapeDtypeStruct((size,), np.int32)
+        self._imported = _imported(config)
+
+    def _build(
+        self,
+        stages: Sequence[jd.Stage],
+        schedule: Schedule,
+        sample: jax.ShapeDtypeStruct,
+        num_classes: int,
+        devices: Sequence[jax.Device],
+    ) -> jd.Pipeline:
+        """The pipeline: with the compiled programs of one that differs in its schedule alone, if there is one."""
+        config = self.config
+        others = [getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in _SCHEDULING]
+        decisive = self.batches_per_epoch, config.steps_per_update, sample.shape, num_classes, self.layout.boundaries
+        kind = schedule.learning, *others, *decisive, *devices
+        alike = _PIPELINES.get(kind)
+        if alike is not None:
+            return alike.with_schedule(schedule)
+        pipeline = jd.Pipeline(
             stages,
             schedule,
             optimizer=config.stage_optimizer(self.batches_per_epoch),
@@ -160,10 +187,8 @@ class Trainer:
             auxiliary_optimizer=config.auxiliary_optimizer(self.batches_per_epoch),
             devices=devices,
         )
-        every = config.diagnose_every
-        self._diagnostics = jd.Diagnostics(self.pipeline, every=every) if every else None
-        self._usual = sample, jax.ShapeDtypeStruct((size,), np.int32)
-        self._imported = _imported(config)
+        _PIPELINES[kind] = pipeline
+        return pipeline
 
     def _choose(self, sample: jax.ShapeDtypeStruct, devices: Sequence[jax.Device]) -> Choice:
         config = self.config

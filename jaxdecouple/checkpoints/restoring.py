@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import math
 import pathlib
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdecouple.checkpoints import files
-from jaxdecouple.checkpoints.snapshot import is_key, named_leaves
+from jaxdecouple.checkpoints.snapshot import Leaf, is_key, leaves_of
+from jaxdecouple.engine.packing import Packed
 from jaxdecouple.engine.pipeline import Pipeline
 from jaxdecouple.engine.placement import Placement
 from jaxdecouple.engine.state import State
@@ -87,7 +91,7 @@ def _shape(saved: dict[str, Any] | None, otherwise: Any) -> Any:
 
 def _mismatch(leaves: Leaves, wanted: State, pipeline: Pipeline) -> str | None:
     """What the checkpoint has otherwise than the pipeline, in one sentence with what to do."""
-    expected = dict(named_leaves(wanted))
+    expected = {leaf.name: leaf for leaf in leaves_of(wanted)}
     for part in (".stages", ".in_flight"):  # what is in flight follows from the stages
         here = {name: leaf for name, leaf in expected.items() if name.startswith(part)}
         there = {name: saved for name, saved in leaves.items() if name.startswith(part)}
@@ -96,12 +100,16 @@ def _mismatch(leaves: Leaves, wanted: State, pipeline: Pipeline) -> str | None:
             return f"state{name} is there in {holder}, but not in {other}; {_advice(name, pipeline)}"
         for name, leaf in here.items():
             if not _fits(there[name], leaf):
-                given = f"{there[name]['dtype']}{there[name]['shape']}"
-                return f"state{name} is {given} in the checkpoint, but {describe(leaf)} here; {_advice(name, pipeline)}"
+                given, wants = f"{there[name]['dtype']}{there[name]['shape']}", _describe(leaf)
+                return f"state{name} is {given} in the checkpoint, but {wants} here; {_advice(name, pipeline)}"
     return None
 
 
-def _fits(saved: dict[str, Any], leaf: Any) -> bool:
+def _describe(leaf: Leaf) -> str:
+    return describe(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+
+
+def _fits(saved: dict[str, Any], leaf: Leaf) -> bool:
     if is_key(leaf) or "key" in saved:
         return is_key(leaf) and "key" in saved
     return _shape(saved, leaf) == jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -134,21 +142,32 @@ def _check_version(path: pathlib.Path, document: dict[str, Any], weights: Weight
 
 
 def _load(arrays: files.Arrays, leaves: Leaves, wanted: State, placement: Placement) -> State:
-    # By stage and copy: what was one array is one again.
-    parts: dict[int, dict[int, np.ndarray]] = {}
-    for saved in leaves.values():
+    known: dict[Hashable, Any] = {}  # what was one array, or a tree packed of the same, is one again
+
+    def numbers(saved: dict[str, Any]) -> np.ndarray:
         start, shape = saved["start"], tuple(saved["shape"])
         flat = arrays[f"stage_{saved['stage']}"][saved["array"]]
-        part = flat[start : start + int(np.prod(shape))].reshape(shape)
-        parts.setdefault(saved["stage"], {})[saved["copy"]] = part
-    placed = {k: dict(zip(own, placement.own(list(own.values()), k), strict=True)) for k, own in parts.items()}
+        return flat[start : start + math.prod(shape)].reshape(shape)
 
-    def leaf_of(name: str) -> jax.Array:
-        saved = leaves[name]
-        array = placed[saved["stage"]][saved["copy"]]
-        return jax.random.wrap_key_data(array, impl=saved["key"]) if "key" in saved else array
+    def load(prefix: str, path: tuple, node: Any) -> Any:
+        k, name = path[0].idx, prefix + jax.tree_util.keystr(path)
+        if isinstance(node, Packed):
+            name = name.replace(".packed_", ".")
+            saved = [leaves[name + within] for within, _ in node.named_places()]
+            same = k, node.layout, *(leaf["copy"] for leaf in saved)
+            if same not in known:
+                known[same] = placement.own(node.filled([numbers(leaf) for leaf in saved]), k)
+            return known[same]
+        same = k, leaves[name]["copy"]
+        if same not in known:
+            array = placement.own(numbers(leaves[name]), k)
+            key = leaves[name].get("key")
+            known[same] = array if key is None else jax.random.wrap_key_data(array, impl=key)
+        return known[same]
 
     def tree_of(prefix: str, tree: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(lambda path, _: leaf_of(prefix + jax.tree_util.keystr(path)), tree)
+        return jax.tree_util.tree_map_with_path(
+            functools.partial(load, prefix), tree, is_leaf=lambda node: isinstance(node, Packed)
+        )
 
     return wanted.replace(stages=tree_of(".stages", wanted.stages), in_flight=tree_of(".in_flight", wanted.in_flight))

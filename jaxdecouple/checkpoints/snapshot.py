@@ -3,36 +3,79 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.checkpoints.files import Arrays
+from jaxdecouple.engine.packing import Packed
 from jaxdecouple.engine.state import State
 from jaxdecouple.network.trees import PyTree
 
 _CHUNK = 2**26  # bytes
 
 
+class Leaf(NamedTuple):
+    """A leaf of a state: an array, or a part of one in which a tree is packed.
+
+    Attributes:
+      name: ``state<name>`` is how to reach it in Python.
+      array: that holds it, or its shape.
+      start: where it begins, in elements; ``None``: it is the whole array.
+      shape, dtype: its own.
+    """
+
+    name: str
+    array: Any
+    start: int | None
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def identity(self) -> tuple[int, int | None]:
+        """The same for leaves that are the same memory."""
+        return id(self.array), self.start
+
+
+class Place(NamedTuple):
+    """Where a snapshot has a leaf.
+
+    Attributes:
+      stage: whose.
+      copy: which of the stage's copies holds it.
+      start: where it begins in it, in elements.
+      shape: its own.
+      number: of the stage's leaves; those that are the same memory have the same number.
+      key: the kind of random keys, if it holds keys.
+    """
+
+    stage: int
+    copy: int
+    start: int
+    shape: tuple[int, ...]
+    number: int
+    key: str | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A state's arrays, copied on their devices, under their names.
+    """A state's arrays, copied on their devices, and where its leaves are in them.
 
     Attributes:
       tick, first: of the state.
       batch_sizes: number of examples of each batch in flight.
-      places: of each leaf of the state, by name: the stage, which of the stage's ``copies`` it is, and, for random
-        keys, their kind. Leaves that are one array are one copy.
+      places: of each leaf of the state, by name.
       copies: of each stage.
     """
 
     tick: int
     first: int
     batch_sizes: dict[int, int]
-    places: dict[str, tuple[int, int, str | None]]
+    places: dict[str, Place]
     copies: tuple[list[jax.Array], ...]
 
     def pack(self) -> tuple[Arrays, dict[str, Any]]:
@@ -50,42 +93,49 @@ class Snapshot:
             found.append(packer.places)
             if packer.chunks:
                 arrays[f"stage_{k}"] = packer.chunks
-        leaves = {
-            name: {"stage": k, "copy": position, **found[k][position], **({} if kind is None else {"key": kind})}
-            for name, (k, position, kind) in self.places.items()
-        }
+        leaves = {}
+        for name, place in self.places.items():
+            chunk = found[place.stage][place.copy]
+            shape = [*place.shape, *chunk["shape"][len(place.shape) :]] if place.key else list(place.shape)
+            leaf = {**chunk, "start": chunk["start"] + place.start, "shape": shape}
+            key = {} if place.key is None else {"key": place.key}
+            leaves[name] = {"stage": place.stage, "copy": place.number, **leaf, **key}
         document = {"tick": self.tick, "first": self.first, "num_stages": len(self.copies), "leaves": leaves}
         return arrays, {**document, "batch_sizes": {str(n): size for n, size in self.batch_sizes.items()}}
 
     def problem(self) -> str | None:
         """What is not finite in it, if anything is; waits for the devices."""
-        for name, (k, position, _) in self.places.items():
-            array = np.asarray(self.copies[k][position])
+        for name, place in self.places.items():
+            array = np.asarray(self.copies[place.stage][place.copy])
             if not jnp.issubdtype(array.dtype, jnp.inexact):
                 continue
+            own = array.reshape(-1)[place.start : place.start + math.prod(place.shape)]
             part = name.split(".")[2].split("[")[0]
-            if part in ("params", "model_state", "gradients") and not np.isfinite(array).all():
+            if part in ("params", "model_state", "gradients") and not np.isfinite(own).all():
                 return f"state{name} is not finite"
-            if part in ("opt_state", "auxiliary") and np.isnan(array).any():  # some optimizers begin with infinity
+            if part in ("opt_state", "auxiliary") and np.isnan(own).any():  # some optimizers begin with infinity
                 return f"state{name} is NaN"
         return None
 
 
 def take(state: State) -> Snapshot:
     """Dispatches the copying of a state's arrays, and returns at once."""
-    places: dict[str, tuple[int, int, str | None]] = {}
+    places: dict[str, Place] = {}
     copies = []
     for k, groups in enumerate(_groups(state)):
-        known: dict[int, int] = {}
+        known: dict[int, int] = {}  # by array: which copy it is
+        numbers: dict[Any, int] = {}
         copied: list[jax.Array] = []
         for group in groups:
-            new = {}
-            for name, leaf in group:
-                if id(leaf) not in known:
-                    known[id(leaf)] = len(copied) + len(new)
-                    new[id(leaf)] = jax.random.key_data(leaf) if is_key(leaf) else leaf
-                places[name] = k, known[id(leaf)], str(jax.random.key_impl(leaf)) if is_key(leaf) else None
-            copied += _copy(list(new.values()))
+            new = []
+            for leaf in group:
+                if id(leaf.array) not in known:
+                    known[id(leaf.array)] = len(copied) + len(new)
+                    new.append(jax.random.key_data(leaf.array) if is_key(leaf.array) else leaf.array)
+                number = numbers.setdefault(leaf.identity, len(numbers))
+                key = str(jax.random.key_impl(leaf.array)) if is_key(leaf.array) else None
+                places[leaf.name] = Place(k, known[id(leaf.array)], leaf.start or 0, leaf.shape, number, key)
+            copied += _copy(new)
         copies.append(copied)
     return Snapshot(int(state.tick), int(state.first), _batch_sizes(state), places, tuple(copies))
 
@@ -125,8 +175,8 @@ class _Packer:
         self._size[dtype], self._closed[dtype] = 0, number + 1
 
 
-def named_leaves(state: State) -> Iterator[tuple[str, Any]]:
-    """Every leaf of the stages and of what is in flight, and its name: ``state<name>`` is how to reach it in Python."""
+def leaves_of(state: State) -> Iterator[Leaf]:
+    """Every leaf of the stages and of what is in flight, arrays or shapes."""
     for groups in _groups(state):
         for group in groups:
             yield from group
@@ -143,19 +193,29 @@ def _copy(leaves: list[jax.Array]) -> list[jax.Array]:
     return [jnp.copy(leaf) for leaf in leaves]
 
 
-def _groups(state: State) -> Iterator[Iterator[list[tuple[str, Any]]]]:
-    """For each stage, its named leaves, in groups whose shapes come again with other batches."""
+def _groups(state: State) -> Iterator[Iterator[list[Leaf]]]:
+    """For each stage, its leaves, in groups whose shapes come again with other batches."""
     for k, (stage, flight) in enumerate(zip(state.stages, state.in_flight, strict=True)):
         waiting = {
             f".in_flight[{k}].{queue}[{n}]": value
             for queue in ("activations", "targets", "residuals", "gradients")
             for n, value in sorted(getattr(flight, queue).items())
         }
-        yield (_named(prefix, tree) for prefix, tree in {f".stages[{k}]": stage, **waiting}.items())
+        yield (_leaves(prefix, tree) for prefix, tree in {f".stages[{k}]": stage, **waiting}.items())
 
 
-def _named(prefix: str, tree: PyTree) -> list[tuple[str, Any]]:
-    return [(prefix + jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+def _leaves(prefix: str, tree: PyTree) -> list[Leaf]:
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, Packed)):
+        name = prefix + jax.tree_util.keystr(path)
+        if not isinstance(leaf, Packed):
+            found.append(Leaf(name, leaf, None, leaf.shape, leaf.dtype))
+            continue
+        name = name.replace(".packed_", ".")  # it is reached as a tree
+        for path_within, place in leaf.named_places():
+            array = leaf.arrays[place.array]
+            found.append(Leaf(name + path_within, array, place.start, place.shape, place.dtype))
+    return found
 
 
 def _batch_sizes(state: State) -> dict[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxdecouple.diagnostics.records import DirectionRecord, GradientRecord
 from jaxdecouple.diagnostics.trees import compare, mean_of
 from jaxdecouple.diagnostics.true_gradient import TrueGradient
-from jaxdecouple.diagnostics.watching import WatchingDispatcher
+from jaxdecouple.diagnostics.watching import Watcher
 from jaxdecouple.engine.pipeline import Pipeline
 from jaxdecouple.engine.state import Metrics, State
 from jaxdecouple.network.trees import PyTree, signature_of
@@ -56,19 +56,19 @@ class Diagnostics:
         Args:
           usual: shapes of the batches to look at; by default, those of the next.
         """
-        self._dispatcher = WatchingDispatcher(self.pipeline)
+        self._watcher = Watcher(len(self.pipeline.stages))
         self._recent.clear()
         self._records.clear()
         self._usual = None if usual is None else signature_of(usual)
 
     def at_rest(self, state: State) -> bool:
         """Whether probes begun anew at this state would find the same: no batch is being followed, or left out."""
-        watching, oldest = self._dispatcher, int(state.tick) - self.pipeline.schedule.drain
+        watching, oldest = self._watcher, int(state.tick) - self.pipeline.schedule.drain
         return not watching.following and self._recent.maxlen == 1 and all(n < oldest for n in watching.ignored)
 
     def step(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[State, Metrics]:
         """As `Pipeline.step`; waits for nothing either."""
-        tick, watching = int(state.tick), self._dispatcher
+        tick, watching = int(state.tick), self._watcher
         if self._is_usual(batch):
             self._recent.append((tick, batch))
         else:
@@ -77,7 +77,7 @@ class Diagnostics:
         following = tick % self.every == 0 and tick not in watching.ignored
         true = self._mean_gradient(state) if directing else None
         watching.begin_tick(tick, batch if following else None, directing)
-        state, metrics = self.pipeline.step(state, batch, dispatcher=watching)
+        state, metrics = self.pipeline.step(state, batch, observer=watching)
         if directing:
             self._records.append(_direction(tick, true, dict(watching.consumed), state))
         self._finish(state)
@@ -86,15 +86,15 @@ class Diagnostics:
     def flush(self, state: State, on_tick: Callable[[State, Metrics], None] | None = None) -> State:
         """As `Pipeline.flush`; batches that are followed are followed to their end."""
         ticks = iter(range(int(state.tick), int(state.tick) + self.pipeline.schedule.drain + 1))
-        self._dispatcher.begin_tick(next(ticks), None, False)
+        self._watcher.begin_tick(next(ticks), None, False)
 
         def after(state: State, metrics: Metrics) -> None:
             self._finish(state)
-            self._dispatcher.begin_tick(next(ticks), None, False)
+            self._watcher.begin_tick(next(ticks), None, False)
             if on_tick is not None:
                 on_tick(state, metrics)
 
-        state = self.pipeline.flush(state, after, dispatcher=self._dispatcher)
+        state = self.pipeline.flush(state, after, observer=self._watcher)
         self._finish(state, flushed=True)
         return state
 
@@ -110,12 +110,12 @@ class Diagnostics:
         return signature == self._usual
 
     def _mean_gradient(self, state: State) -> list[PyTree]:
-        params = [stage.params for stage in state.stages]
+        params = [stage.packed_params for stage in state.stages]
         found = [self._true_gradient(params, state, *batch, n) for n, batch in self._recent]
         return found[0] if len(found) == 1 else [mean_of(list(parts)) for parts in zip(*found, strict=True)]
 
     def _finish(self, state: State, flushed: bool = False) -> None:
-        for followed in self._dispatcher.finished(flushed):
+        for followed in self._watcher.finished(flushed):
             true = self._true_gradient(followed.params, state, *followed.data, followed.batch)
             found = [compare(*pair) for pair in zip(true, followed.grads, strict=True)]
             self._records.append(followed.reader(found))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 
-from jaxdecouple.engine.linearization import forward_backward, linearization_of
+from jaxdecouple.engine.linearization import Gradients, linearize
+from jaxdecouple.engine.packing import Packed
 from jaxdecouple.engine.pipeline import Pipeline
 from jaxdecouple.engine.state import State
+from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree
 
 
@@ -21,30 +21,47 @@ class TrueGradient:
         self._placement, self._last = pipeline.placement, len(pipeline.stages) - 1
         loss = pipeline.programs[-1].loss
 
-        def apply_of(stage: Any) -> Callable:
+        def apply_of(stage: Stage) -> Callable:
             return lambda params, x, model_state, key, batch: stage.apply(
                 params, model_state, x, key=key, batch=batch, train=True
             )
 
-        functions = [apply_of(stage) for stage in pipeline.stages]
-        self._forward = [jax.jit(lambda *arguments, f=f: f(*arguments)[0]) for f in functions[:-1]]
-        self._backward = [jax.jit(functools.partial(_gradients, function)) for function in functions[:-1]]
+        def forward_of(function: Callable) -> Callable:
+            def forward(params: Packed, x: PyTree, model_state: Packed, key: jax.Array, batch: jax.Array) -> PyTree:
+                return function(params.tree, x, model_state.tree, key, batch)[0]
 
-        def top(targets: PyTree, *arguments: PyTree) -> tuple[PyTree, PyTree]:
+            return jax.jit(forward)
+
+        def backward_of(function: Callable) -> Callable:
+            def backward(
+                gradient: PyTree, params: Packed, x: PyTree, model_state: Packed, key: jax.Array, batch: jax.Array
+            ) -> Gradients:
+                arguments = (params.tree, x, model_state.tree, key, batch)
+                return linearize(function, *arguments).forward_then_backward(*arguments)[2](gradient)
+
+            return jax.jit(backward)
+
+        *inner, last = map(apply_of, pipeline.stages)
+        self._forward, self._backward = list(map(forward_of, inner)), list(map(backward_of, inner))
+
+        def top(
+            targets: PyTree, params: Packed, x: PyTree, model_state: Packed, key: jax.Array, batch: jax.Array
+        ) -> Gradients:
             def loss_of(*arguments: PyTree) -> tuple[jax.Array, PyTree]:
-                logits, model_state = functions[-1](*arguments)
+                logits, model_state = last(*arguments)
                 return loss(logits, targets), model_state
 
-            return _gradients(loss_of, None, *arguments)
+            arguments = (params.tree, x, model_state.tree, key, batch)
+            return linearize(loss_of, *arguments).gradients_of_loss(*arguments)[2]
 
         self._top = jax.jit(top)
 
     def __call__(
-        self, params: Sequence[PyTree], state: State, inputs: PyTree, targets: PyTree, batch: int
+        self, params: Sequence[Packed], state: State, inputs: PyTree, targets: PyTree, batch: int
     ) -> list[PyTree]:
         """The gradient of each stage, on its device."""
         send, last = self._placement.send, self._last
-        rest = [(stage.model_state, stage.key, batch) for stage in state.stages]
+        rest = [(stage.packed_model_state, stage.key, batch) for stage in state.stages]
         x = [self._placement.put(inputs, 0)]
         for k, forward in enumerate(self._forward):
             x.append(send(forward(params[k], x[k], *rest[k]), k, k + 1))
@@ -55,6 +72,3 @@ class TrueGradient:
             found.insert(0, grads)
         return found
 
-
-def _gradients(function: Callable, gradient: PyTree | None, *arguments: PyTree) -> tuple[PyTree, PyTree]:
-    return forward_backward(linearization_of(function, *arguments), gradient, *arguments)[2:]

@@ -1,4 +1,4 @@
-"""Watching: operations are carried out as ever, and what happens to weights and gradients is noted down."""
+"""Watching: what happens to weights and gradients is noted down while operations are carried out as ever."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy as np
 
 from jaxdecouple.diagnostics.records import GradientRecord
 from jaxdecouple.diagnostics.trees import copied, distance
-from jaxdecouple.engine.operations import Dispatcher
-from jaxdecouple.engine.pipeline import Pipeline
-from jaxdecouple.engine.state import Metrics, Workspace
+from jaxdecouple.engine.workspace import Observer, Operation, Workspace
 from jaxdecouple.network.trees import PyTree
 
 
@@ -62,21 +60,19 @@ class Followed:
         return read
 
 
-class WatchingDispatcher(Dispatcher):
-    """Carries out operations, and notes when weights change and what gradients are consumed.
+class Watcher(Observer):
+    """Notes when weights change and what gradients are consumed.
 
     Attributes:
       consumed: by stage, the gradients of this tick, if they are wanted.
       ignored: batches whose gradients are never wanted.
     """
 
-    def __init__(self, pipeline: Pipeline):
-        super().__init__(pipeline.programs, pipeline.placement)
+    def __init__(self, num_stages: int):
         self.consumed: dict[int, PyTree] = {}
         self.ignored: set[int] = set()
         self._tick, self._wants_all = 0, False
         self._followed: dict[int, Followed] = {}
-        num_stages = len(pipeline.programs)
         self._updates = [0] * num_stages
         self._group: list[list[Followed]] = [[] for _ in range(num_stages)]  # whose gradients no update has consumed
 
@@ -85,7 +81,7 @@ class WatchingDispatcher(Dispatcher):
         self._tick, self._wants_all = tick, wants_all
         self.consumed = {}
         if followed is not None:
-            self._followed[tick] = Followed(tick, followed, len(self.programs))
+            self._followed[tick] = Followed(tick, followed, len(self._updates))
 
     @property
     def following(self) -> bool:
@@ -103,86 +99,32 @@ class WatchingDispatcher(Dispatcher):
             del self._followed[followed.batch]
         return done
 
-    def forward(self, work: Workspace, k: int, n: int) -> None:
-        self._before_forward(work, k, n)
-        super().forward(work, k, n)
-
-    def train(self, work: Workspace, k: int, n: int) -> Metrics:
-        self._before_forward(work, k, n)
-        if not self._wants(n):
-            return self._counting(work, k, lambda: super(WatchingDispatcher, self).train(work, k, n))
-
-        def observed() -> Metrics:
-            x, targets, stage = work.activations[k].pop(n), work.targets[k].pop(n), work.stages[k]
-            self._before_gradient(work, k, n)
-            sent, work.stages[k], loss, accuracy, grads = self.programs[k].observed_train(stage, x, targets, n)
-            self._after_gradient(k, n, grads)
-            self.send_down(work, sent, k, n)
-            return Metrics(n, loss, accuracy)
-
-        return self._counting(work, k, observed)
-
-    def backward(self, work: Workspace, k: int, n: int) -> None:
-        if not self._wants(n):
-            return self._counting(work, k, lambda: super(WatchingDispatcher, self).backward(work, k, n))
-
-        def observed() -> None:
-            residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
-            self._before_gradient(work, k, n)
-            sent, work.stages[k], grads = self.programs[k].observed_backward(work.stages[k], residual, gradient, n)
-            self._after_gradient(k, n, grads)
-            self.send_down(work, sent, k, n)
-
-        return self._counting(work, k, observed)
-
-    def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
-        if self._wants(n) or next_n in self._followed:
-            self.backward(work, k, n)
-            self.forward(work, k, next_n)
-        else:
-            self._counting(work, k, lambda: super(WatchingDispatcher, self).backward_forward(work, k, n, next_n))
-
-    def learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
-        self._before_forward(work, k, n)
-        wanted = self._wants(n)
-        if wanted:
-            self._before_gradient(work, k, n)
-        loss, grads = self._counting(work, k, lambda: self._learn(work, k, n, observe=wanted))
-        if wanted:
-            self._after_gradient(k, n, grads)
-        return loss
-
-    def _wants(self, n: int) -> bool:
+    def wants(self, n: int) -> bool:
         return n in self._followed or (self._wants_all and n not in self.ignored)
 
-    def _before_forward(self, work: Workspace, k: int, n: int) -> None:
-        if n in self._followed:
-            followed = self._followed[n]
-            followed.params[k] = copied(work.stages[k].params)  # the originals may be donated before the end
+    def before(self, work: Workspace, operation: Operation, k: int, n: int) -> None:
+        followed = self._followed.get(n)
+        if followed is None or operation == "teach":
+            return
+        weights = work.stages[k].packed_params
+        if operation != "backward":
+            followed.params[k] = copied(weights)  # the originals may be donated before the end
             followed.forwarded[k] = self._tick, self._updates[k]
-
-    def _before_gradient(self, work: Workspace, k: int, n: int) -> None:
-        if n in self._followed:
-            followed = self._followed[n]
-            followed.gaps[k] = distance(work.stages[k].params, followed.params[k])
+        if operation != "forward":
+            followed.gaps[k] = distance(weights, followed.params[k])
             self._group[k].append(followed)
 
-    def _after_gradient(self, k: int, n: int, grads: PyTree) -> None:
-        if self._wants_all:
-            self.consumed[k] = grads
-        if n in self._followed:
-            self._followed[n].grads[k], self._followed[n].computed[k] = grads, self._tick
-
-    def _counting(self, work: Workspace, k: int, dispatch: Callable[[], Any]) -> Any:
-        """Counts an update of stage k, if the dispatch gives it other weights."""
-        before = work.stages[k].params
-        result = dispatch()
-        if work.stages[k].params is not before:
+    def after(self, operation: Operation, k: int, n: int, grads: PyTree, updated: bool) -> None:
+        if grads is not None:
+            if self._wants_all:
+                self.consumed[k] = grads
+            if n in self._followed:
+                self._followed[n].grads[k], self._followed[n].computed[k] = grads, self._tick
+        if updated:
             for followed in self._group[k]:
                 followed.staleness[k] = self._updates[k] - followed.forwarded[k][1]
             self._group[k].clear()
             self._updates[k] += 1
-        return result
 
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> list[float]:

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxdecouple.engine.losses import is_labels
+from jaxdecouple.engine.loss_program import LossProgram
+from jaxdecouple.engine.losses import softmax_cross_entropy
 from jaxdecouple.engine.state import State
 from jaxdecouple.network.trees import PyTree, describe, shape_of
 
 
-@dataclasses.dataclass(frozen=True)
 class Expected:
-    """Shapes of the inputs and logits of a run, to hold every batch against."""
+    """Shapes of the inputs and logits of a run, to hold every batch against.
 
-    inputs: PyTree
-    logits: PyTree
+    Attributes:
+      inputs, logits: shapes and dtypes, [B, ...].
+    """
 
-    def check(self, inputs: PyTree, targets: PyTree, n: int, labels: bool) -> None:
-        """Refuses batch ``n``, if it is another kind of batch; with ``labels``, if targets are no labels of a class.
+    def __init__(self, inputs: PyTree, logits: PyTree, program: LossProgram):
+        self.inputs = inputs
+        self.logits = logits
+        self._program = program
+        self._accepted: set[Hashable] = set()
+
+    def check(self, inputs: PyTree, targets: PyTree, n: int) -> None:
+        """Refuses batch ``n``, if it is another kind of batch, or has labels of no class. Shapes are looked at once.
 
         Raises:
-          ValueError: so it is.
+          ValueError: inputs of other shapes or dtypes than at the beginning, but for the number of examples; targets
+            of another number of examples, or that the loss cannot take; labels outside of the classes.
         """
+        leaves, structure = jax.tree.flatten((inputs, targets))
+        kind = structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+        if kind not in self._accepted:
+            self._check_shapes(inputs, targets, n)
+            self._program.check(self.logits, shape_of(targets))
+            self._accepted.add(kind)
+        # Only labels still on the host are looked at: reading a device array would wait for it.
+        if self._program.loss is softmax_cross_entropy and isinstance(targets, np.ndarray):
+            self._check_labels(targets, n)
+
+    def _check_shapes(self, inputs: PyTree, targets: PyTree, n: int) -> None:
         if _per_example(shape_of(inputs)) != _per_example(self.inputs):
             raise ValueError(
                 f"batch {n} has inputs {describe(shape_of(inputs))}, but this run was initialised with "
@@ -37,29 +56,32 @@ class Expected:
                 f"batch {n} has inputs {describe(inputs)} and targets {describe(targets)}; "
                 "all must have the same number of examples, at least 1, as their first axis"
             )
-        # Only labels still on the host are looked at: reading a device array would wait for it.
-        if labels and isinstance(targets, np.ndarray) and hasattr(self.logits, "shape"):
-            logits = jax.ShapeDtypeStruct((len(targets), *self.logits.shape[1:]), self.logits.dtype)
-            classes = logits.shape[-1]
-            if is_labels(logits, targets) and not 0 <= targets.min() <= targets.max() < classes:
-                raise ValueError(
-                    f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} "
-                    f"outputs; write labels of 0..{classes - 1}"
-                )
+
+    def _check_labels(self, targets: np.ndarray, n: int) -> None:
+        if not hasattr(self.logits, "shape") or not np.issubdtype(targets.dtype, np.integer):
+            return
+        classes = self.logits.shape[-1]
+        if targets.ndim == self.logits.ndim - 1 and not 0 <= targets.min() <= targets.max() < classes:
+            raise ValueError(
+                f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} "
+                f"outputs; write labels of 0..{classes - 1}"
+            )
 
 
 def check_usable(state: State) -> None:
     """Refuses a state whose memory has been reused.
 
     Raises:
-      ValueError: so it is.
+      ValueError: the state was given to `step` or `flush` before.
     """
-    leaves = jax.tree.leaves([(stage.params, stage.opt_state) for stage in state.stages])
-    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
-        raise ValueError(
-            "this state was given to step or flush before, which reused its memory; go on with the state that they "
-            "returned, or build the pipeline with donate=False to keep old states usable"
-        )
+    for stage in state.stages:
+        for packed in (stage.packed_opt_state, stage.packed_params):
+            # All arrays of a part are given up together.
+            if packed.arrays and isinstance(packed.arrays[0], jax.Array) and packed.arrays[0].is_deleted():
+                raise ValueError(
+                    "this state was given to step or flush before, which reused its memory; go on with the state that "
+                    "they returned, or build the pipeline with donate=False to keep old states usable"
+                )
 
 
 def _per_example(tree: PyTree) -> Any:

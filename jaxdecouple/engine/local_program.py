@@ -6,16 +6,17 @@ the activation from before the update.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdecouple.engine.linearization import Residual, forward_backward, forward_with_backward, linearization_of
-from jaxdecouple.engine.stage_program import Loss, Program, compiled
-from jaxdecouple.engine.state import AuxiliaryState, StageState
+from jaxdecouple.engine.linearization import linearize
+from jaxdecouple.engine.loss_program import Loss
+from jaxdecouple.engine.packing import Packed, pack
+from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
+from jaxdecouple.engine.state import NetworkState, Residual, StageState
 from jaxdecouple.engine.updates import Updates
 from jaxdecouple.network.layer import Layer, blaming, output_shapes
 from jaxdecouple.network.stage import Stage
@@ -26,23 +27,7 @@ from jaxdecouple.schedules import Weights, keeps_versions
 _BEYOND_LAYERS = 1 << 20
 
 
-class Learned(NamedTuple):
-    """What a stage that learns locally gives besides its output.
-
-    Attributes:
-      loss: of the auxiliary network, if it learned.
-      sent: the gradient of the stage's input, if the stage below is to have it.
-      residual: what the auxiliary network will learn from later, if it does.
-      grads: the gradient that the optimizer was given, if it was to be observed.
-    """
-
-    loss: jax.Array | None = None
-    sent: PyTree | None = None
-    residual: Residual | None = None
-    grads: PyTree | None = None
-
-
-class LocalProgram(Program):
+class LocalProgram(StageProgram):
     """A stage with an auxiliary network, which is initialised and has random streams like a layer of the network.
 
     Attributes:
@@ -56,14 +41,15 @@ class LocalProgram(Program):
         optimizer: optax.GradientTransformation,
         auxiliary: Layer,
         auxiliary_optimizer: optax.GradientTransformation,
+        donate: bool,
     ):
-        super().__init__(stage, optimizer)
+        super().__init__(stage, optimizer, donate)
         self.auxiliary = auxiliary
         self.auxiliary_updates = Updates(auxiliary_optimizer)
-        self._after = stage.first + stage.num_layers - 1  # the last layer below it
-        self._index = _BEYOND_LAYERS + self._after
+        self._top = stage.first + stage.num_layers - 1  # the layer that it stands on
+        self._index = _BEYOND_LAYERS + self._top
 
-    def init(self, key: jax.Array, x: PyTree, targets: PyTree) -> StageState:
+    def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
         """The initial state of the stage and its auxiliary network, for inputs and targets shaped like these.
 
         Raises:
@@ -72,31 +58,16 @@ class LocalProgram(Program):
         state = super().init(key, x, targets)
         y = self.output_shape(state, x)
         given = self._auxiliary_input(y, targets)
-        with blaming(self.auxiliary.name, self._after, given, "the auxiliary network after layer"):
+        with blaming(self.auxiliary.name, self._top, given, "the auxiliary network after layer"):
             params, model_state, self._out = self.auxiliary.init_at(self._index, key, given, output_shapes)
         self._y = shape_of(y)
-        auxiliary = AuxiliaryState(params, model_state, self.auxiliary_updates.init(params))
-        return state.replace(auxiliary=auxiliary)
+        opt_state = self.auxiliary_updates.init(params)
+        return state.replace(auxiliary=NetworkState(pack(params), pack(model_state), pack(opt_state)))
 
-    def _compile(self, adding: tuple[str, ...], updating: tuple[str, ...], donate: bool) -> None:
-        """Compiles learning, with what may be donated where a batch ends no group and where it ends one."""
-        self._learn_accumulate = compiled(self._learn, adding, donate, due=False)
-        self._learn_update = compiled(self._learn, updating, donate, due=True)
-        self._observed_accumulate = compiled(self._learn, adding, donate, due=False, observe=True)
-        self._observed_update = compiled(self._learn, updating, donate, due=True, observe=True)
-
-    def _function(self, batch: int, observe: bool) -> Callable:
-        if self.updates.due(batch):
-            return self._observed_update if observe else self._learn_update
-        return self._observed_accumulate if observe else self._learn_accumulate
-
-    def _assist(
-        self, params: PyTree, model_state: PyTree, given: PyTree, key: jax.Array, batch: Any
-    ) -> tuple[PyTree, PyTree]:
-        return self.auxiliary.apply_at(self._index, params, model_state, given, key=key, batch=batch, train=True)
-
-    def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
-        """What the auxiliary network is called with."""
+    def learn(
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
+    ) -> Passed:
+        """The output, and the state after the update; what else there is says the subclass."""
         raise NotImplementedError
 
     def check_auxiliary(self, logits: PyTree) -> None:
@@ -106,8 +77,17 @@ class LocalProgram(Program):
           logits: shapes of the whole network's output.
 
         Raises:
-          ValueError: so it is.
+          ValueError: the shape is not that of what the output is held against.
         """
+        raise NotImplementedError
+
+    def _assist(
+        self, params: PyTree, model_state: PyTree, given: PyTree, key: jax.Array, batch: Any
+    ) -> tuple[PyTree, PyTree]:
+        return self.auxiliary.apply_at(self._index, params, model_state, given, key=key, batch=batch, train=True)
+
+    def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
+        """What the auxiliary network is called with."""
         raise NotImplementedError
 
 
@@ -121,66 +101,81 @@ class GreedyProgram(LocalProgram):
         auxiliary: Layer,
         auxiliary_optimizer: optax.GradientTransformation,
         loss: Loss,
-        donate: bool,
+        donate: bool = True,
     ):
-        super().__init__(stage, optimizer, auxiliary, auxiliary_optimizer)
+        super().__init__(stage, optimizer, auxiliary, auxiliary_optimizer, donate)
         self.loss = loss
         if self.auxiliary_updates.every != self.updates.every:
             raise ValueError(
                 f"stage at layer {stage.first}: its optimizer accumulates {self.updates.every} batches, that of its "
                 f"auxiliary network {self.auxiliary_updates.every}; write the same accumulate for both"
             )
-        self._compile(("opt_state", "auxiliary"), ("params", "opt_state", "auxiliary"), donate)
 
     def learn(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int, observe: bool = False
-    ) -> tuple[PyTree, StageState, Learned]:
-        """Output, new state, and what else the stage has learned; there is nothing to send down."""
-        y, loss, changed, grads = self._function(batch, observe)(
-            state.params, state.opt_state, state.auxiliary, state.model_state, state.key, x, targets, batch
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
+    ) -> Passed:
+        """The output, the loss of the classifier, and the state after both updates. Nothing is sent down."""
+        due = self.updates.due(batch)
+        variant = Variant(forward=True, due=due, observe=observe, sends=False)
+        donated = ("params", "opt_state", "auxiliary") if due else ("opt_state", "auxiliary")
+        outcome = self._compiled(self._run, variant, donated)(
+            state.packed_params,
+            state.packed_opt_state,
+            state.auxiliary,
+            state.packed_model_state,
+            state.key,
+            x,
+            targets,
+            batch,
         )
-        return y, state.replace(**changed), Learned(loss=loss, grads=grads)
+        return passed(state, outcome)
 
-    def _learn(
-        self, params: PyTree, opt_state: Any, auxiliary: AuxiliaryState, *rest: Any, due: bool, observe: bool = False
-    ) -> tuple[PyTree, jax.Array, dict[str, PyTree], PyTree | None]:
-        (grads, their_grads), y, loss, model_state, their_state = self._gradients(params, auxiliary, *rest)
-        changed = self.updates.changes(due, grads, opt_state, params)
-        theirs = self.auxiliary_updates.changes(due, their_grads, auxiliary.opt_state, auxiliary.params)
-        auxiliary = auxiliary.replace(**theirs, model_state=their_state)
-        return y, loss, {**changed, "auxiliary": auxiliary, "model_state": model_state}, grads if observe else None
+    def check_auxiliary(self, logits: PyTree) -> None:
+        """Refuses a classifier with other outputs than the network: both are held against the same targets."""
+        theirs, networks = ([leaf.shape[1:] for leaf in jax.tree.leaves(tree)] for tree in (self._out, logits))
+        if theirs != networks:
+            raise ValueError(
+                f"the auxiliary network {self.auxiliary.name} after layer {self._top} puts out "
+                f"{describe(self._out)}, but the network {describe(logits)}, and both are held against the same "
+                "targets; write one with as many outputs"
+            )
 
-    def _gradients(
+    def _run(
         self,
-        params: PyTree,
-        auxiliary: AuxiliaryState,
-        model_state: PyTree,
+        variant: Variant,
+        params: Packed,
+        opt_state: Packed,
+        auxiliary: NetworkState,
+        model_state: Packed,
         key: jax.Array,
         x: PyTree,
         targets: PyTree,
         batch: jax.Array,
-    ) -> tuple[tuple[PyTree, PyTree], PyTree, jax.Array, PyTree, PyTree]:
-        """Of both networks, with the stage's output, the loss, and both new model states."""
-
-        def loss_of(params: tuple[PyTree, PyTree], x: PyTree, model_state: PyTree, their_state: PyTree) -> Any:
-            y, model_state = self._apply(params[0], x, model_state, key, batch)
-            logits, their_state = self._assist(params[1], their_state, y, key, batch)
+    ) -> Outcome:
+        def loss_of(both: tuple[PyTree, PyTree], x: PyTree, model_state: PyTree, their_state: PyTree) -> Any:
+            y, model_state = self._apply(both[0], x, model_state, key, batch)
+            logits, their_state = self._assist(both[1], their_state, y, key, batch)
             return self.loss(logits, targets), (y, model_state, their_state)
 
-        arguments = ((params, auxiliary.params), x, model_state, auxiliary.model_state)
-        linearization = linearization_of(loss_of, *arguments)
-        loss, (y, *states), grads, _ = forward_backward(linearization, None, *arguments)
-        return grads, y, loss, *states
-
-    def check_auxiliary(self, logits: PyTree) -> None:
-        """As of `LocalProgram`: both outputs are held against the same targets."""
-        theirs, networks = ([leaf.shape[1:] for leaf in jax.tree.leaves(tree)] for tree in (self._out, logits))
-        if theirs != networks:
-            raise ValueError(
-                f"the auxiliary network {self.auxiliary.name} after layer {self._after} puts out "
-                f"{describe(self._out)}, but the network {describe(logits)}, and both are held against the same "
-                "targets; write one with as many outputs"
-            )
+        arguments = ((params.tree, auxiliary.params), x, model_state.tree, auxiliary.model_state)
+        linearization = linearize(loss_of, *arguments)
+        loss, (y, new_state, their_state), gradients = linearization.gradients_of_loss(*arguments)
+        grads, their_grads = gradients.params
+        new_params, opt_state = self.updates.apply(variant.due, grads, opt_state, params)
+        their_params, their_opt_state = self.auxiliary_updates.apply(
+            variant.due, their_grads, auxiliary.packed_opt_state, auxiliary.packed_params
+        )
+        if their_params is None:
+            their_params = auxiliary.packed_params  # as it was, but its memory was given up
+        return Outcome(
+            params=new_params,
+            opt_state=opt_state,
+            model_state=pack(new_state),
+            y=y,
+            loss=loss,
+            grads=grads if variant.observe else None,
+            auxiliary=Outcome(their_params, their_opt_state, pack(their_state)),
+        )
 
     def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
         return y
@@ -193,103 +188,112 @@ class SyntheticProgram(LocalProgram):
     loss is the squared error, summed over an example's features, mean over the examples.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        optimizer: optax.GradientTransformation,
-        auxiliary: Layer,
-        auxiliary_optimizer: optax.GradientTransformation,
-        weights: Weights,
-        donate: bool,
-    ):
-        super().__init__(stage, optimizer, auxiliary, auxiliary_optimizer)
-        self.weights = weights
-        self._compile(("opt_state",), ("params", "opt_state"), donate)
-        updating = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
-        self._teach_accumulate = compiled(self._teach, ("opt_state",), donate, due=False)
-        self._teach_update = compiled(self._teach, updating, donate, due=True)
-
     def learn(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int, observe: bool = False
-    ) -> tuple[PyTree, StageState, Learned]:
-        """Output, new state, what to send down, and what `teach` will need."""
-        auxiliary = state.auxiliary
-        y, sent, their_state, changed, grads = self._function(batch, observe)(
-            state.params,
-            state.opt_state,
-            auxiliary.replace(opt_state=()),
-            state.model_state,
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
+    ) -> Passed:
+        """The output, the gradient to send down, the state after the update, and what `teach` will need."""
+        due, auxiliary = self.updates.due(batch), _auxiliary_of(state)
+        variant = Variant(forward=True, due=due, observe=observe, sends=self.stage.first > 0)
+        outcome = self._compiled(self._run, variant, ("params", "opt_state") if due else ("opt_state",))(
+            state.packed_params,
+            state.packed_opt_state,
+            auxiliary.packed_params,
+            auxiliary.packed_model_state,
+            state.packed_model_state,
             state.key,
             x,
             targets,
             batch,
         )
         residual = Residual(
-            inputs=(y, targets, auxiliary.model_state),
-            params=auxiliary.params if keeps_versions(self.weights) else None,
-            signature=signature_of(y),
+            inputs=(outcome.y, targets),
+            params=auxiliary.packed_params if keeps_versions(weights) else None,
+            model_state=auxiliary.packed_model_state,
+            signature=signature_of(outcome.y),
         )
-        state = state.replace(**changed, auxiliary=auxiliary.replace(model_state=their_state))
-        return y, state, Learned(sent=sent, residual=residual, grads=grads)
+        return passed(state, outcome, residual)
 
     def teach(
-        self, state: StageState, residual: Residual, gradient: PyTree, batch: int
-    ) -> tuple[StageState, jax.Array]:
-        """The state after the predictor has learned from ``gradient``, that of the output; and its error."""
-        function = self._teach_update if self.auxiliary_updates.due(batch) else self._teach_accumulate
-        auxiliary = state.auxiliary
-        error, changed = function(auxiliary.params, auxiliary.opt_state, residual, gradient, state.key, batch)
-        return state.replace(auxiliary=auxiliary.replace(**changed)), error
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights
+    ) -> Passed:
+        """The state after the predictor has learned from ``gradient``, that of the output; its error is the loss."""
+        due, auxiliary = self.auxiliary_updates.due(batch), _auxiliary_of(state)
+        donated = ("params", "opt_state") if due and not keeps_versions(weights) else ("opt_state",)
+        outcome = self._compiled(self._run_teach, Variant(due=due, weights=weights), donated)(
+            auxiliary.packed_params,
+            auxiliary.packed_opt_state,
+            (residual.inputs, residual.params, residual.model_state),
+            gradient,
+            state.key,
+            batch,
+        )
+        return passed(state, outcome)
 
-    def _learn(self, params: PyTree, opt_state: Any, *rest: Any, due: bool, observe: bool = False) -> tuple[Any, ...]:
-        grads, model_state, *results = self._gradients(params, *rest)
-        changed = {**self.updates.changes(due, grads, opt_state, params), "model_state": model_state}
-        return *results, changed, grads if observe else None
+    def check_auxiliary(self, logits: PyTree) -> None:
+        """Refuses a predictor whose output has another shape than what it predicts the gradient of."""
+        wanted = [leaf for leaf in jax.tree.leaves(self._y) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        if [leaf.shape for leaf in jax.tree.leaves(self._out)] != [leaf.shape for leaf in wanted]:
+            raise ValueError(
+                f"the auxiliary network {self.auxiliary.name} after layer {self._top} puts out "
+                f"{describe(self._out)}, but predicts the gradient of {describe(wanted)}; write one whose output has "
+                "the shape of its first input"
+            )
 
-    def _gradients(
+    def _run(
         self,
-        params: PyTree,
-        auxiliary: AuxiliaryState,
-        model_state: PyTree,
+        variant: Variant,
+        params: Packed,
+        opt_state: Packed,
+        their_params: Packed,
+        their_state: Packed,
+        model_state: Packed,
         key: jax.Array,
         x: PyTree,
         targets: PyTree,
         batch: jax.Array,
-    ) -> tuple[PyTree, PyTree, PyTree, PyTree, PyTree]:
-        """Of the stage, with its new model state, output, gradient to be sent, and the predictor's new model state."""
-        arguments = (params, x, model_state, key, batch)
-        y, model_state, backward = forward_with_backward(linearization_of(self._apply, *arguments), *arguments)
+    ) -> Outcome:
+        arguments = (params.tree, x, model_state.tree, key, batch)
+        y, new_state, backward = linearize(self._apply, *arguments).forward_then_backward(*arguments)
         given = self._auxiliary_input(y, targets)
-        predicted, their_state = self._assist(auxiliary.params, auxiliary.model_state, given, key, batch)
+        predicted, their_new_state = self._assist(their_params.tree, their_state.tree, given, key, batch)
         grads, sent = backward(predicted)
-        return grads, model_state, y, sent if self.sends else None, their_state
+        new_params, opt_state = self.updates.apply(variant.due, grads, opt_state, params)
+        return Outcome(
+            params=new_params,
+            opt_state=opt_state,
+            model_state=pack(new_state),
+            y=y,
+            sent=sent if variant.sends else None,
+            grads=grads if variant.observe else None,
+            auxiliary=Outcome(model_state=pack(their_new_state)),
+        )
 
-    def _teach(self, params: PyTree, opt_state: Any, *rest: Any, due: bool) -> tuple[jax.Array, dict[str, PyTree]]:
-        error, grads = self._error(params, *rest)
-        return error, self.auxiliary_updates.changes(due, grads, opt_state, params)
-
-    def _error(
-        self, params: PyTree, residual: Residual, gradient: PyTree, key: jax.Array, batch: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
-        """The predictor's error, and its gradient. Each batch counts once in its model state: in the forward."""
-        y, targets, model_state = residual.inputs
+    def _run_teach(
+        self,
+        variant: Variant,
+        params: Packed,
+        opt_state: Packed,
+        held: tuple,
+        gradient: PyTree,
+        key: jax.Array,
+        batch: jax.Array,
+    ) -> Outcome:
+        (y, targets), stashed, model_state = held
 
         def error_of(params: PyTree) -> jax.Array:
-            predicted, _ = self._assist(params, model_state, self._auxiliary_input(y, targets), key, batch)
+            # Each batch counts once in the predictor's model state: in the forward.
+            predicted, _ = self._assist(params, model_state.tree, self._auxiliary_input(y, targets), key, batch)
             pairs = zip(jax.tree.leaves(predicted), jax.tree.leaves(gradient), strict=True)
-            return sum(jnp.square(guess - true).sum() / len(true) for guess, true in pairs)
+            return sum((jnp.square(guess - true).sum() / len(true) for guess, true in pairs), jnp.zeros(()))
 
-        return jax.value_and_grad(error_of)(params if residual.params is None else residual.params)
+        error, grads = jax.value_and_grad(error_of)((params if stashed is None else stashed).tree)
+        new_params, opt_state = self.auxiliary_updates.apply(variant.due, grads, opt_state, params)
+        return Outcome(loss=error, auxiliary=Outcome(params=new_params, opt_state=opt_state))
 
     def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
         return y, targets
 
-    def check_auxiliary(self, logits: PyTree) -> None:
-        """As of `LocalProgram`: a gradient has the shape of what it belongs to."""
-        wanted = [leaf for leaf in jax.tree.leaves(self._y) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        if [leaf.shape for leaf in jax.tree.leaves(self._out)] != [leaf.shape for leaf in wanted]:
-            raise ValueError(
-                f"the auxiliary network {self.auxiliary.name} after layer {self._after} puts out "
-                f"{describe(self._out)}, but predicts the gradient of {describe(wanted)}; write one whose output has "
-                "the shape of its first input"
-            )
+
+def _auxiliary_of(state: StageState) -> NetworkState:
+    assert state.auxiliary is not None  # `init` made it
+    return state.auxiliary

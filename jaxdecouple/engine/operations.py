@@ -6,79 +6,217 @@ Each call is one asynchronous dispatch on the stage's device, and the sending of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxdecouple.engine.placement import Placement
-from jaxdecouple.engine.stage_program import Program
-from jaxdecouple.engine.state import Metrics, Workspace
+from jaxdecouple.engine.stage_program import Passed
+from jaxdecouple.engine.state import Metrics
+from jaxdecouple.engine.workspace import Operation, Workspace
 from jaxdecouple.network.trees import PyTree
+from jaxdecouple.schedules import BACKWARD, Op, Schedule, join
+
+
+class Dispatch(NamedTuple):
+    """One dispatch of a tick.
+
+    Attributes:
+      operation: what is done, a method of `Dispatcher`.
+      stage: where.
+      batch: of which batch, as an offset from the tick.
+      next_batch: for ``backward_forward``, which batch goes forward, likewise.
+    """
+
+    operation: Operation
+    stage: int
+    batch: int
+    next_batch: int = 0
 
 
 class Dispatcher:
-    """Operations on stage ``k``, of batch ``n``.
+    """Carries out the operations of a schedule, on stage ``k``, of batch ``n``.
 
     Attributes:
       programs: of each stage.
       placement: where the stages are.
+      schedule: what there is to do.
     """
 
-    def __init__(self, programs: Sequence[Program], placement: Placement):
+    def __init__(self, programs: Sequence[Any], placement: Placement, schedule: Schedule):
         self.programs = programs
         self.placement = placement
+        self.schedule = schedule
+        self._weights = schedule.weights
+        # Whether a stage sends gradients down.
+        self._sends = [k > 0 and schedule.has_backward(k - 1) for k in range(schedule.num_stages)]
+        self._patterns: dict[tuple[int, int, int], tuple[Dispatch, ...]] = {}
+
+    def tick(self, work: Workspace, tick: int, first: int, stop: int) -> Metrics:
+        """Dispatches the operations of a tick, in order; batches are those of `Schedule.window`.
+
+        Returns:
+          The metrics of the batch that reached the loss, and of the auxiliary networks that learned.
+        """
+        metrics, auxiliary = Metrics(), {}
+        for operation, k, batch, next_batch in self._dispatches(tick, first, stop):
+            n = tick + batch
+            try:
+                if operation == "backward_forward":
+                    self.backward_forward(work, k, n, tick + next_batch)
+                elif operation == "train":
+                    metrics = self.train(work, k, n)
+                else:
+                    loss = getattr(self, operation)(work, k, n)
+                    if loss is not None:
+                        auxiliary[k] = loss
+            except Exception as error:
+                error.add_note(f"while dispatching {operation} of batch {n} at stage {k}, tick {tick}")
+                raise
+        return metrics.replace(auxiliary=auxiliary) if auxiliary else metrics
+
+    def _dispatches(self, tick: int, first: int, stop: int) -> tuple[Dispatch, ...]:
+        """What a tick dispatches. Ticks that are alike share it: a run has few patterns."""
+        pattern = self.schedule.phase(tick), min(tick - first, self.schedule.drain), stop - tick
+        found = self._patterns.get(pattern)
+        if found is None:
+            joined = join(self.schedule.window(tick, first, stop))
+            found = self._patterns[pattern] = tuple(
+                Dispatch(self._operation(op, *then), op.stage, op.batch - tick, then[0].batch - tick if then else 0)
+                for op, *then in joined
+            )
+        return found
+
+    def _operation(self, op: Op, then: Op | None = None) -> Operation:
+        if then is not None:
+            return "backward_forward"
+        if op.kind is BACKWARD:
+            return "teach" if self.schedule.is_local else "backward"
+        if op.stage == self.schedule.loss_stage:
+            return "train"
+        return "learn" if self.schedule.is_local else "forward"
 
     def forward(self, work: Workspace, k: int, n: int) -> None:
         """The forward of a stage below the loss."""
+        self._before(work, "forward", k, n)
         x = work.activations[k].pop(n)
-        y, work.stages[k], work.residuals[k][n] = self.programs[k].forward(work.stages[k], x, n)
-        self.send_up(work, y, k, n)
+        passed = self.programs[k].forward(work.stages[k], x, n, self._weights)
+        self._keep(work, "forward", k, n, passed, up=n)
 
     def train(self, work: Workspace, k: int, n: int) -> Metrics:
         """Forward, loss, backward and update of the last stage."""
+        observe = self._before(work, "train", k, n)
         x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
-        gradient, work.stages[k], loss, accuracy = self.programs[k].train(work.stages[k], x, targets, n)
-        self.send_down(work, gradient, k, n)
-        return Metrics(n, loss, accuracy)
+        passed = self.programs[k].train(work.stages[k], x, targets, n, self._sends[k], observe)
+        self._keep(work, "train", k, n, passed, down=True)
+        return Metrics(n, passed.loss, passed.accuracy)
 
     def backward(self, work: Workspace, k: int, n: int) -> None:
         """The backward of a stage below the loss, with its update."""
+        observe = self._before(work, "backward", k, n)
         residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        gradient, work.stages[k] = self.programs[k].backward(work.stages[k], residual, gradient, n)
-        self.send_down(work, gradient, k, n)
+        passed = self.programs[k].backward(work.stages[k], residual, gradient, n, self._weights, observe)
+        self._keep(work, "backward", k, n, passed, down=True)
 
     def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
         """The backward of a batch and the forward of another, in one dispatch."""
+        if work.observer is not None and (work.observer.wants(n) or work.observer.wants(next_n)):
+            self.backward(work, k, n)
+            self.forward(work, k, next_n)
+            return
+        self._before(work, "backward_forward", k, n)
         residual, gradient, x = work.residuals[k].pop(n), work.gradients[k].pop(n), work.activations[k].pop(next_n)
-        gradient, y, work.stages[k], work.residuals[k][next_n] = self.programs[k].backward_forward(
-            work.stages[k], residual, gradient, n, x, next_n
+        passed = self.programs[k].backward_forward(
+            work.stages[k], residual, gradient, n, x, next_n, self._weights
         )
-        self.send_down(work, gradient, k, n)
-        self.send_up(work, y, k, next_n)
+        self._keep(work, "backward_forward", k, n, passed, down=True, up=next_n)
 
     def learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
         """The forward of a stage that learns locally, with its update; the loss of its auxiliary network, if any."""
-        return self._learn(work, k, n, observe=False)[0]
+        observe = self._before(work, "learn", k, n)
+        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
+        passed = self.programs[k].learn(work.stages[k], x, targets, n, self._weights, observe)
+        self._keep(work, "learn", k, n, passed, down=True, up=n)
+        return passed.loss
 
     def teach(self, work: Workspace, k: int, n: int) -> jax.Array:
         """Teaches a stage's auxiliary network the gradient from above; its error."""
+        self._before(work, "teach", k, n)
         residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        work.stages[k], error = self.programs[k].teach(work.stages[k], residual, gradient, n)
-        return error
+        passed = self.programs[k].teach(work.stages[k], residual, gradient, n, self._weights)
+        self._keep(work, "teach", k, n, passed)
+        return passed.loss
 
-    def send_up(self, work: Workspace, y: PyTree, k: int, n: int) -> None:
-        """Hands an output to the stage above."""
-        work.activations[k + 1][n] = self.placement.send(y, k, k + 1)
+    def _before(self, work: Workspace, operation: Operation, k: int, n: int) -> bool:
+        """Tells the observer; whether it wants the gradient."""
+        if work.observer is None:
+            return False
+        work.observer.before(work, operation, k, n)
+        return work.observer.wants(n)
 
-    def send_down(self, work: Workspace, gradient: PyTree | None, k: int, n: int) -> None:
-        """Hands the gradient of an input to the stage below, if there is one that takes it."""
-        if gradient is not None:
-            work.gradients[k - 1][n] = self.placement.send(gradient, k, k - 1)
+    def _keep(
+        self,
+        work: Workspace,
+        operation: Operation,
+        k: int,
+        n: int,
+        passed: Passed,
+        down: bool = False,
+        up: int | None = None,
+    ) -> None:
+        """Puts back what an operation gave, and hands it to the neighbours.
 
-    def _learn(self, work: Workspace, k: int, n: int, observe: bool) -> tuple[jax.Array | None, PyTree | None]:
-        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
-        y, work.stages[k], learned = self.programs[k].learn(work.stages[k], x, targets, n, observe)
-        self.send_up(work, y, k, n)
-        self.send_down(work, learned.sent, k, n)
-        if learned.residual is not None:
-            work.residuals[k][n] = learned.residual
-        return learned.loss, learned.grads
+        Args:
+          work: where to.
+          operation, k, n: which it was.
+          passed: what it gave.
+          down: whether it computed a gradient, which goes down if the stage sends any.
+          up: the batch whose output goes up, if one does.
+        """
+        before, work.stages[k] = work.stages[k], passed.state
+        if down and self._sends[k]:
+            work.gradients[k - 1][n] = self.placement.send(passed.sent, k, k - 1)
+        if up is not None:
+            work.activations[k + 1][up] = self.placement.send(passed.y, k, k + 1)
+            if passed.residual is not None:
+                work.residuals[k][up] = passed.residual
+        if work.observer is not None:
+            updated = passed.state.packed_params is not before.packed_params
+            work.observer.after(operation, k, n, passed.grads, updated)
+
+
+class ShapesDispatcher(Dispatcher):
+    """What a state will look like: the operations within ``jax.eval_shape``, without their arithmetic.
+
+    Backward passes, which take long to trace, are not traced. A gradient has the shape and dtype of what it belongs to,
+    so that a stage's input says what it sends down.
+    """
+
+    def train(self, work: Workspace, k: int, n: int) -> Metrics:
+        x, _ = work.activations[k].pop(n), work.targets[k].pop(n)
+        if self._sends[k]:
+            self._send_down(work, x, k, n)
+        return Metrics()
+
+    def backward(self, work: Workspace, k: int, n: int) -> None:
+        residual, _ = work.residuals[k].pop(n), work.gradients[k].pop(n)
+        if self._sends[k]:
+            structure, leaves = residual.signature
+            x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+            self._send_down(work, x, k, n)
+
+    def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
+        self.backward(work, k, n)
+        self.forward(work, k, next_n)
+
+    def teach(self, work: Workspace, k: int, n: int) -> jax.Array:
+        work.residuals[k].pop(n), work.gradients[k].pop(n)
+        return jnp.zeros(())
+
+    def _send_down(self, work: Workspace, x: PyTree, k: int, n: int) -> None:
+        """The gradient of an input ``x``; integer activations have none."""
+        gradient = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, x
+        )
+        work.gradients[k - 1][n] = self.placement.send(gradient, k, k - 1)

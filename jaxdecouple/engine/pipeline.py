@@ -9,7 +9,8 @@ each device works through its own queue and waits only for data. The host waits 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,17 +18,17 @@ import numpy as np
 import optax
 
 from jaxdecouple.engine.checks import Expected, check_usable
+from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
-from jaxdecouple.engine.operations import Dispatcher
+from jaxdecouple.engine.operations import Dispatcher, ShapesDispatcher
 from jaxdecouple.engine.placement import Placement
 from jaxdecouple.engine.programs import programs_for
-from jaxdecouple.engine.shapes import ShapesDispatcher
-from jaxdecouple.engine.stage_program import Loss, LossProgram
-from jaxdecouple.engine.state import InFlight, Metrics, State, Workspace
+from jaxdecouple.engine.state import InFlight, Metrics, State
+from jaxdecouple.engine.workspace import Observer, Workspace
 from jaxdecouple.network.adapters import as_stages
 from jaxdecouple.network.trees import PyTree, shape_of
 from jaxdecouple.planning import least_run_ahead
-from jaxdecouple.schedules import FORWARD, Op, Schedule, Weights, join, validate
+from jaxdecouple.schedules import Schedule, Weights, validate
 from jaxdecouple.transforms import StageOptimizer
 from jaxdecouple.transforms.gradient_norms import sample_of
 
@@ -46,7 +47,7 @@ class Pipeline:
     Attributes:
       stages, schedule, placement: as given.
       weights: the policy in force: which weights a backward pass uses.
-      programs: the compiled functions of each stage.
+      programs: the compiled functions of each stage; they do not depend on the schedule.
       run_ahead: how many ticks the host may be ahead of the devices.
     """
 
@@ -88,8 +89,39 @@ class Pipeline:
           ValueError: stages, schedule and devices do not fit, or the schedule cannot be executed.
         """
         self.stages = as_stages(stages)
-        self.schedule = schedule.with_weights(weights)
-        self.weights = self.schedule.weights
+        self._last = len(self.stages) - 1
+        self._follow(schedule, weights, run_ahead)
+        self.placement = Placement(len(self.stages), devices)
+        self.programs = programs_for(
+            self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate
+        )
+        self._begin()
+
+    def with_schedule(
+        self, schedule: Schedule, *, weights: Weights | None = None, run_ahead: int | None = None
+    ) -> Pipeline:
+        """A pipeline of the same network, optimizer and devices under another schedule.
+
+        It uses the same compiled programs: what is compiled for one is compiled for both.
+
+        Args:
+          schedule, weights, run_ahead: as of `Pipeline`.
+
+        Raises:
+          ValueError: the schedule does not fit the stages, cannot be executed, or has stages learn in another way, for
+            which they would need other programs.
+        """
+        if schedule.learning != self.schedule.learning:
+            raise ValueError(
+                f"schedule {schedule.name!r} has stages learn from {schedule.learning!r}, and this pipeline's "
+                f"from {self.schedule.learning!r}, for which they have other programs; build another Pipeline"
+            )
+        other = copy.copy(self)
+        other._follow(schedule, weights, run_ahead)
+        other._begin()
+        return other
+
+    def _follow(self, schedule: Schedule, weights: Weights | None, run_ahead: int | None) -> None:
         num_stages = len(self.stages)
         if num_stages != schedule.num_stages:
             raise ValueError(
@@ -98,18 +130,21 @@ class Pipeline:
             )
         if run_ahead is not None and run_ahead < 1:
             raise ValueError(f"run_ahead is {run_ahead}; write how many ticks the host may be ahead, at least 1")
+        self.schedule = schedule.with_weights(weights)
+        self.weights = self.schedule.weights
         validate(self.schedule)
-        self.placement = Placement(num_stages, devices)
-        self._last = num_stages - 1
-        self.programs = programs_for(
-            self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate
-        )
-        self._loss: LossProgram = self.programs[-1]
-        self._dispatcher = Dispatcher(self.programs, self.placement)
         self.run_ahead = least_run_ahead(self.schedule) if run_ahead is None else run_ahead
+
+    def _begin(self) -> None:
+        self._dispatcher = Dispatcher(self.programs, self.placement, self.schedule)
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: Expected | None = None
-        self._accepted_targets: set[str] = set()  # shapes that the loss can take
+
+    @property
+    def _loss(self) -> LossProgram:
+        program = self.programs[-1]
+        assert isinstance(program, LossProgram)  # `programs_for` made it
+        return program
 
     def init(self, key: jax.Array, x: PyTree, targets: PyTree | None = None) -> State:
         """A new run's state. The same key gives the same network for every way to cut it.
@@ -135,18 +170,18 @@ class Pipeline:
         if self.schedule.is_local:
             for program in self.programs[:-1]:
                 program.check_auxiliary(shapes)
-        self._expected = Expected(x, shapes)
+        self._expected = Expected(x, shapes, self._loss)
         return State(stages=tuple(stages), in_flight=tuple(InFlight() for _ in stages))
 
     def step(
-        self, state: State, batch: tuple[PyTree, PyTree], *, dispatcher: Dispatcher | None = None
+        self, state: State, batch: tuple[PyTree, PyTree], *, observer: Observer | None = None
     ) -> tuple[State, Metrics]:
         """One tick: feeds a batch and dispatches the tick's operations. Returns at once.
 
         Args:
           state: as left by `init`, `step` or `flush`; its arrays may be reused (see ``donate``).
           batch: ``(inputs, targets)``, each [B, ...]. B may change, at the price of one more compilation.
-          dispatcher: what carries out the operations, in place of the pipeline's own (see `diagnostics`).
+          observer: is told of every operation (see `diagnostics`).
 
         Returns:
           The new state, and the metrics of the batch that reached the loss in this tick.
@@ -158,18 +193,19 @@ class Pipeline:
         inputs, targets = self._check(state, batch)
         self._bound_run_ahead()
         tick = int(state.tick)
-        work = Workspace(state)
+        work, first = Workspace(state, observer), int(state.first)
         self._feed(work, tick, inputs, targets)
-        ops = self.schedule.window(tick, int(state.first), tick + 1)
-        metrics = self._dispatch(dispatcher, work, tick, ops, self._unfinished)
-        return work.freeze(tick=tick + 1, first=int(state.first)), metrics
+        metrics = self._dispatcher.tick(work, tick, first, tick + 1)
+        if metrics.loss is not None:
+            self._unfinished.append(metrics.loss)
+        return work.freeze(tick=tick + 1, first=first), metrics
 
     def flush(
         self,
         state: State,
         on_tick: Callable[[State, Metrics], None] | None = None,
         *,
-        dispatcher: Dispatcher | None = None,
+        observer: Observer | None = None,
     ) -> State:
         """Finishes what is in flight, feeding nothing; training may go on afterwards.
 
@@ -179,16 +215,19 @@ class Pipeline:
           state: any state.
           on_tick: called after each tick of the flush with the state so far, to read only, and the tick's metrics.
             Should it raise, the state is lost: its arrays were reused (see ``donate``).
-          dispatcher: as of `step`.
+          observer: as of `step`.
         """
         check_usable(state)
-        work, first, stop = Workspace(state), int(state.first), int(state.tick)
+        first, stop = int(state.first), int(state.tick)
         for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
-            ops = self.schedule.window(tick, first, stop)
-            metrics = self._dispatch(dispatcher, work, tick, ops, self._unfinished)
+            work = Workspace(state, observer)
+            metrics = self._dispatcher.tick(work, tick, first, stop)
+            if metrics.loss is not None:
+                self._unfinished.append(metrics.loss)
+            state = work.freeze(tick=stop, first=first)
             if on_tick is not None:
-                on_tick(work.freeze(tick=stop, first=first), metrics)
-        return work.freeze(tick=stop, first=stop)
+                on_tick(state, metrics)
+        return state.replace(first=stop)
 
     def shapes(
         self,
@@ -211,16 +250,15 @@ class Pipeline:
         """
         x, targets, fed = shape_of(x), shape_of(_labels_for(x) if targets is None else targets), fed or {}
         stages = jax.eval_shape(lambda key: self.init(key, x, targets).stages, _key_shape())
-        # All batches that can still be in flight:
-        recent = {n: fed.get(n, (x, targets)) for n in range(max(first, tick - self.schedule.drain), tick)}
+        oldest = max(first, tick - self.schedule.drain)  # that can still be in flight
+        recent = {n: fed.get(n, (x, targets)) for n in range(oldest, tick)}
 
         def in_flight(stages: tuple, batches: dict[int, tuple[PyTree, PyTree]]) -> tuple[InFlight, ...]:
-            dispatcher = ShapesDispatcher(self.programs, self.placement)
+            dispatcher = ShapesDispatcher(self.programs, self.placement, self.schedule)
             work = Workspace(State(stages, tuple(InFlight() for _ in stages)))
             for now, batch in batches.items():
                 self._feed(work, now, *batch)
-                ops = [op for op in self.schedule.window(now, first, now + 1) if op.batch in batches]
-                self._dispatch(dispatcher, work, now, ops, losses=[])
+                dispatcher.tick(work, now, oldest, now + 1)
             return work.freeze(tick, first).in_flight
 
         return State(stages, jax.eval_shape(in_flight, stages, recent), tick, first)
@@ -301,39 +339,6 @@ class Pipeline:
             if self.schedule.learns_in_forward(k):
                 work.targets[k][n] = self.placement.put(targets, k)
 
-    def _dispatch(
-        self,
-        dispatcher: Dispatcher | None,
-        work: Workspace,
-        tick: int,
-        ops: Iterable[Op],
-        losses: MutableSequence[jax.Array],
-    ) -> Metrics:
-        """Dispatches operations, in order, and adds the losses to come to ``losses``."""
-        dispatcher, metrics, auxiliary = dispatcher or self._dispatcher, Metrics(), {}
-        is_local = self.schedule.is_local
-        for op, *then in join(ops):
-            try:
-                if then:
-                    dispatcher.backward_forward(work, op.stage, op.batch, then[0].batch)
-                elif op.kind is not FORWARD:
-                    if is_local:
-                        auxiliary[op.stage] = dispatcher.teach(work, op.stage, op.batch)
-                    else:
-                        dispatcher.backward(work, op.stage, op.batch)
-                elif op.stage == self._last:
-                    metrics = dispatcher.train(work, op.stage, op.batch)
-                    losses.append(metrics.loss)
-                elif is_local:
-                    loss = dispatcher.learn(work, op.stage, op.batch)
-                    auxiliary |= {} if loss is None else {op.stage: loss}
-                else:
-                    dispatcher.forward(work, op.stage, op.batch)
-            except Exception as error:
-                error.add_note(f"while dispatching the {op}, tick {tick}")
-                raise
-        return metrics.replace(auxiliary=auxiliary) if auxiliary else metrics
-
     def _bound_run_ahead(self) -> None:
         """Waits until fewer than ``run_ahead`` losses are unfinished: dispatched work, and its memory, is bounded.
 
@@ -353,12 +358,8 @@ class Pipeline:
             logits = x = shape_of(inputs)
             for stage, program in zip(state.stages, self.programs, strict=True):
                 logits = program.output_shape(stage, logits)
-            self._expected = Expected(x, logits)
-        self._expected.check(inputs, targets, state.tick, labels=self._loss.loss is softmax_cross_entropy)
-        signature = str(shape_of(targets))
-        if signature not in self._accepted_targets:
-            self._loss.check(self._expected.logits, shape_of(targets))
-            self._accepted_targets.add(signature)
+            self._expected = Expected(x, logits, self._loss)
+        self._expected.check(inputs, targets, int(state.tick))
         return inputs, targets
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import SingleDeviceSharding
 
+from jaxdecouple.network.jax_internals import copy_to_device, put_on_device
 from jaxdecouple.network.trees import PyTree
 
 
@@ -52,10 +53,12 @@ class Placement:
 
     def put(self, tree: PyTree, stage: int) -> PyTree:
         """``tree``, from the host or any device, on ``stage``'s device; asynchronous."""
-        return jax.device_put(tree, self._shardings[stage])
+        leaves, structure = jax.tree.flatten(tree)
+        return jax.tree.unflatten(structure, put_on_device(leaves, self._shardings[stage]))
 
     def send(self, tree: PyTree, source: int, target: int) -> PyTree:
         """``tree`` from stage ``source``'s device to stage ``target``'s; asynchronous, free on the same device."""
         if self.devices[source] == self.devices[target]:
             return tree
-        return jax.device_put(tree, self._shardings[target])
+        leaves, structure = jax.tree.flatten(tree)
+        return jax.tree.unflatten(structure, copy_to_device(leaves, self._shardings[target]))

@@ -9,8 +9,10 @@ import flax.linen as nn
 import optax
 from flax import nnx
 
+from jaxdecouple.engine.inner_program import InnerProgram
 from jaxdecouple.engine.local_program import GreedyProgram, SyntheticProgram
-from jaxdecouple.engine.stage_program import InnerProgram, Loss, LossProgram, Program
+from jaxdecouple.engine.loss_program import Loss, LossProgram
+from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.network.adapters import as_layer
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
@@ -26,7 +28,7 @@ def programs_for(
     auxiliary: Any,
     auxiliary_optimizer: optax.GradientTransformation | StageOptimizer | None,
     donate: bool,
-) -> list[Program]:
+) -> list[StageProgram]:
     """The program of each stage; arguments as of `Pipeline`.
 
     Raises:
@@ -34,7 +36,7 @@ def programs_for(
     """
     num_stages = len(stages)
     transforms = [transform_of(optimizer, k, num_stages) for k in range(num_stages)]
-    last = LossProgram(stages[-1], transforms[-1], loss, donate, sends=schedule.has_backward(num_stages - 2))
+    last = LossProgram(stages[-1], transforms[-1], loss, donate)
     lower = zip(stages[:-1], transforms[:-1], strict=True)
     if not schedule.is_local:
         if auxiliary is not None or auxiliary_optimizer is not None:
@@ -42,13 +44,13 @@ def programs_for(
                 f"schedule {schedule.name!r} has no auxiliary networks; leave auxiliary and auxiliary_optimizer out, "
                 "or write schedules.dgl or schedules.dni"
             )
-        return [*(InnerProgram(*parts, schedule.weights, donate) for parts in lower), last]
+        return [*(InnerProgram(*parts, donate) for parts in lower), last]
     networks = _networks(auxiliary, schedule, num_stages)
     theirs = [transform_of(auxiliary_optimizer or optimizer, k, num_stages) for k in range(num_stages - 1)]
     local = [(*parts, *assistance) for parts, *assistance in zip(lower, networks, theirs, strict=True)]
     if schedule.learning == "greedy":
         return [*(GreedyProgram(*parts, loss, donate) for parts in local), last]
-    return [*(SyntheticProgram(*parts, schedule.weights, donate) for parts in local), last]
+    return [*(SyntheticProgram(*parts, donate) for parts in local), last]
 
 
 def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer]:

@@ -1,51 +1,105 @@
 """The state of a run is one pytree: what each stage owns, what is in flight, and the clock.
 
-Saving it and loading it continues the run exactly. Arrays of stage k are committed to stage k's device.
+Saving it and loading it continues the run exactly. Arrays of stage k are committed to stage k's device. What a stage
+owns is held packed (see `packing`): its trees, such as ``state.stages[k].params``, are made when they are asked for.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
 
 import jax
 import optax
 from flax import struct
 
-from jaxdecouple.engine.linearization import Residual
+from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.network.trees import PyTree
 
+_TREES = ("params", "model_state", "opt_state", "gradient_norms")
 
-class AuxiliaryState(struct.PyTreeNode):
-    """The auxiliary network of a stage that learns locally.
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NetworkState:
+    """What training changes in a part of a network: a stage, or its auxiliary network.
 
     Attributes:
-      params: after its last update.
-      model_state: batch statistics and the like, after the stage's last forward.
-      opt_state: its optimizer's.
+      packed_params, packed_model_state, packed_opt_state: `params`, `model_state` and `opt_state`, packed.
     """
 
-    params: PyTree
-    model_state: PyTree
-    opt_state: optax.OptState
+    packed_params: Packed
+    packed_model_state: Packed
+    packed_opt_state: Packed
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters after the last update, as a tree."""
+        return self.packed_params.tree
+
+    @property
+    def model_state(self) -> PyTree:
+        """Batch statistics and the like after the last forward, as a tree."""
+        return self.packed_model_state.tree
+
+    @property
+    def opt_state(self) -> optax.OptState:
+        """The optimizer's state, as a tree."""
+        return self.packed_opt_state.tree
+
+    def replace(self, **changes: Any) -> Self:
+        """The state with other attributes; ``params`` and the like are given as trees."""
+        for name in changes.keys() & set(_TREES):
+            tree = changes.pop(name)
+            changes[f"packed_{name}"] = None if tree is None else pack(tree)
+        return dataclasses.replace(self, **changes)
 
 
-class StageState(struct.PyTreeNode):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StageState(NetworkState):
     """What stage k owns.
 
     Attributes:
-      params: after the stage's last update.
-      model_state: batch statistics and the like, after the stage's last forward.
-      opt_state: the optimizer's.
       key: the run's random key, the same at every stage.
-      gradient_norms: of single examples, [examples] for each parameter, as last measured, for optimizers that need
-        them (CLARS); ``None`` before the first time.
+      packed_gradient_norms: `gradient_norms`, packed.
       auxiliary: the stage's auxiliary network, under schedules by which stages learn locally; else ``None``.
     """
 
-    params: PyTree
-    model_state: PyTree
-    opt_state: optax.OptState
     key: jax.Array
-    gradient_norms: PyTree | None = None
-    auxiliary: AuxiliaryState | None = None
+    packed_gradient_norms: Packed | None = None
+    auxiliary: NetworkState | None = None
+
+    @property
+    def gradient_norms(self) -> PyTree | None:
+        """Norms of single examples' gradients, [examples] for each parameter, as last measured; ``None`` before that.
+
+        They are there for optimizers that need them (CLARS).
+        """
+        return None if self.packed_gradient_norms is None else self.packed_gradient_norms.tree
+
+
+class Residual(struct.PyTreeNode):
+    """What the forward of a batch leaves behind for its backward, which depends on the weights that that is to use.
+
+    * ``stash``   the activations, and a reference to the weights of the forward;
+    * ``remat``   the stage's input, and references to those weights and the model state; the forward is redone;
+    * ``latest``  the activations alone; the backward reads today's weights;
+    * ``replay``  the stage's input alone; the forward is redone with today's weights.
+
+    Attributes:
+      values: the activations, packed, made by the forward and held by nobody else; ``None`` where it is redone.
+      inputs: what the backward needs of the stage's input, by reference.
+      params: the weights of the forward, by reference, or ``None``.
+      model_state: that before the forward, by reference, or ``None``.
+      signature: structure, shapes and dtypes of the stage's input.
+    """
+
+    values: Packed | None = None
+    inputs: PyTree = ()
+    params: Packed | None = None
+    model_state: Packed | None = None
+    signature: Any = struct.field(pytree_node=False, default=None)
 
 
 class InFlight(struct.PyTreeNode):
@@ -95,18 +149,3 @@ class Metrics(struct.PyTreeNode):
     loss: jax.Array | None = None
     accuracy: jax.Array | None = None
     auxiliary: dict[int, jax.Array] = struct.field(default_factory=dict)
-
-
-class Workspace:
-    """A state's containers, thawed for the length of a tick. Arrays are never copied."""
-
-    def __init__(self, state: State):
-        self.stages = list(state.stages)
-        self.activations = [dict(flight.activations) for flight in state.in_flight]
-        self.targets = [dict(flight.targets) for flight in state.in_flight]
-        self.residuals = [dict(flight.residuals) for flight in state.in_flight]
-        self.gradients = [dict(flight.gradients) for flight in state.in_flight]
-
-    def freeze(self, tick: int, first: int) -> State:
-        queues = zip(self.activations, self.targets, self.residuals, self.gradients, strict=True)
-        return State(tuple(self.stages), tuple(InFlight(*map(dict, queue)) for queue in queues), tick, first)

@@ -6,6 +6,7 @@ from typing import Any
 
 import optax
 
+from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.schedules import ends_group
 from jaxdecouple.transforms.accumulation import Accumulation
 
@@ -29,30 +30,21 @@ class Updates:
         """Whether the gradient of ``batch`` ends its group, and so updates."""
         return ends_group(batch, self.every)
 
-    def add(self, grads: optax.Updates, opt_state: Any) -> Any:
-        """The optimizer's state after a gradient that ends no group."""
-        return self._optimizer.add(grads, opt_state)
-
-    def changes(
-        self, due: bool, grads: optax.Updates, opt_state: Any, params: optax.Params, norms: Any = None
-    ) -> dict[str, Any]:
-        """What a gradient changes: ``opt_state``, and if an update is ``due``, ``params``; arguments as of `update`."""
-        if not due:
-            return {"opt_state": self.add(grads, opt_state)}
-        params, opt_state = self.update(grads, opt_state, params, norms)
-        return {"params": params, "opt_state": opt_state}
-
-    def update(
-        self, grads: optax.Updates, opt_state: Any, params: optax.Params, norms: Any = None
-    ) -> tuple[optax.Params, Any]:
-        """Parameters and the optimizer's state after a gradient that ends its group.
+    def apply(
+        self, due: bool, grads: optax.Updates, opt_state: Packed, params: Packed, norms: Packed | None = None
+    ) -> tuple[Packed | None, Packed]:
+        """Parameters, ``None`` unless an update is due, and the optimizer's state after a gradient.
 
         Args:
-          grads: of the batch.
+          due: whether the gradient ends its group.
+          grads: a tree.
           opt_state: the optimizer's.
-          params: to be updated.
-          norms: of single examples' gradients, for optimizers that need them, or ``None``.
+          params: of the network.
+          norms: of single examples' gradients, for optimizers that need them.
         """
-        finish = self._optimizer.finish if self.every > 1 else self._optimizer.update
-        updates, opt_state = finish(grads, opt_state, params, **({} if norms is None else {"gradient_norms": norms}))
-        return optax.apply_updates(params, updates), opt_state
+        if not due:
+            return None, pack(self._optimizer.add(grads, opt_state.tree))
+        finish: Any = self._optimizer.finish if self.every > 1 else self._optimizer.update
+        extra = {} if norms is None else {"gradient_norms": norms.tree}
+        updates, new_state = finish(grads, opt_state.tree, params.tree, **extra)
+        return pack(optax.apply_updates(params.tree, updates)), pack(new_state)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 PyTree = Any
+_LEAF = jax.tree.structure(0)
 
 
 def shape_of(tree: PyTree) -> PyTree:
@@ -23,6 +24,8 @@ def shape_of(tree: PyTree) -> PyTree:
 
 def signature_of(tree: PyTree) -> Hashable:
     """Structure, shapes and dtypes of a tree, to compare and to look up by."""
+    if isinstance(tree, jax.Array):  # the usual case, and often asked for
+        return _LEAF, ((tree.shape, tree.dtype),)
     leaves, structure = jax.tree.flatten(shape_of(tree))
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 

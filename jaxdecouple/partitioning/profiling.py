@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdecouple.engine.stage_program import InnerProgram
+from jaxdecouple.engine.inner_program import InnerProgram
 from jaxdecouple.network.adapters import as_layer
 from jaxdecouple.network.layer import Layer, LayerShapes, blaming, once_per_kind, walk
 from jaxdecouple.network.stage import Stage
@@ -169,15 +169,16 @@ def _digest(network: Sequence[LayerShapes]) -> str:
 
 def _measure(stage: Stage, x: PyTree, device: jax.Device, repeats: int, seconds: float) -> tuple[float, float]:
     # Without donation, a function can be called with the same arguments again and again.
-    program = InnerProgram(stage, optax.sgd(1e-3), "stash", donate=False)
+    program = InnerProgram(stage, optax.sgd(1e-3), donate=False)
     with jax.default_device(device):
         x = jax.device_put(_random(x), device)
         state = jax.device_put(program.init(jax.random.key(0), x), device)
-        y, state, residual = program.forward(state, x, 0)
-        gradient = jax.device_put(_random(shape_of(y)), device)
+        passed = program.forward(state, x, 0, "stash")
+        state, residual = passed.state, passed.residual
+        gradient = jax.device_put(_random(shape_of(passed.y)), device)
         gradient = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, gradient)
-        forward = _seconds(lambda: program.forward(state, x, 0), repeats, seconds)
-        backward = _seconds(lambda: program.backward(state, residual, gradient, 0), repeats, seconds)
+        forward = _seconds(lambda: program.forward(state, x, 0, "stash"), repeats, seconds)
+        backward = _seconds(lambda: program.backward(state, residual, gradient, 0, "stash"), repeats, seconds)
     return forward, backward
 
 

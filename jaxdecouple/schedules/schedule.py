@@ -109,6 +109,10 @@ class Schedule(abc.ABC):
         """Ticks after which the pattern of operations, however long, has shown itself once."""
         return self.drain + 1
 
+    def phase(self, tick: int) -> int:
+        """Ticks of the same phase have the same operations, of batches as much later as the ticks are."""
+        return tick
+
     @property
     def loss_stage(self) -> int:
         """The stage that owns the loss: the last one."""
@@ -228,9 +232,12 @@ class DelaySchedule(Schedule):
             return *(p + q if self.has_backward(k) else 0 for k, (p, q) in edges), 0
         return tuple(sum(self.p[k:]) + sum(self.q[k:]) for k in range(self.num_stages))
 
-    @property
+    @functools.cached_property
     def drain(self) -> int:
         return max(map(operator.add, self._entered, self.lag))
+
+    def phase(self, tick: int) -> int:
+        return min(tick, self.drain)  # after that, every stage has work
 
     @functools.cached_property
     def _entered(self) -> tuple[int, ...]:
@@ -266,6 +273,9 @@ class FlushSchedule(Schedule):
     @property
     def drain(self) -> int:
         return self.chunks - 1
+
+    def phase(self, tick: int) -> int:
+        return tick % self.chunks
 
     def ops(self, tick: int) -> tuple[Op, ...]:
         if tick < 0:
@@ -305,17 +315,23 @@ class TableSchedule(Schedule):
     def repeats(self) -> int:
         return max(self.drain + 1, len(self.table))
 
+    def phase(self, tick: int) -> int:
+        return tick - self._rounds(tick) * self.period
+
     @property
     def drain(self) -> int:
         waits = (tick - op.batch for tick, ops in enumerate(self.table) for op in ops)
         return max(itertools.chain(waits, (0,)))
 
     def ops(self, tick: int) -> tuple[Op, ...]:
-        rounds = max(0, -(-(tick + 1 - len(self.table)) // self.period))
-        shift = rounds * self.period
+        shift = self._rounds(tick) * self.period
         if tick < 0:
             return ()
         return tuple(op._replace(batch=op.batch + shift) for op in self.table[tick - shift])
+
+    def _rounds(self, tick: int) -> int:
+        """How often the table has been repeated before it has the operations of ``tick``."""
+        return max(0, -(-(tick + 1 - len(self.table)) // self.period))
 
 
 def draw(schedule: Schedule, num_batches: int) -> str:

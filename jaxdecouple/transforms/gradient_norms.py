@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.network.jaxprs import fast_in_loops
+from jaxdecouple.network.jax_internals import fast_in_loops
 from jaxdecouple.network.trees import PyTree, describe
 from jaxdecouple.transforms.layer_groups import Mask, root, stacked_counts, sum_of_squares
 

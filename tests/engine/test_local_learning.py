@@ -191,7 +191,7 @@ def test_one_function_is_compiled_for_each_kind_of_batch():
             state, metrics = pipeline.step(state, (images, labels))
             seen.append(metrics.auxiliary)
         state = pipeline.flush(state)
-        assert pipeline.programs[0]._learn_update._cache_size() == 1
+        assert all(function._cache_size() == 1 for function in pipeline.programs[0].functions.values())
         assert set(seen[-1]) == {0} and np.isfinite(float(seen[-1][0]))
         assert pipeline.evaluate(state, [(images, labels)]).examples == 8
 

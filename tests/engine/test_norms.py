@@ -199,8 +199,8 @@ def test_nothing_is_compiled_twice():
         state = pipeline.measure_gradient_norms(state, batch)
         state, _ = pipeline.step(state, batch)
         if n == 5:
-            sizes = [f._cache_size() for p in pipeline.programs for f in vars(p).values() if hasattr(f, "_cache_size")]
-    assert sizes == [f._cache_size() for p in pipeline.programs for f in vars(p).values() if hasattr(f, "_cache_size")]
+            sizes = [f._cache_size() for p in pipeline.programs for f in p.functions.values()]
+    assert sizes == [f._cache_size() for p in pipeline.programs for f in p.functions.values()]
     assert sum(sizes) > 4
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.papers.kinds import diagnostics, memory, predictions, speed, stragglers, training
-from experiments.papers.kinds.slow_devices import SlowDispatcher, Slowness
+from experiments.papers.kinds.slow_devices import SlowDevices, Slowness
 from experiments.papers.table import DIVERGES, Scale
 from jaxdecouple import schedules
 from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
@@ -96,8 +96,8 @@ def test_slow_devices_wait_at_once_and_not_the_host():
     settings = {"method": "dsp", "num_stages": 2, "p": (1, 0), "m": (2, 0), **stragglers.TINY}
     entrant = speed.pipelined(settings)
     seconds = [{"forward": 0.01, "backward": 0.03, "backward_forward": 0.04}, {"train": 0.03}]
-    slow = SlowDispatcher(entrant.pipeline, Slowness(seconds, 0.0, 0.5, emulated=True), np.random.default_rng(0))
-    entrant.loop.step = functools.partial(entrant.pipeline.step, dispatcher=slow)
+    slow = SlowDevices(entrant.pipeline, Slowness(seconds, 0.0, 0.5, emulated=True), np.random.default_rng(0))
+    entrant.loop.step = functools.partial(entrant.pipeline.step, observer=slow)
     entrant.loop.run(4)
     rates = [entrant.loop.images_per_second(10) for _ in range(3)]
     assert 0.04 <= settings["batch_size"] / statistics.median(rates) < 0.065  # one after the other it would be 0.07

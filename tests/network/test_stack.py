@@ -16,8 +16,9 @@ from flax import nnx
 
 import jaxdecouple as jd
 from jaxdecouple import schedules
-from jaxdecouple.engine.stage_program import InnerProgram
-from jaxdecouple.network.jaxprs import depends, fast_in_loops
+from jaxdecouple.engine.inner_program import InnerProgram
+from jaxdecouple.engine.stage_program import Outcome
+from jaxdecouple.network.jax_internals import depends, fast_in_loops
 from jaxdecouple.network.stack import SHORTEST, LayerStack, stack_layers
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import shape_of
@@ -147,8 +148,8 @@ def test_the_cut_and_the_loop_change_neither_parameters_nor_masks(x64):
 
 def residual_of(layers, x, shortest):
     stage = Stage(stack_layers(layers, x, shortest=shortest)[0])
-    program = InnerProgram(stage, optax.sgd(0.1), "latest", donate=True)
-    return program.forward(program.init(KEY, x), jnp.ones_like(x), 0)[2]
+    program = InnerProgram(stage, optax.sgd(0.1))
+    return program.forward(program.init(KEY, x), jnp.ones_like(x), 0, "latest").residual
 
 
 @pytest.mark.core
@@ -161,10 +162,10 @@ def test_residuals_are_as_large_as_those_of_single_layers(kind):
     layers = [jd.as_layer(layer)] * 6
     scanned, single = (residual_of(layers, x, shortest) for shortest in (2, 7))
     # The stage's input, in the loop one of the values, is else stored by reference.
-    stored = [sum(v.nbytes for v in (*r.values, *r.inputs) if v.shape) for r in (scanned, single)]
+    stored = [sum(v.nbytes for v in (*r.values.tree, *r.inputs) if v.shape) for r in (scanned, single)]
     assert stored[0] <= stored[1]
     kernels = [(6, 3, 3, 4, 4), (6, 5, 5)]
-    assert not [v.shape for v in scanned.values if v.shape in kernels]
+    assert not [v.shape for v in scanned.values.tree if v.shape in kernels]
 
 
 @pytest.mark.core
@@ -182,8 +183,7 @@ def test_each_function_compiles_once_and_the_state_is_stacked():
         for batch in data:
             state, _ = pipeline.step(state, batch)
         state = pipeline.flush(state)
-    functions = [f for program in pipeline.programs for f in vars(program).values() if hasattr(f, "_cache_size")]
-    assert max(f._cache_size() for f in functions) == 1
+    assert all(f._cache_size() == 1 for program in pipeline.programs for f in program.functions.values())
     for k, device in enumerate(pipeline.placement.devices):
         assert {d for leaf in jax.tree.leaves(state.stages[k]) for d in leaf.devices()} == {device}
 
@@ -299,10 +299,10 @@ def test_a_stacks_update_is_that_of_single_layers(wrap, x64):
     layers = [wrap(jd.as_layer(Block(param_dtype=jnp.float64)))] * 3
     for shortest in (2, 4):
         stage = Stage(stack_layers(layers, x, shortest=shortest)[0])
-        program = InnerProgram(stage, optax.sgd(0.1), "latest", donate=False)
-        own = program.init(KEY, x)
-        y, own, residual = program.forward(own, x, 0)
-        updated.append(stage.by_layer(program.backward(own, residual, y, 0)[1].params))
+        program = InnerProgram(stage, optax.sgd(0.1), donate=False)
+        passed = program.forward(program.init(KEY, x), x, 0, "latest")
+        after = program.backward(passed.state, passed.residual, passed.y, 0, "latest").state
+        updated.append(stage.by_layer(after.params))
     assert_close(*updated)
 
 
@@ -339,10 +339,13 @@ def convolutions(function, *args):
 def test_a_stack_has_its_convolutions_in_the_order_that_the_cpu_is_fast_with():
     x = jnp.ones((2, 5, 5, 4))
     stage = Stage(stack_layers([jd.as_layer(jd.models.BasicBlock(4))] * 3, x, shortest=2)[0])
-    program = InnerProgram(stage, optax.sgd(0.1), "latest", donate=False)
-    y, state, residual = program.forward(program.init(KEY, x), x, 0)
-    rest = state.model_state, state.key, residual.replace(values=()), y, None, 0
-    found = convolutions(program._backward_update, state.params, state.opt_state, residual.values, *rest)
+    program, compiled = InnerProgram(stage, optax.sgd(0.1), donate=False), []
+    passed = program.forward(program.init(KEY, x), x, 0, "latest")
+    # What is compiled for the backward, with the arguments that it is called with.
+    program._compiled = lambda run, variant, donated: lambda *args: compiled.append((run, variant, args)) or Outcome()
+    program.backward(passed.state, passed.residual, passed.y, 0, "latest")
+    ((run, variant, arguments),) = compiled
+    found = convolutions(functools.partial(run, variant), *arguments)
     assert len(found) >= 4 and set(found) == {CANONICAL}
 
 

@@ -1,5 +1,7 @@
 """Small problems for the naive loops, and pipelines that are to do the same with them."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -50,19 +52,25 @@ def problem(num_stages, **settings):
 
 
 def pipeline_for(problem, schedule, weights=None):
-    if problem.eta is None:
-        optimizer = optax.sgd(problem.learning_rate, momentum=problem.momentum or None)
-        optimizer = optax.chain(optax.add_decayed_weights(problem.weight_decay), optimizer)
+    """A pipeline for the problem. Those of problems that differ in their schedule alone share what is compiled."""
+    names = ("boundaries", "learning_rate", "momentum", "weight_decay", "beta", "accumulate", "eta")
+    settings = tuple(getattr(problem, name) for name in names)
+    return _pipeline(settings, jax.config.jax_enable_x64).with_schedule(schedule, weights=weights)
+
+
+@functools.cache
+def _pipeline(settings, x64):
+    boundaries, learning_rate, momentum, weight_decay, beta, accumulate, eta = settings
+    if eta is None:
+        optimizer = optax.sgd(learning_rate, momentum=momentum or None)
+        optimizer = optax.chain(optax.add_decayed_weights(weight_decay), optimizer)
     else:
-        settings = {"momentum": problem.momentum, "nesterov": False, "weight_decay": problem.weight_decay}
-        optimizer = jd.lars(problem.learning_rate, problem.eta, groups="tensor", momentum_of="gradients", **settings)
+        arguments = {"momentum": momentum, "nesterov": False, "weight_decay": weight_decay}
+        optimizer = jd.lars(learning_rate, eta, groups="tensor", momentum_of="gradients", **arguments)
     layers = jd.models.mlp(3, hidden=(5, 4, 5, 4), activation=nn.tanh, param_dtype=np.float64)
-    return jd.Pipeline(
-        jd.partition(layers, boundaries=problem.boundaries),
-        schedule,
-        optimizer=jd.stagewise(optimizer, beta=problem.beta, accumulate=problem.accumulate),
-        weights=weights,
-    )
+    stages = jd.partition(layers, boundaries=boundaries)
+    optimizer = jd.stagewise(optimizer, beta=beta, accumulate=accumulate)
+    return jd.Pipeline(stages, schedules.backprop(len(stages)), optimizer=optimizer)
 
 
 def start(pipeline, problem):

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdecouple as jd
-from jaxdecouple.engine.operations import Dispatcher
-from jaxdecouple.engine.state import Workspace
+from jaxdecouple.engine.workspace import Observer, Operation, Workspace
 from jaxdecouple.network.trees import PyTree
 
 _TURNS = 1000  # of the loop, while it is calibrated
@@ -43,8 +42,8 @@ class Slowness:
     emulated: bool
 
 
-class SlowDispatcher(Dispatcher):
-    """Carries out the operations of a pipeline, each after a wait."""
+class SlowDevices(Observer):
+    """Makes the operations of a pipeline wait before they begin."""
 
     def __init__(self, pipeline: jd.Pipeline, slowness: Slowness, random: np.random.Generator):
         """Slows the devices of ``pipeline``.
@@ -54,38 +53,18 @@ class SlowDispatcher(Dispatcher):
           slowness: how slow.
           random: draws, once for each stage and tick.
         """
-        super().__init__(pipeline.programs, pipeline.placement)
         self._slowness = slowness
         self._waits = [_sleep if place.platform == "cpu" else _loop(place) for place in pipeline.placement.devices]
         self._draws = [_Draws(random, slowness.probability) for _ in pipeline.programs]
 
-    def forward(self, work: Workspace, k: int, n: int) -> None:
-        """As of `Dispatcher`."""
-        self._wait(work, "forward", work.activations[k], k, n)
-        super().forward(work, k, n)
-
-    def train(self, work: Workspace, k: int, n: int) -> jd.Metrics:
-        """As of `Dispatcher`."""
-        self._wait(work, "train", work.activations[k], k, n)
-        return super().train(work, k, n)
-
-    def backward(self, work: Workspace, k: int, n: int) -> None:
-        """As of `Dispatcher`."""
-        self._wait(work, "backward", work.gradients[k], k, n)
-        super().backward(work, k, n)
-
-    def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
-        """As of `Dispatcher`."""
-        self._wait(work, "backward_forward", work.gradients[k], k, n)
-        super().backward_forward(work, k, n, next_n)
-
-    def _wait(self, work: Workspace, name: str, inputs: dict[int, PyTree], k: int, n: int) -> None:
+    def before(self, work: Workspace, operation: Operation, k: int, n: int) -> None:
         """Makes the input of an operation that came last from elsewhere come later."""
-        seconds, slow = self._slowness.seconds[k][name], self._draws[k].slow(name)
+        inputs = (work.gradients if operation.startswith("backward") else work.activations)[k]
+        seconds, slow = self._slowness.seconds[k][operation], self._draws[k].slow(operation)
         even = seconds if self._slowness.emulated else 0.0
-        state = work.stages[k]
+        stage = work.stages[k]
         # Their values may be those of the last work on this device, and then only exist when it is done.
-        newest = [jax.tree.leaves(tree)[:1] for tree in (state.params, state.model_state)]
+        newest = [packed.arrays[:1] for packed in (stage.packed_params, stage.packed_model_state)]
         # A wait of no time is made as well, so that both cases cost the same besides.
         inputs[n] = self._waits[k](inputs[n], newest, even + slow * seconds * self._slowness.percent / 100)
 

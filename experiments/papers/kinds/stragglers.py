@@ -19,7 +19,7 @@ import numpy as np
 import jaxdecouple as jd
 from experiments.measure.entrants import Entrant
 from experiments.papers.kinds.predictions import BACKWARD, equal_stages, schedule_of
-from experiments.papers.kinds.slow_devices import SlowDispatcher, Slowness
+from experiments.papers.kinds.slow_devices import SlowDevices, Slowness
 from experiments.papers.kinds.speed import pipelined
 from experiments.papers.table import Column, Emit, Measure, Scale
 from jaxdecouple.schedules import Schedule
@@ -92,8 +92,8 @@ def _measured(entrant: Entrant, slow: Slowness, ticks: int, random: np.random.Ge
     """In percent: how much longer the same ticks take with slow devices than with even ones, one after the other."""
 
     def rate(slowness: Slowness) -> float:
-        slow = SlowDispatcher(entrant.pipeline, slowness, random)
-        entrant.loop.step = functools.partial(entrant.pipeline.step, dispatcher=slow)
+        slow = SlowDevices(entrant.pipeline, slowness, random)
+        entrant.loop.step = functools.partial(entrant.pipeline.step, observer=slow)
         entrant.loop.run(ticks // 4)
         return entrant.loop.images_per_second(ticks)
 

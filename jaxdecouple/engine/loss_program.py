@@ -1,0 +1,102 @@
+"""The program of the last stage, which owns the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from jaxdecouple.engine.linearization import linearize
+from jaxdecouple.engine.losses import accuracy
+from jaxdecouple.engine.packing import Packed, pack
+from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
+from jaxdecouple.engine.state import StageState
+from jaxdecouple.network.stage import Stage
+from jaxdecouple.network.trees import PyTree, describe
+
+Loss = Callable[[PyTree, PyTree], jax.Array]
+
+
+class LossProgram(StageProgram):
+    """The last stage: forward, loss, backward and update in one dispatch. Nothing of it is ever in flight."""
+
+    def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, loss: Loss, donate: bool = True):
+        super().__init__(stage, optimizer, donate)
+        self.loss = loss
+
+    def check(self, logits: PyTree, targets: PyTree) -> None:
+        """Refuses a loss that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
+
+        Raises:
+          ValueError: the loss fails for such logits and targets, or what it returns is no scalar of a floating type.
+        """
+        examples = jax.tree.leaves(targets)[0].shape[:1]
+        logits = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(examples + leaf.shape[1:], leaf.dtype), logits)
+        try:
+            loss = jax.eval_shape(self.loss, logits, targets)
+        except Exception as error:
+            given = f"outputs {describe(logits)} and targets {describe(targets)}"
+            raise ValueError(f"the loss cannot take {given}: {error}") from error
+        if getattr(loss, "shape", None) != () or not jax.numpy.issubdtype(loss.dtype, jax.numpy.floating):
+            raise ValueError(f"the loss returns {describe(loss)}; write one that returns a scalar, the batch's mean")
+
+    def train(
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int, sends: bool = True, observe: bool = False
+    ) -> Passed:
+        """Loss, accuracy, the gradient of the stage's input, if the stage below wants it, and the state after."""
+        due = self.updates.due(batch)
+        variant = Variant(forward=True, due=due, observe=observe, sends=sends and self.stage.first > 0)
+        outcome = self._compiled(self._run, variant, ("params", "opt_state") if due else ("opt_state",))(
+            state.packed_params,
+            state.packed_opt_state,
+            state.packed_model_state,
+            state.key,
+            x,
+            targets,
+            state.packed_gradient_norms,
+            batch,
+        )
+        return passed(state, outcome)
+
+    def score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
+        """Loss and accuracy of a batch."""
+        return self._compiled(self._run_score)(logits, targets)
+
+    def _run(
+        self,
+        variant: Variant,
+        params: Packed,
+        opt_state: Packed,
+        model_state: Packed,
+        key: jax.Array,
+        x: PyTree,
+        targets: PyTree,
+        norms: Packed | None,
+        batch: jax.Array,
+    ) -> Outcome:
+        def loss_of(params: PyTree, x: PyTree, *rest: PyTree) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
+            logits, new_state = self._apply(params, x, *rest)
+            return self.loss(logits, targets), (logits, new_state)
+
+        arguments = (params.tree, x, model_state.tree, key, batch)
+        loss, (logits, new_state), (grads, sent) = linearize(loss_of, *arguments).gradients_of_loss(*arguments)
+        new_params, opt_state = self.updates.apply(variant.due, grads, opt_state, params, norms)
+        return Outcome(
+            params=new_params,
+            opt_state=opt_state,
+            model_state=pack(new_state),
+            sent=sent if variant.sends else None,
+            loss=loss,
+            accuracy=accuracy(logits, targets),
+            grads=grads if variant.observe else None,
+        )
+
+    def _example_gradients(
+        self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, given: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        loss, pull = jax.vjp(lambda params, x: self.loss(self._predict(params, model_state, key, x), given), params, x)
+        return pull(jax.numpy.ones_like(loss))
+
+    def _run_score(self, _: None, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
+        return self.loss(logits, targets), accuracy(logits, targets)
