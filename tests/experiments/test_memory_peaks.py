@@ -13,7 +13,7 @@ import jaxdecouple as jd
 from experiments.measure.memory import _Meter, peak_bytes
 from jaxdecouple import schedules
 
-WIDTH, BATCH = 256, 2
+WIDTH, BATCH = 512, 2
 WEIGHTS = 4 * WIDTH * WIDTH  # bytes of a layer: everything else is small beside it
 
 
