@@ -90,7 +90,7 @@ def read_arrays(path: pathlib.Path, document: dict[str, Any]) -> Arrays:
       DamagedCheckpoint: files are incomplete or changed.
     """
     try:
-        arrays = _outside_event_loops(lambda: ocp.load(path.absolute())) if document["checksums"] else {}
+        arrays = _outside_event_loops(lambda: ocp.load(str(path.absolute()))) if document["checksums"] else {}
     except Exception as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged ({summary(error)}); write an older one") from error
     for group, checksums in document["checksums"].items():
@@ -146,7 +146,7 @@ def _save(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
     context = ocp.Context()
     context.array.saving.use_compression = False  # activations and weights are noise to a compressor
     with context:
-        ocp.save(path.absolute(), arrays, custom_metadata=document)
+        ocp.save(str(path.absolute()), arrays, custom_metadata=document)
 
 
 def _outside_event_loops(function: Callable[[], Any]) -> Any:

@@ -116,7 +116,7 @@ def read_variables(path: str | os.PathLike[str]) -> Variables:
     """
     path = pathlib.Path(path).expanduser()
     try:
-        variables = serialization.msgpack_restore(path.read_bytes())
+        variables: Any = serialization.msgpack_restore(path.read_bytes())
         if isinstance(variables, Mapping) and _PARAMS in variables:
             return variables
         reason = "it holds no params"

@@ -16,7 +16,7 @@ def compare(true: PyTree, given: PyTree) -> tuple[jax.Array, ...]:
         jnp.sqrt(sum(jnp.square(value).sum() for value in values))
         for values in ([g for _, g in pairs], [t for t, _ in pairs], [g - t for t, g in pairs])
     )
-    product = sum((g * t).sum() for t, g in pairs)
+    product = jnp.asarray(sum((g * t).sum() for t, g in pairs))
     return norm, true_norm, difference, product, jnp.asarray(sum(t.size for t, _ in pairs), norm.dtype)
 
 

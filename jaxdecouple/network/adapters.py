@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,8 +70,8 @@ def from_function(function: Callable[[PyTree], PyTree], name: str | None = None)
     def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
         return function(x), model_state
 
-    name = name or getattr(function, "__name__", "function")
-    return Layer(lambda key, x: ({}, {}), apply, name, function if _hashable(function) else None)
+    shown = name or getattr(function, "__name__", "function")
+    return Layer(lambda key, x: ({}, {}), apply, shown, function if _hashable(function) else None)
 
 
 def from_linen(module: nn.Module) -> Layer:
@@ -88,7 +87,7 @@ def from_linen(module: nn.Module) -> Layer:
 
     def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
         traced = isinstance(key, jax.core.Tracer)  # within another compiled function, none may have options of its own
-        init_linen = _init_linen.__wrapped__ if identity is None or traced else _init_linen
+        init_linen = _init_linen if identity is None or traced else _compiled_init_linen
         variables = dict(init_linen(identity or module, *signature_of(x), key))
         variables.pop("intermediates", None)  # what a module sows is no state: it would grow with every batch
         return variables.pop("params", {}), variables
@@ -133,13 +132,17 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
     return Layer(init, apply, type(abstract).__name__)
 
 
-# Normally distributed numbers take XLA's CPU compiler seconds, for every kind of layer, unless it optimises little.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 1})
 def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Array) -> PyTree:
     # Compiled for each layer alone, not for a stage: the same layer gets bit-identical parameters wherever the
     # network is cut, and identical layers are compiled once.
     x = jax.tree.unflatten(structure, [jnp.zeros(shape, dtype) for shape, dtype in signature])
     return module.init({**_streams(key), "params": key}, x, **_switch(module, train=True))
+
+
+# Normally distributed numbers take XLA's CPU compiler seconds, for every kind of layer, unless it optimises little.
+_compiled_init_linen = jax.jit(
+    _init_linen, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 1}
+)
 
 
 def _hashable(item: Any) -> bool:
@@ -156,7 +159,7 @@ def _streams(key: jax.Array) -> dict[str, jax.Array]:
     return {name: jax.random.fold_in(key, index) for index, name in enumerate(names)}
 
 
-def _switch(module: nn.Module | nnx.Module, train: bool) -> dict[str, bool]:
+def _switch(module: nn.Module | nnx.Module, train: bool) -> dict[str, Any]:
     arguments = inspect.signature(type(module).__call__).parameters
     # A switch that the module was constructed with stays as it is.
     given = {name for name in _TRAIN_ARGUMENTS if isinstance(getattr(module, name, None), bool)}

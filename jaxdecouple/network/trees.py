@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ def shape_of(tree: PyTree) -> PyTree:
     return jax.tree.map(shape, tree)
 
 
-def signature_of(tree: PyTree) -> Hashable:
+def signature_of(tree: PyTree) -> tuple[Any, ...]:
     """Structure, shapes and dtypes of a tree, to compare and to look up by."""
     if isinstance(tree, jax.Array):  # the usual case, and often asked for
         return _LEAF, ((tree.shape, tree.dtype),)

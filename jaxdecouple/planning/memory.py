@@ -53,9 +53,7 @@ def peak_bytes(timeline: Timeline, accumulate: int = 1) -> tuple[float, ...]:
     return tuple(float(bytes_over_time(timeline, device, accumulate)[1].max()) for device in devices)
 
 
-def _spans(
-    timeline: Timeline, sizes: Sizes, stage: int, accumulate: int
-) -> list[tuple[np.ndarray, np.ndarray, float]]:
+def _spans(timeline: Timeline, sizes: Sizes, stage: int, accumulate: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """(from, until, bytes) of everything that ``stage`` keeps, batch by batch."""
     schedule, weights = timeline.schedule, timeline.schedule.weights
     here = timeline.stage == stage

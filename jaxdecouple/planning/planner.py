@@ -199,8 +199,9 @@ def _choices(times: Times, order: Order, stage: int) -> tuple[bool, ...]:
 
 def _seconds(times: Times, weights: Weights, stage: int, joined: bool) -> tuple[float, float, float]:
     """(until the activation exists, until the gradient exists, per batch) for a stage below the last."""
-    if joined:
-        return (times.joined[stage],) * 3
+    if joined and times.joined is not None:
+        seconds = times.joined[stage]
+        return seconds, seconds, seconds
     forward, backward = times.forward[stage], times.duration(BACKWARD, stage, weights)
     return forward, backward, forward + backward
 
@@ -211,12 +212,12 @@ def _best(times: Times, weights: Weights, order: Order) -> float:
     options = [[_seconds(times, weights, k, joined)[2] for joined in _choices(times, order, k)] for k in range(last)]
     bound = max(times.duration(FORWARD, last, weights), *map(min, options), *times.up, *times.down, 0.0)
     # What the host saves by joining may be worth a slower stage: the period is one of few values.
-    joining = order == "backward_first" and times.joined is not None
+    joined = times.joined if order == "backward_first" and times.joined is not None else ()
     periods = {bound, *(seconds for pair in options for seconds in pair)}
     periods |= {times.host * (last + 1 + singles) for singles in range(last + 1)}
 
     def serves(period: float) -> bool:
-        joinable = sum(times.joined[k] <= period for k in range(last)) if joining else 0
+        joinable = sum(seconds <= period for seconds in joined)
         return period >= bound and times.host * (2 * last + 1 - joinable) <= period
 
     return min(filter(serves, periods))

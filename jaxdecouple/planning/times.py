@@ -9,6 +9,8 @@ from typing import Any
 
 from jaxdecouple.schedules import FORWARD, Kind, Learning, Weights, redoes_forward
 
+_ZEROS: Any = None  # left out: as many as there are edges take its place
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times:
@@ -34,10 +36,10 @@ class Times:
 
     forward: Sequence[float]
     backward: Sequence[float]
-    up: Sequence[float] | None = None
-    down: Sequence[float] | None = None
+    up: Sequence[float] = _ZEROS
+    down: Sequence[float] = _ZEROS
     joined: Sequence[float] | None = None
-    teach: Sequence[float] | None = None
+    teach: Sequence[float] = _ZEROS
     host: float = 0.0
     slowdown: Sequence[float] = ()
 

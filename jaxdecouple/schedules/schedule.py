@@ -22,7 +22,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from jaxdecouple.errors import ScheduleError
 
@@ -43,7 +43,7 @@ def keeps_versions(weights: Weights) -> bool:
     return weights in ("stash", "remat")
 
 
-def as_integer(value: object) -> object:
+def as_integer(value: Any) -> Any:
     """An ``int`` for anything that is an integer, such as NumPy's; other values as they are."""
     try:
         return operator.index(value)  # type: ignore[arg-type]

@@ -35,26 +35,27 @@ class Accumulation(optax.GradientTransformationExtraArgs):
     """
 
     every: int
+    _inner: optax.GradientTransformationExtraArgs
 
-    def __new__(cls, inner: optax.GradientTransformation, every: int, dtype: Any = None) -> Accumulation:
-        inner = optax.with_extra_args_support(inner)
+    def __new__(cls, transform: optax.GradientTransformation, every: int, dtype: Any = None) -> Accumulation:
+        inner = optax.with_extra_args_support(transform)
 
         def init(params: optax.Params) -> AccumulationState:
             total = jax.tree.map(lambda p: jnp.zeros(p.shape, dtype or _sum_dtype(p.dtype)), params)
             return AccumulationState(jnp.zeros((), jnp.int32), total, inner.init(params))
 
         def update(
-            grads: optax.Updates, state: AccumulationState, params: optax.Params | None = None, **extra: Any
+            updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
         ) -> tuple[optax.Updates, AccumulationState]:
             def add(state: AccumulationState) -> tuple[optax.Updates, AccumulationState]:
-                return like(grads), self.add(grads, state)
+                return like(updates), self.add(updates, state)
 
             def finish(state: AccumulationState) -> tuple[optax.Updates, AccumulationState]:
                 before = state.inner
-                updates, state = self.finish(grads, state, params, **extra)
+                means, state = self.finish(updates, state, params, **extra)
                 # Both branches of a cond must agree on types.
                 state = state._replace(inner=jax.tree.map(lambda new, old: new.astype(old.dtype), state.inner, before))
-                return jax.tree.map(lambda u, g: u.astype(g.dtype), updates, like(grads)), state
+                return jax.tree.map(lambda u, g: u.astype(g.dtype), means, like(updates)), state
 
             def like(grads: optax.Updates) -> optax.Updates:
                 return jax.tree.map(jnp.zeros_like, grads if params is None else params)
