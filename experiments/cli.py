@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import pathlib
 import signal
@@ -131,8 +130,6 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     warnings.showwarning = _warn
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # each line is there at once, in a file or a pipe too
     try:
         yield
         sys.stdout.flush()

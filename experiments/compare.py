@@ -22,31 +22,41 @@ from absl import flags
 
 from experiments import cli as command_line
 from experiments.report.workdir import Workdir
+from experiments.settings import Settings, define, option, read
 from experiments.training.config import Config
 
 FLAGS = flags.FLAGS
 
 
-def _base() -> Config:
-    given = ("model", "dataset", "data_dir", "num_stages", "epochs", "batch_size", "learning_rate", "decay", "augment")
-    # Dropping the last, smaller batch spares each method a second compilation.
-    return Config(**{name: FLAGS[name].value for name in given}, drop_last=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked(Settings):
+    """What is compared, and how often."""
+
+    model: str = option("resnet8", "as for experiments.train")
+    dataset: str = option("digits", "as for experiments.train")
+    data_dir: str = option("", "as for experiments.train")
+    num_stages: int = option(2, "K, stages, one device each", least=1)
+    epochs: int = option(4, "passes over the training set", least=1)
+    batch_size: int = option(64, "examples of an update; a multiple of 4", least=1)
+    learning_rate: float = option(0.1, "peak learning rate of SGD with momentum 0.9, the same for all", above=0)
+    decay: str = option("cosine", "as for experiments.train")
+    augment: bool = option(False, "random crops and flips; few epochs do better without")
+    seeds: int = option(3, "runs per method, seeds 0, 1, ...", least=1)
+    repeats: int = option(5, "how often each method's speed is measured, in turn", least=1)
+    methods: tuple[str, ...] = option((), "labels of the rows to run, such as 'fdg beta=0.5'; empty: all")
+
+    def config(self) -> Config:
+        """What all runs have in common."""
+        common = {name: value for name, value in dataclasses.asdict(self).items() if name in _COMMON}
+        return Config(**common, drop_last=True)  # the last, smaller batch would be a second compilation of each method
+
+
+_COMMON = {field.name for field in dataclasses.fields(Config)}
 
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    flags.DEFINE_string("model", "resnet8", "as for experiments.train")
-    flags.DEFINE_string("dataset", "digits", "as for experiments.train")
-    flags.DEFINE_string("data_dir", "", "as for experiments.train")
-    flags.DEFINE_integer("num_stages", 2, "K, stages, one device each")
-    flags.DEFINE_integer("epochs", 4, "passes over the training set")
-    flags.DEFINE_integer("batch_size", 64, "examples of an update; a multiple of 4")
-    flags.DEFINE_float("learning_rate", 0.1, "peak learning rate of SGD with momentum 0.9, the same for all methods")
-    flags.DEFINE_string("decay", "cosine", "as for experiments.train")
-    flags.DEFINE_bool("augment", False, "random crops and flips; few epochs do better without")
-    flags.DEFINE_integer("seeds", 3, "runs per method, seeds 0, 1, ...")
-    flags.DEFINE_integer("repeats", 5, "how often each method's speed is measured, in turn")
-    flags.DEFINE_list("methods", [], "labels of the rows to run, such as 'fdg beta=0.5'; empty: all")
+    define(Asked)
     command_line.define_workdir()
 
 
@@ -58,20 +68,19 @@ def main(argv: list[str]) -> None:
         from experiments.report import tables
         from experiments.training.trainer import Trainer
 
-        base, workdir = _base(), command_line.workdir("compare")
-        if FLAGS.seeds < 1 or FLAGS.repeats < 1:
-            raise ValueError(f"seeds is {FLAGS.seeds} and repeats {FLAGS.repeats}; write at least 1 for both")
+        asked = read(Asked)
+        base, workdir = asked.config(), command_line.workdir("compare")
         devices.request(base.num_stages)
         devices.compile_once()
         dataset = base.load_data()
         places = devices.of_stages(base.num_stages, share=True)
-        trainers = {label: Trainer(config, dataset, places) for label, config in configs(base, FLAGS.methods).items()}
+        trainers = {label: Trainer(config, dataset, places) for label, config in configs(base, asked.methods).items()}
         print(
             f"{base.model} on {dataset.name}: {dataset.num_train} training and {dataset.num_test} test images, "
-            f"K = {base.num_stages} stages on {', '.join(map(str, places))}, {base.epochs} epochs, {FLAGS.seeds} seeds"
+            f"K = {base.num_stages} stages on {', '.join(map(str, places))}, {base.epochs} epochs, {asked.seeds} seeds"
         )
         output = Workdir(workdir, dataclasses.asdict(base), overwrite=FLAGS.overwrite)
-        rows = compare(base, output, trainers, seeds=FLAGS.seeds, repeats=FLAGS.repeats)
+        rows = compare(base, output, trainers, seeds=asked.seeds, repeats=asked.repeats)
         print(f"\n{tables.text(tables.as_table(rows))}\n")
         print(f"{time.perf_counter() - start:.0f} s; pictures, table and numbers are in {output.path}")
 

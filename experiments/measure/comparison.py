@@ -7,7 +7,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -41,13 +41,13 @@ BASELINE = "backprop"
 ONE_WORKER = "one worker (whole network, one core)"
 
 
-def configs(base: Config, labels: list[str] | None = None) -> dict[str, Config]:
+def configs(base: Config, labels: Sequence[str] = ()) -> dict[str, Config]:
     """The config of each row; back-propagation, which speeds are compared with, is always among them.
 
     Raises:
       ValueError: an unknown label, or a batch that cannot be split.
     """
-    for label in labels or ():
+    for label in labels:
         if label not in METHODS:
             raise ValueError(f"methods names {label!r}; write some of: {', '.join(METHODS)}")
     if base.batch_size % MICRO_BATCHES:
