@@ -28,6 +28,7 @@ SECONDS = 10  # between two lines on the progress, where it is not a terminal th
 _FREE_SPACE = "free some space, and give the same command again"
 _HINTS = {errno.ENOSPC: _FREE_SPACE, errno.EDQUOT: _FREE_SPACE, errno.EFBIG: _FREE_SPACE}
 _HINTS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow this user to use it, or write another path")
+_INDENT: dict[str, Any] = {"subsequent_indent": "      "}
 _HELP = {"help", "h", "?", "helpshort", "helpfull"}
 _HINTS |= {errno.ENAMETOOLONG: "write a shorter path"}
 
@@ -47,22 +48,23 @@ def _help(full: bool) -> str:
     """The program's docstring and flags, by groups; unless all are asked for, uncommon ones by name alone."""
     own = [flag for module, found in flags.FLAGS.flags_by_module_dict().items() if _ours(module) for flag in found]
     groups: dict[str, list[flags.Flag]] = {}
-    for flag in sorted(own, key=lambda flag: settings.position(flag.name)):
-        groups.setdefault(settings.group_of(flag.name), []).append(flag)
-    some = len(own) > MANY and not full
+    for flag in sorted(own, key=lambda flag: settings.shown(flag.name)[0]):
+        groups.setdefault(settings.shown(flag.name)[1], []).append(flag)
+    all_of_them = full or len(own) <= MANY
     lines = [str(sys.modules["__main__"].__doc__ or "").strip()]
     for group, found in groups.items():
-        lines += ["", f"{group}:"]
-        for flag in found:
-            if not some or settings.is_common(flag.name):
-                name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-                default = (
-                    "" if flag.default in (None, "", []) else f" (default: {str(flag.default_as_str).strip(chr(39))})"
-                )
-                lines += textwrap.wrap(f"  {name}: {flag.help}{default}", 99, subsequent_indent="      ")
-        if more := [f"--{flag.name}" for flag in found if some and not settings.is_common(flag.name)]:
-            lines += textwrap.wrap(f"  and {', '.join(more)}", 99, subsequent_indent="      ")
-    return "\n".join([*lines, "", "--helpfull explains all of them."] if some else lines)
+        explained = [flag for flag in found if all_of_them or settings.shown(flag.name)[2]]
+        entries = [f"  {_explained(flag)}" for flag in explained]
+        if others := [f"--{flag.name}" for flag in found if flag not in explained]:
+            entries.append(f"  and {', '.join(others)}")
+        lines += ["", f"{group}:", *(line for entry in entries for line in textwrap.wrap(entry, 99, **_INDENT))]
+    return "\n".join(lines if all_of_them else [*lines, "", "--helpfull explains all of them."])
+
+
+def _explained(flag: flags.Flag) -> str:
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    default = "" if flag.default in (None, "", []) else f" (default: {str(flag.default_as_str).strip(chr(39))})"
+    return f"{name}: {flag.help}{default}"
 
 
 def _ours(module: str) -> bool:

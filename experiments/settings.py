@@ -16,7 +16,7 @@ from absl import flags
 from jaxdecouple.errors import did_you_mean
 
 T = TypeVar("T")
-_SHOWN: dict[str, tuple[str, bool]] = {}  # of each flag, its group, and whether it is common
+_SHOWN: dict[str, tuple[int, str, bool]] = {}  # of each flag
 
 
 def option(
@@ -63,22 +63,12 @@ def define(defaults: Any) -> None:
 
 def show(flag: str, group: str, *, common: bool = False) -> None:
     """Says where --help lists a flag, and whether it explains it, if it does not explain all."""
-    _SHOWN[flag] = group, common
+    _SHOWN[flag] = len(_SHOWN), group or "settings", common
 
 
-def group_of(flag: str) -> str:
-    """Under which --help lists a flag."""
-    return _SHOWN.get(flag, ("", False))[0] or "settings"
-
-
-def is_common(flag: str) -> bool:
-    """Whether --help explains a flag of a program that has common ones."""
-    return _SHOWN.get(flag, ("", False))[1]
-
-
-def position(flag: str) -> int:
-    """Of a flag in --help: as it was defined."""
-    return list(_SHOWN).index(flag) if flag in _SHOWN else len(_SHOWN)
+def shown(flag: str) -> tuple[int, str, bool]:
+    """The place of a flag in --help, its group, and whether it is a common one."""
+    return _SHOWN.get(flag, (len(_SHOWN), "settings", False))
 
 
 def read(kind: type[T]) -> T:
