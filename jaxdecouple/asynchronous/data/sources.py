@@ -11,18 +11,19 @@ Labels come as they are stored; `signs` and `classes` make of them what a loss n
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import pathlib
 import re
-import zipfile
 from typing import Any
 
 import numpy as np
 
 from jaxdecouple.asynchronous.data.libsvm import read_libsvm
+from jaxdecouple.data.npz import read_npz
+from jaxdecouple.errors import did_you_mean
 
 FORMS = "'digits', 'libsvm:PATH', 'npz:PATH', 'made:NxD' or 'made:NxD:DENSITY', such as 'made:1000x500:0.02'"
 
+_WRITE = "write npz:PATH of a file that numpy.savez wrote, with x_train and y_train"
 _MADE = re.compile(r"(\d+)x(\d+)(?::([^:]+))?")
 _NOISE = 0.1  # standard deviation of what `made` adds to x . w
 _CHUNK = 1 << 22  # entries that are drawn at once
@@ -98,8 +99,7 @@ def load(name: str, *, test: str = "", dtype: Any = np.float64, seed: int = 0) -
         return _npz(pathlib.Path(rest).expanduser(), dtype)
     if kind == "made":
         return _made(name, rest, dtype, seed)
-    near = difflib.get_close_matches(kind.lower(), ("digits", "libsvm", "npz", "made"), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(kind, ("digits", "libsvm", "npz", "made"))
     raise ValueError(f"unknown source {name!r}; {hint}write {FORMS}")
 
 
@@ -186,15 +186,8 @@ def _libsvm(path: str, test: str, dtype: Any) -> Source:
 
 
 def _npz(path: pathlib.Path, dtype: Any) -> Source:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; write npz:PATH of a file with arrays x_train and y_train")
-    try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in file}
-            others = ", ".join(file) or "nothing"
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        # A lone array, of numpy.save, is no archive.
-        raise ValueError(f"{path} cannot be read ({error}); write npz:PATH of a file that numpy.savez wrote") from error
+    arrays, held = read_npz(path, [f"{letter}_{part}" for part in ("train", "test") for letter in "xy"], _WRITE)
+    others = ", ".join(held) or "nothing"
     parts = []
     for part in ("train", "test"):
         pair = [arrays.get(f"{letter}_{part}") for letter in "xy"]
