@@ -117,7 +117,7 @@ def write_predictions(loaded: Loaded, path: pathlib.Path) -> None:
     probability = np.asarray(jax.nn.softmax(logits))[np.arange(len(logits)), predicted]
     try:
         if path.suffix == ".npz":
-            names = np.array(trainer.dataset.class_names)
+            names = np.array(trainer.inputs.class_names)
             np.savez(path, label=labels, predicted=predicted, probability=probability, logits=logits, class_names=names)
             return
         with path.open("w", newline="") as file:
