@@ -32,6 +32,7 @@ from experiments import cli as command_line
 from experiments import devices
 from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
+from experiments.settings import Settings, define, option, read
 from experiments.training.config import Config, Saving
 from experiments.training.loading import FINAL
 from experiments.training.methods import METHODS
@@ -199,7 +200,6 @@ def run_cases(todo: list[Case], scratch: pathlib.Path, jobs: int, seed: int) -> 
             print(
                 f"{config.method:16s} K={config.num_stages} M={config.accumulate}: killed {case.kills} times, resumed "
                 f"after ticks {case.resumed_at}, {'same bytes' if case.exact else 'OTHER BYTES'}",
-                flush=True,
             )
 
 
@@ -228,28 +228,32 @@ def report(done: list[Case], output: Workdir) -> int:
     return exact
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked(Settings):
+    """How many runs are killed, and when."""
+
+    kills: int = option(100, "how many runs to kill, over all methods, K and M", least=1)
+    jobs: int = option(2, "runs at a time", least=1)
+    seed: int = option(0, "of the moments", least=0)
+
+
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    flags.DEFINE_integer("kills", 100, "how many runs to kill, over all methods, K and M")
-    flags.DEFINE_integer("jobs", 2, "runs at a time")
-    flags.DEFINE_integer("seed", 0, "of the moments")
+    define(Asked)
     command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
     start = time.perf_counter()
     with command_line.frame(argv, interrupted="nothing was written"):
-        if FLAGS.kills < 1 or FLAGS.jobs < 1:
-            raise ValueError(f"kills is {FLAGS.kills} and jobs {FLAGS.jobs}; write at least 1 for both")
-        settings = {"kills": FLAGS.kills, "seed": FLAGS.seed}
-        output = Workdir(command_line.workdir("kills"), settings, overwrite=FLAGS.overwrite)
-        done = cases(FLAGS.kills)
+        asked = read(Asked)
+        output = Workdir(command_line.workdir("kills"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
+        done = cases(asked.kills)
         with tempfile.TemporaryDirectory(prefix="jaxdecouple-kills-") as scratch:
-            run_cases(done, pathlib.Path(scratch), FLAGS.jobs, FLAGS.seed)
-        exact = report(done, output)
-        seconds = time.perf_counter() - start
-        print(f"{exact} of {FLAGS.kills} exact resumes, {seconds:.0f} s; the table is in {output.path}")
-    if exact < FLAGS.kills:
+            run_cases(done, pathlib.Path(scratch), asked.jobs, asked.seed)
+        exact, seconds = report(done, output), time.perf_counter() - start
+        print(f"{exact} of {asked.kills} exact resumes, {seconds:.0f} s; the table is in {output.path}")
+    if exact < asked.kills:
         sys.exit(1)
 
 

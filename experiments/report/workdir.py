@@ -144,7 +144,11 @@ class Workdir(Files):
             raise ValueError(
                 f"workdir {path} holds another run; write a new --workdir, or --overwrite to replace that run"
             )
-        check_listed(path)
+        if not (path / LIST).is_file():
+            raise ValueError(
+                f"workdir {path} has no {LIST}, which says what --overwrite may delete: it is of another program, or of "
+                "an older version; write a new --workdir, or delete that directory yourself"
+            )
         check_free(path)
         for name, given in (inputs or {}).items():
             if given and pathlib.Path(given).expanduser().resolve().is_relative_to(path.resolve()):
@@ -178,19 +182,6 @@ def is_unused(path: pathlib.Path) -> bool:
     return not path.exists() or (
         path.is_dir() and all(entry.name in left or entry.name.endswith(".partial") for entry in path.iterdir())
     )
-
-
-def check_listed(path: pathlib.Path) -> None:
-    """Refuses to delete from a directory that says not what programs wrote in it.
-
-    Raises:
-      ValueError: it has no such list.
-    """
-    if not (path / LIST).is_file():
-        raise ValueError(
-            f"workdir {path} has no {LIST}, which says what --overwrite may delete: it is of another program, or of an "
-            "older version; write a new --workdir, or delete that directory yourself"
-        )
 
 
 def check_writable(path: pathlib.Path) -> None:
