@@ -146,8 +146,8 @@ class Workdir(Files):
             )
         if not (path / LIST).is_file():
             raise ValueError(
-                f"workdir {path} has no {LIST}, which says what --overwrite may delete: it is of another program, or of "
-                "an older version; write a new --workdir, or delete that directory yourself"
+                f"workdir {path} has no {LIST}, which says what --overwrite may delete: it is of another program, or "
+                "of an older version; write a new --workdir, or delete that directory yourself"
             )
         check_free(path)
         for name, given in (inputs or {}).items():
