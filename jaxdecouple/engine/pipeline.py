@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from jaxdecouple.engine.checks import Expected, check_usable
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
 from jaxdecouple.engine.operations import Dispatcher, ShapesDispatcher
-from jaxdecouple.engine.placement import Placement
+from jaxdecouple.engine.placement import Devices, Params, Placement
 from jaxdecouple.engine.programs import programs_for
 from jaxdecouple.engine.state import InFlight, Metrics, State
 from jaxdecouple.engine.workspace import Observer, Workspace
@@ -60,7 +61,8 @@ class Pipeline:
         loss: Loss = softmax_cross_entropy,
         auxiliary: Any = None,
         auxiliary_optimizer: optax.GradientTransformation | StageOptimizer | None = None,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Devices | None = None,
+        params: Params = "replicated",
         weights: Weights | None = None,
         run_ahead: int | None = None,
         donate: bool = True,
@@ -78,7 +80,11 @@ class Pipeline:
             classifier of a stage's output, with the network's number of outputs (DGL), or, called with the pair of a
             stage's output and the targets, a predictor of the gradient of that output (DNI).
           auxiliary_optimizer: as ``optimizer``, for the auxiliary networks; by default the same.
-          devices: one per stage, repetitions allowed; by default the first K of ``jax.devices()``.
+          devices: one per stage, repetitions allowed; by default the first K of ``jax.devices()``. Or a group for each
+            stage, over which the batch is split: a list of lists of one length, or a ``jax.sharding.Mesh`` with axes
+            ``stage`` and ``data``.
+          params: in groups, whether large parameters, with what the optimizer has of them, are on every device
+            (``replicated``), or split over the group (``sharded``).
           weights: overrides the schedule's policy: ``stash``, ``remat``, ``replay`` or ``latest``.
           run_ahead: how many ticks the host may dispatch beyond the last finished loss; each costs the memory of a
             batch in flight. By default the least that does not slow the schedule down (`least_run_ahead`).
@@ -91,10 +97,12 @@ class Pipeline:
         self.stages = as_stages(stages)
         self._last = len(self.stages) - 1
         self._follow(schedule, weights, run_ahead)
-        self.placement = Placement(len(self.stages), devices)
+        self.placement = Placement(len(self.stages), devices, params)
         self.programs = programs_for(
             self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate
         )
+        for k, program in enumerate(self.programs):
+            program.keep = functools.partial(self.placement.keep, stage=k)
         self._begin()
 
     def with_schedule(
@@ -156,9 +164,10 @@ class Pipeline:
 
         Raises:
           ValueError: a layer cannot take what the one before it puts out, or an auxiliary network the output of its
-            stage, or its own output has another shape than it should.
+            stage, or its own output has another shape than it should; or groups of devices do not divide the batch.
         """
         x = shape_of(x)
+        self._check_groups(x)
         targets = shape_of(_labels_for(x) if targets is None else targets)
         if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
             key = jax.random.wrap_key_data(key)
@@ -332,6 +341,14 @@ class Pipeline:
             if k:
                 given = self.placement.send(given, k, k - 1)
         return state.replace(stages=tuple(stages))
+
+    def _check_groups(self, x: PyTree) -> None:
+        size, examples = self.placement.group_size, jax.tree.leaves(x)[0].shape[0]
+        if examples % size:
+            raise ValueError(
+                f"batches have {examples} examples, which groups of {size} devices do not divide; write a multiple of "
+                f"{size} (a smaller last batch may have any size)"
+            )
 
     def _feed(self, work: Workspace, n: int, inputs: PyTree, targets: PyTree) -> None:
         work.activations[0][n] = self.placement.put(inputs, 0)

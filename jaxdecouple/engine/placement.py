@@ -1,64 +1,145 @@
 """A placement says where each stage lives, and is the only thing that moves arrays between devices.
 
-A stage sits on one device. To let one sit on a group of devices, give it a ``NamedSharding`` here: replicated for what
-it owns (`own`), split over the batch axis for what passes through (`put`, `send`); the compiled functions follow the
-placement of their arguments.
+A stage lives on one device, or on a group of devices. In a group, the examples of a batch are split over the devices.
+What the stage owns is on all of them, or, where it is large and that is wished, split as well. Compiled functions
+follow the placement of their arguments: the compiler adds the exchange of gradients and statistics within the group.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import jax
-from jax.sharding import SingleDeviceSharding
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from jaxdecouple.engine.packing import LARGE
 from jaxdecouple.network.jax_internals import copy_to_device, put_on_device
 from jaxdecouple.network.trees import PyTree
 
+Devices = Sequence[jax.Device] | Sequence[Sequence[jax.Device]] | Mesh
+Params = Literal["replicated", "sharded"]
+
 
 class Placement:
-    """One device per stage; the same device may serve several stages.
+    """One device, or one group of devices, per stage; the same may serve several stages.
 
     Attributes:
-      devices: the device of each stage.
+      groups: the devices of each stage.
+      devices: the first device of each group.
+      params: whether large arrays that a stage owns are on every device of its group, or split over them.
     """
 
-    def __init__(self, num_stages: int, devices: Sequence[jax.Device] | None = None):
-        """Places ``num_stages`` stages on ``devices`` (by default the first ``num_stages`` of ``jax.devices()``).
+    def __init__(self, num_stages: int, devices: Devices | None = None, params: Params = "replicated"):
+        """Places ``num_stages`` stages.
+
+        Args:
+          num_stages: K.
+          devices: one for each stage; or a list of devices for each stage, all of one length; or a mesh with axes
+            ``stage`` and ``data``. By default the first K of ``jax.devices()``.
+          params: for groups.
 
         Raises:
-          ValueError: not one device per stage.
+          ValueError: not one device or group per stage, groups of different sizes, a device twice in a group, a mesh
+            with other axes, or ``params`` that are not known.
         """
-        available = jax.devices()
-        if devices is None:
-            if num_stages > len(available):
-                raise ValueError(
-                    f"{num_stages} stages need {num_stages} devices, but JAX sees {len(available)} "
-                    f"({available[0].platform}); use fewer stages, share one with devices=[device] * {num_stages}, "
-                    f"or make CPU devices with jax.config.update('jax_num_cpu_devices', {num_stages}) before the "
-                    "first JAX call"
-                )
-            devices = available[:num_stages]
-        if len(devices) != num_stages:
-            raise ValueError(
-                f"got {len(devices)} devices for {num_stages} stages; write one device per stage "
-                "(a device may be repeated)"
-            )
-        self.devices = tuple(devices)
-        self._shardings = tuple(SingleDeviceSharding(device) for device in self.devices)
+        if params not in get_args(Params):
+            raise ValueError(f"params is {params!r}; write one of {', '.join(get_args(Params))}")
+        self.params = params
+        self.groups = _groups(num_stages, devices)
+        self.devices = tuple(group[0] for group in self.groups)
+        self._meshes = [Mesh(np.array(group), ("data",)) if len(group) > 1 else None for group in self.groups]
+        self._single = [SingleDeviceSharding(device) for device in self.devices]
+
+    @property
+    def group_size(self) -> int:
+        """How many devices a stage has."""
+        return len(self.groups[0])
 
     def own(self, tree: PyTree, stage: int) -> PyTree:
-        """A copy of ``tree`` on ``stage``'s device which nobody else holds, so that it may be donated."""
-        return jax.device_put(tree, self._shardings[stage], may_alias=False)
+        """A copy of ``tree`` where ``stage`` lives which nobody else holds, so that it may be donated."""
+        return jax.device_put(tree, self._owned(tree, stage), may_alias=False)
+
+    def keep(self, tree: PyTree, stage: int) -> PyTree:
+        """Within a compiled function of ``stage``: ``tree``, which the stage will own, where `own` would have it."""
+        if self._meshes[stage] is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, self._owned(tree, stage))
 
     def put(self, tree: PyTree, stage: int) -> PyTree:
-        """``tree``, from the host or any device, on ``stage``'s device; asynchronous."""
+        """``tree``, a batch from the host or any device, where ``stage`` lives; asynchronous."""
         leaves, structure = jax.tree.flatten(tree)
-        return jax.tree.unflatten(structure, put_on_device(leaves, self._shardings[stage]))
+        if self._meshes[stage] is None:
+            return jax.tree.unflatten(structure, put_on_device(leaves, self._single[stage]))
+        return jax.device_put(tree, self._split(tree, stage))
 
     def send(self, tree: PyTree, source: int, target: int) -> PyTree:
-        """``tree`` from stage ``source``'s device to stage ``target``'s; asynchronous, free on the same device."""
-        if self.devices[source] == self.devices[target]:
+        """``tree`` from where stage ``source`` lives to stage ``target``; asynchronous, free where that is the same."""
+        if self.groups[source] == self.groups[target]:
             return tree
+        if self._meshes[target] is not None:
+            return jax.device_put(tree, self._split(tree, target))
         leaves, structure = jax.tree.flatten(tree)
-        return jax.tree.unflatten(structure, copy_to_device(leaves, self._shardings[target]))
+        return jax.tree.unflatten(structure, copy_to_device(leaves, self._single[target]))
+
+    def _owned(self, tree: PyTree, stage: int) -> PyTree:
+        def sharding(leaf: Any) -> Sharding:
+            mesh = self._meshes[stage]
+            if mesh is None:
+                return self._single[stage]
+            axis = self._split_axis(leaf) if self.params == "sharded" else None
+            return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data") if axis is not None else PartitionSpec())
+
+        return jax.tree.map(sharding, tree)
+
+    def _split_axis(self, leaf: Any) -> int | None:
+        """The longest axis that the group divides, of a large array."""
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.size * leaf.dtype.itemsize < LARGE:
+            return None
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % self.group_size == 0]
+        return max(axes, key=lambda axis: leaf.shape[axis], default=None)
+
+    def _split(self, tree: PyTree, stage: int) -> PyTree:
+        """Over the examples; what the group does not divide, as an epoch's last batch may be, is on all its devices."""
+
+        def sharding(leaf: Any) -> Sharding:
+            divided = np.ndim(leaf) and np.shape(leaf)[0] % self.group_size == 0
+            return NamedSharding(self._meshes[stage], PartitionSpec("data") if divided else PartitionSpec())
+
+        return jax.tree.map(sharding, tree)
+
+
+def _groups(num_stages: int, devices: Devices | None) -> tuple[tuple[jax.Device, ...], ...]:
+    available = jax.devices()
+    if devices is None:
+        if num_stages > len(available):
+            raise ValueError(
+                f"{num_stages} stages need {num_stages} devices, but JAX sees {len(available)} "
+                f"({available[0].platform}); use fewer stages, share one with devices=[device] * {num_stages}, "
+                f"or make CPU devices with jax.config.update('jax_num_cpu_devices', {num_stages}) before the "
+                "first JAX call"
+            )
+        devices = available[:num_stages]
+    if isinstance(devices, Mesh):
+        if set(devices.axis_names) != {"stage", "data"}:
+            raise ValueError(
+                f"the mesh has axes {', '.join(map(str, devices.axis_names))}; write one with the axes stage and data: "
+                f"jax.make_mesh(({num_stages}, {max(1, math.prod(devices.devices.shape) // num_stages)}), "
+                "('stage', 'data'))"
+            )
+        first = devices.axis_names.index("stage")
+        devices = [list(group) for group in np.moveaxis(devices.devices, first, 0)]
+    groups = tuple((d,) if isinstance(d, jax.Device) else tuple(d) for d in devices)
+    if len(groups) != num_stages:
+        raise ValueError(
+            f"got {len(groups)} devices for {num_stages} stages; write one device, or one list of devices, per stage "
+            "(a device may be repeated)"
+        )
+    sizes = [len(group) for group in groups]
+    if len(set(sizes)) != 1 or not sizes[0]:
+        raise ValueError(f"the groups have {', '.join(map(str, sizes))} devices; write groups of one size, at least 1")
+    if any(len(set(group)) < len(group) for group in groups):
+        raise ValueError(f"a group has a device twice; write {sizes[0]} different devices for each stage")
+    return groups

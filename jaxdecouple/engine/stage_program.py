@@ -119,12 +119,14 @@ class StageProgram:
       updates: the stage's optimizer.
       donate: whether compiled functions may reuse the memory of what they replace.
       functions: the compiled functions so far, by name and variant.
+      keep: within a compiled function, puts what the stage will own where it lives (`Placement.keep`).
     """
 
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, donate: bool):
         self.stage = stage
         self.updates = Updates(optimizer)
         self.donate = donate
+        self.keep: Callable[[PyTree], PyTree] = lambda owned: owned
         self.functions: dict[Hashable, Callable] = {}
 
     def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
@@ -172,9 +174,27 @@ class StageProgram:
         function = self.functions.get(key)
         if function is None:
             donated = donated if self.donate else ()
-            self.functions[key] = jax.jit(functools.partial(run, variant), donate_argnames=donated)
+            bound = functools.partial(run, variant)
+
+            @functools.wraps(bound)
+            def placed(*args: Any) -> Any:
+                return self._placed(bound(*args))
+
+            self.functions[key] = jax.jit(placed, donate_argnames=donated)
             function = self.functions[key]
         return function
+
+    def _placed(self, result: Any) -> Any:
+        """What a compiled function returns, with what the stage will own where the stage lives."""
+        if not isinstance(result, Outcome):
+            return result
+        return dataclasses.replace(
+            result,
+            params=self.keep(result.params),
+            opt_state=self.keep(result.opt_state),
+            model_state=self.keep(result.model_state),
+            auxiliary=self._placed(result.auxiliary),
+        )
 
     def _run_predict(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
         return self._predict(params.tree, model_state.tree, key, x)
