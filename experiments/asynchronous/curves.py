@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -12,8 +12,6 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments import devices
-from experiments.report.workdir import Workdir
 from jaxdecouple.asynchronous import Record
 
 Row = dict[str, Any]
@@ -73,11 +71,6 @@ def _short(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def least(curves: Iterable[Curve], score: Callable[[Curve], Any]) -> Curve | None:
-    """The curve with the smallest score, or None where there is none."""
-    return min(curves, key=score, default=None)
-
-
 def draw(axes: Axes, curve: Curve, x: str, y: str, label: str | None = None, **style: Any) -> None:
     """Draws a column against another; what is not above 0 is left out where an axis is logarithmic."""
     xs, ys = curve.column(x), curve.column(y)
@@ -105,14 +98,10 @@ def shown(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "-"
 
 
-def write(output: Workdir, setting: dict[str, Any], curves: Sequence[Curve], text: str, **more: Any) -> None:
-    """Writes results.json and table.md."""
-    result = {"setting": setting, "machine": devices.describe(), **more}
-    result["curves"] = [{"about": rounded(dict(curve.about)), "rows": list(curve.rows)} for curve in curves]
-    output.write_json("results.json", result, depth=4)
-    output.write("table.md", text.rstrip() + "\n")
-
-
-def report(claim: str, found: str, *tables: str) -> str:
-    """The text of table.md: what the thesis says, what was found, and tables."""
-    return "\n\n".join([f"**The thesis:** {claim}", f"**Found:** {found}", *tables])
+def by(curves: Iterable[Curve], *names: str) -> dict[Any, list[Curve]]:
+    """The curves in groups that agree in what they are about by these names, in order; one name is its own key."""
+    groups: dict[Any, list[Curve]] = {}
+    for curve in curves:
+        key = tuple(curve.about[name] for name in names)
+        groups.setdefault(key if len(names) > 1 else key[0], []).append(curve)
+    return groups

@@ -34,7 +34,7 @@ _BATCH, _CHUNK = 64, 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class Extraction:
     """The network and its training; each field is a flag."""
 
     data: str = option("digits", "images: npz:PATH, digits, or what experiments.train has", thesis="npz:cifar10.npz")
@@ -69,7 +69,7 @@ class ConvNet(nn.Module):
         return self.top(nn.relu(self.narrow(self.features(images))))
 
 
-def extract(setting: Setting) -> tuple[Source, float]:
+def extract(setting: Extraction) -> tuple[Source, float]:
     """The features of training and test images, and the test error of the network itself.
 
     Raises:
@@ -92,7 +92,7 @@ def extract(setting: Setting) -> tuple[Source, float]:
     return source, float(wrong.mean())
 
 
-def _train(network: ConvNet, x: np.ndarray, y: np.ndarray, setting: Setting) -> dict:
+def _train(network: ConvNet, x: np.ndarray, y: np.ndarray, setting: Extraction) -> dict:
     params = network.init(jax.random.key(setting.seed), x[:1])
     optimizer = optax.adam(setting.learning_rate)
 
@@ -133,7 +133,7 @@ def save(source: Source, path: pathlib.Path) -> None:
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing but config.json was written"):
-        setting = scales.read(Setting)
+        setting = scales.read(Extraction)
         workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/features"))
         output = Workdir(workdir, scales.described(setting), overwrite=FLAGS.overwrite)
         source, error = extract(setting)
@@ -145,6 +145,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    scales.define(Setting)
+    scales.define(Extraction)
     command_line.define_workdir()
     command_line.start(main)

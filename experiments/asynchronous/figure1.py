@@ -13,50 +13,44 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
+from typing import Any
 
 import numpy as np
 
-from experiments.asynchronous import figures, networks, scales
+from experiments.asynchronous import networks
+from experiments.asynchronous.curves import Curve
 from experiments.asynchronous.scales import option
 from experiments.report.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous.data.sources import load
 
-CLAIM = (
-    "SGD is faster than SVRG in the first 20 iterations and slower after them; SGD_SVRG, which begins with 10 epochs "
-    "of SGD, is best. On training and test error SVRG and SGD_SVRG are better in the long run (section 2.5.1)."
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting(networks.Setting):
+class Figure1(networks.Training):
     """What is trained, and how; each field is a flag."""
 
-    coordinates: int = option(1000, "random coordinates of w that an update of SVRG changes; 0: all", least=0)
+    coordinates: int = option(1000, "random coordinates of w that an update of each method changes; 0: all", least=0)
 
+    name = "figure1"
+    claim = (
+        "SGD is faster than SVRG in the first 20 iterations and slower after them; SGD_SVRG, which begins with 10 "
+        "epochs of SGD, is best. On training and test error SVRG and SGD_SVRG are better in the long run (section "
+        "2.5.1)."
+    )
 
-def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> str:
-    """Measures, writes everything, and returns table.md.
+    def measure(self, output: Workdir) -> tuple[list[Curve], dict[str, Any]]:
+        source = load(self.data, dtype=np.dtype(self.dtype), seed=self.seed)
+        source = source.first(self.num_examples, self.num_tests)
+        if not self.coordinates:
+            return networks.compare(networks.Study(self, source, asynchronous.distributed_asysvrg)), {}
+        both = asynchronous.shared_asysvrg, asynchronous.sgd
+        solvers = [functools.partial(solver, coordinates=self.coordinates) for solver in both]
+        return networks.compare(networks.Study(self, source, *solvers)), {}
 
-    Raises:
-      ValueError: settings that cannot be used.
-    """
-    setting.check()
-    with scales.precision(setting.dtype):
-        source = load(setting.data, dtype=np.dtype(setting.dtype), seed=setting.seed)
-        source = source.first(setting.num_examples, setting.num_tests)
-        solver = asynchronous.distributed_asysvrg
-        if setting.coordinates:
-            solver = functools.partial(asynchronous.shared_asysvrg, coordinates=setting.coordinates)
-        study = networks.Study(setting, source, solver)
-        output = Workdir(workdir, scales.described(setting), overwrite=overwrite)
-        runs = networks.compare(study)
-    shape = f"{source.x.shape[1]}-{setting.hidden}-{study.problem.phi.num_classes}"
-    title = f"{shape} on {source.x.shape[0]} images of {source.name}, l2 = {setting.l2:g}"
-    chosen = f"{setting.coordinates or 'all'} of {study.problem.d} coordinates in an update of SVRG"
-    return networks.finish(output, setting, runs, CLAIM, "figure1.png", f"{title}, {chosen}")
+    def title(self, about: Any) -> str:
+        chosen = f"{self.coordinates or 'all'} of {about['d']} coordinates in an update"
+        return f"{super().title(about)}, {chosen}"
 
 
 if __name__ == "__main__":
-    figures.start("figure1", Setting, run)
+    Figure1.start()

@@ -13,20 +13,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
+from collections.abc import Callable
 
-from experiments.asynchronous import figures, scaling
+from experiments.asynchronous import scaling
 from experiments.asynchronous.scales import option
 from jaxdecouple import asynchronous
-
-CLAIM = (
-    "All numbers of threads reach a similar training loss; the speed-up is nearly linear, until their number exceeds a "
-    "threshold (section 2.5.1)."
-)
+from jaxdecouple.asynchronous import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting(scaling.Setting):
+class Figure2(scaling.Scaling):
     """What is trained, and how; each field is a flag."""
 
     coordinates: int = option(1000, "random coordinates of w that an update changes", least=1)
@@ -34,12 +30,15 @@ class Setting(scaling.Setting):
     message_seconds: float = option(1e-6, "virtual clock: reading the shared vector", least=0)
     update_seconds: float = option(1e-6, "virtual clock: the part of an update that threads do one by one", least=0)
 
+    name = "figure2"
+    claim = (
+        "All numbers of threads reach a similar training loss; the speed-up is nearly linear, until their number "
+        "exceeds a threshold (section 2.5.1)."
+    )
 
-def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> str:
-    """As of `scaling.run`."""
-    solver = functools.partial(asynchronous.shared_asysvrg, coordinates=setting.coordinates)
-    return scaling.run(setting, solver, workdir, overwrite, "figure2", CLAIM)
+    def solver(self) -> Callable[..., Result]:
+        return functools.partial(asynchronous.shared_asysvrg, coordinates=self.coordinates)
 
 
 if __name__ == "__main__":
-    figures.start("figure2", Setting, run)
+    Figure2.start()

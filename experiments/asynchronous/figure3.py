@@ -14,24 +14,20 @@ The directory gets results.json, table.md, figure3.png, and features.npz unless 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
+from typing import Any
 
 import numpy as np
 
-from experiments.asynchronous import features, figures, networks, scales
+from experiments.asynchronous import features, networks, scales
+from experiments.asynchronous.curves import Curve
 from experiments.asynchronous.scales import option
 from experiments.report.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous.data.sources import load
 
-CLAIM = (
-    "SGD is fastest in the first few iterations, and then SVRG and SGD_SVRG are better, SGD_SVRG before SVRG, in "
-    "training loss and training error; the test errors of the three are comparable (section 2.5.2)."
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting(networks.Setting):
+class Figure3(networks.Training):
     """What is trained, and how; each field is a flag."""
 
     data: str = option("digits", "images: npz:PATH or digits", thesis="npz:cifar10.npz")
@@ -49,32 +45,27 @@ class Setting(networks.Setting):
     sgd_epochs: int = option(1, "epochs of SGD before SVRG, in SGD_SVRG", least=1)
     epochs: int = option(60, "gradients of single examples, by n, for each method", thesis=150, least=1)
 
+    name = "figure3"
+    claim = (
+        "SGD is fastest in the first few iterations, and then SVRG and SGD_SVRG are better, SGD_SVRG before SVRG, in "
+        "training loss and training error; the test errors of the three are comparable (section 2.5.2)."
+    )
+    interrupted = "config.json was written, and features.npz if that was done"
 
-def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> str:
-    """Measures, writes everything, and returns table.md.
-
-    Raises:
-      ValueError: settings that cannot be used.
-    """
-    setting.check()
-    output = Workdir(workdir, scales.described(setting), overwrite=overwrite)
-    more = {}
-    if setting.features:
-        source = load(setting.features, dtype=np.dtype(setting.dtype)).first(setting.num_examples, setting.num_tests)
-    else:
-        names = [field.name for field in dataclasses.fields(features.Setting) if hasattr(setting, field.name)]
-        source, error = features.extract(features.Setting(**{name: getattr(setting, name) for name in names}))
-        features.save(source, output.file("features.npz"))
-        more = {"error of the network of the features": round(error, 5)}
-        parts = {name: getattr(source, name).astype(setting.dtype) for name in ("x", "x_test")}
-        source = dataclasses.replace(source, **parts)
-    with scales.precision(setting.dtype):
-        study = networks.Study(setting, source, asynchronous.distributed_asysvrg)
-        runs = networks.compare(study)
-    shape = f"{source.x.shape[1]}-{setting.hidden}-{study.problem.phi.num_classes}"
-    title = f"{shape} on {source.x.shape[0]} examples of {source.name}, l2 = {setting.l2:g}"
-    return networks.finish(output, setting, runs, CLAIM, "figure3.png", title, **more)
+    def measure(self, output: Workdir) -> tuple[list[Curve], dict[str, Any]]:
+        more = {}
+        if self.features:
+            source = load(self.features, dtype=np.dtype(self.dtype)).first(self.num_examples, self.num_tests)
+        else:
+            names = [field.name for field in dataclasses.fields(features.Extraction) if hasattr(self, field.name)]
+            with scales.precision("float32"):
+                source, error = features.extract(features.Extraction(**{name: getattr(self, name) for name in names}))
+            features.save(source, output.file("features.npz"))
+            more = {"error of the network of the features": round(error, 5)}
+            parts = {name: getattr(source, name).astype(self.dtype) for name in ("x", "x_test")}
+            source = dataclasses.replace(source, **parts)
+        return networks.compare(networks.Study(self, source, asynchronous.distributed_asysvrg)), more
 
 
 if __name__ == "__main__":
-    figures.start("figure3", Setting, run, interrupted="config.json was written, and features.npz if that was done")
+    Figure3.start()

@@ -14,17 +14,16 @@ The directory gets results.json, table.md and figure4.png.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
+from collections.abc import Callable
 
-from experiments.asynchronous import figures, scaling
+from experiments.asynchronous import scaling
 from experiments.asynchronous.scales import option
 from jaxdecouple import asynchronous
-
-CLAIM = "The speed-up is nearly linear in the number of workers (section 2.5.2)."
+from jaxdecouple.asynchronous import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting(scaling.Setting):
+class Figure4(scaling.Scaling):
     """What is trained, and how; each field is a flag."""
 
     data: str = option("digits", "features: npz:PATH, or digits", thesis="npz:features.npz")
@@ -37,11 +36,12 @@ class Setting(scaling.Setting):
     message_seconds: float = option(1e-4, "virtual clock: the way to the server and back", least=0)
     update_seconds: float = option(1e-5, "virtual clock: an update by the server", least=0)
 
+    name = "figure4"
+    claim = "The speed-up is nearly linear in the number of workers (section 2.5.2)."
 
-def run(setting: Setting, workdir: pathlib.Path, *, overwrite: bool = False) -> str:
-    """As of `scaling.run`."""
-    return scaling.run(setting, asynchronous.distributed_asysvrg, workdir, overwrite, "figure4", CLAIM)
+    def solver(self) -> Callable[..., Result]:
+        return asynchronous.distributed_asysvrg
 
 
 if __name__ == "__main__":
-    figures.start("figure4", Setting, run)
+    Figure4.start()

@@ -1,36 +1,96 @@
-"""The program of a figure: its setting becomes flags, and what it measures a table, numbers and a picture."""
+"""A figure of the thesis is a program: its fields are flags, and it measures, says and draws what the thesis showed."""
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
+import matplotlib.figure
 from absl import flags
 
 from experiments import cli as command_line
+from experiments import devices
 from experiments.asynchronous import scales
+from experiments.asynchronous.curves import Curve, rounded
+from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
 
+Columns = Mapping[str, Callable[[Curve], str]]
 
-def start(
-    name: str, setting: type, run: Callable[..., str], *, interrupted: str = "nothing but config.json was written"
-) -> None:
-    """Runs a figure with the flags of the command line.
 
-    Args:
-      name: of the figure, and of the directory below runs/.
-      setting: a dataclass of `scales.option`.
-      run: ``(setting, workdir, overwrite=...) -> table.md``.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """What all figures have; each field of a figure is a flag, made by `scales.option`.
+
+    Attributes:
+      name: of the picture, and of the directory below runs/.
+      claim: what the thesis says.
       interrupted: what to say of the results after Ctrl-C.
     """
-    scales.define(setting)
-    command_line.define_workdir()
-    command_line.start(lambda argv: _main(argv, name, setting, run, interrupted))
 
+    name: ClassVar[str]
+    claim: ClassVar[str]
+    interrupted: ClassVar[str] = "nothing but config.json was written"
 
-def _main(argv: Sequence[str], name: str, setting: type, run: Callable[..., Any], interrupted: str) -> None:
-    with command_line.frame(argv, interrupted=interrupted):
-        workdir = pathlib.Path(flags.FLAGS.workdir or Workdir.unused(f"runs/{name}"))
-        text = run(scales.read(setting), workdir, overwrite=flags.FLAGS.overwrite)
-    print(f"\n{text}\n\nnumbers and picture are in {workdir}")
+    def check(self) -> None:
+        """Refuses what cannot be used.
+
+        Raises:
+          ValueError: says what was given, what was expected, and what to write.
+        """
+        scales.check(self)
+
+    def measure(self, output: Workdir) -> tuple[list[Curve], dict[str, Any]]:
+        """All curves, and what else belongs in results.json."""
+        raise NotImplementedError
+
+    def found(self, curves: Sequence[Curve]) -> str:
+        """What the numbers say about the claim."""
+        raise NotImplementedError
+
+    def columns(self, curves: Sequence[Curve]) -> Columns:
+        """The table's columns; it has a row for each curve."""
+        raise NotImplementedError
+
+    def draw(self, curves: Sequence[Curve], picture: matplotlib.figure.Figure) -> None:
+        """Draws them."""
+        raise NotImplementedError
+
+    def run(self, workdir: pathlib.Path, *, overwrite: bool = False) -> str:
+        """Measures, writes results.json, table.md and a picture, and returns table.md.
+
+        Raises:
+          ValueError: settings that cannot be used.
+        """
+        self.check()
+        described = scales.described(self)
+        output = Workdir(workdir, described, overwrite=overwrite)
+        with scales.precision(getattr(self, "dtype", "float32")):
+            curves, more = self.measure(output)
+        columns = self.columns(curves)
+        table = markdown([[*columns], *([cell(curve) for cell in columns.values()] for curve in curves)])
+        text = f"**The thesis:** {self.claim}\n\n**Found:** {self.found(curves)}\n\n{table}"
+        result = {"setting": described, "machine": devices.describe(), **more}
+        result["curves"] = [{"about": rounded(dict(curve.about)), "rows": list(curve.rows)} for curve in curves]
+        output.write_json("results.json", result, depth=4)
+        output.write("table.md", text + "\n")
+        picture = matplotlib.figure.Figure(layout="constrained")
+        self.draw(curves, picture)
+        picture.savefig(output.file(f"{self.name}.png"), dpi=110)
+        return text
+
+    @classmethod
+    def start(cls) -> None:
+        """Runs the figure with the flags of the command line."""
+        scales.define(cls)
+        command_line.define_workdir()
+        command_line.start(cls._main)
+
+    @classmethod
+    def _main(cls, argv: list[str]) -> None:
+        with command_line.frame(argv, interrupted=cls.interrupted):
+            workdir = pathlib.Path(flags.FLAGS.workdir or Workdir.unused(f"runs/{cls.name}"))
+            text = scales.read(cls).run(workdir, overwrite=flags.FLAGS.overwrite)
+        print(f"\n{text}\n\nnumbers and picture are in {workdir}")

@@ -9,29 +9,25 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import pathlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.asynchronous import scales
-from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, report, rounded, shown, write
+from experiments.asynchronous import figures
+from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, rounded, shown
 from experiments.asynchronous.scales import option
-from experiments.report.tables import markdown
-from experiments.report.workdir import Workdir
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous import General, Record, Result
+from jaxdecouple.asynchronous import ConvergenceWarning, General, Record, Result
 from jaxdecouple.asynchronous.data.sources import Source, classes
-
-METHODS = ("SGD", "SVRG", "SGD_SVRG")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class Training(figures.Figure):
     """What is trained, and how; each field is a flag."""
 
     data: str = option("digits", "npz:PATH, digits or made:NxD", thesis="npz:mnist.npz")
@@ -60,16 +56,57 @@ class Setting:
     seed: int = option(0, "of the network and of the examples that are chosen", least=0)
 
     def check(self) -> None:
-        """Refuses what cannot be used.
-
-        Raises:
-          ValueError: says what was given, what was expected, and what to write.
-        """
-        scales.check(self)
+        super().check()
         if self.sgd_epochs >= self.epochs:
             raise ValueError(f"sgd_epochs is {self.sgd_epochs} of {self.epochs} epochs; write less, or more --epochs")
         if min(*self.sgd_step_sizes, *self.svrg_step_sizes) <= 0:
             raise ValueError("a step size to try is not above 0; write such as 0.05,0.01")
+
+    def found(self, curves: Sequence[Curve]) -> str:
+        sgd, svrg, _ = curves
+        ends = ", ".join(f"{curve.about['method']} {curve.last('loss'):.4g}" for curve in curves)
+        parts = [f"training loss with equally many gradients: {ends}"]
+        for within, what in (("epochs", "epochs (gradients by n)"), ("outer", "outer iterations")):
+            crossing = _crossing(svrg, sgd, within)
+            when = f"from {crossing:g} {what} on" if crossing < math.inf else f"at no time, by {what}"
+            parts.append(f"SVRG is below SGD {when}")
+        errors = ", ".join(f"{curve.about['method']} {100 * curve.last('test_error'):.2f} %" for curve in curves)
+        return f"{'; '.join(parts)}; test error at the end: {errors}."
+
+    def columns(self, curves: Sequence[Curve]) -> figures.Columns:
+        return {
+            "method": lambda curve: curve.about["method"],
+            "eta": lambda curve: shown(curve.about["step_size"]),
+            "beta": lambda curve: shown(curve.about.get("decay", math.nan)),
+            "outer iterations": lambda curve: str(curve.rows[-1]["outer"]),
+            "epochs": lambda curve: f"{curve.last('epochs'):.1f}",
+            "training loss": lambda curve: f"{curve.last('loss'):.5g}",
+            "training error": lambda curve: f"{100 * curve.last('train_error'):.2f} %",
+            "test error": lambda curve: f"{100 * curve.last('test_error'):.2f} %",
+        }
+
+    def draw(self, curves: Sequence[Curve], picture: Figure) -> None:
+        """Loss and errors against epochs, and against outer iterations."""
+        picture.set_size_inches(13.5, 7.6)
+        panels = picture.subplots(2, 3)
+        places = {"epochs": "epochs (gradients of single examples, by n)", "outer": "outer iterations"}
+        names = {"loss": "loss (nats, with l2)", "train_error": "training error (%)", "test_error": "test error (%)"}
+        for row, (place, below) in zip(panels, places.items(), strict=True):
+            for panel, (name, beside) in zip(row, names.items(), strict=True):
+                panel.set(xlabel=below, ylabel=beside, yscale="log")
+                for index, curve in enumerate(curves):
+                    if name != "loss":
+                        curve = Curve(curve.about, [{**each, name: 100 * each[name]} for each in curve.rows])
+                    draw(panel, curve, place, name, curve.about["method"], color=colour(index))
+                panel.grid(alpha=0.3, which="both")
+                label_logarithms(panel)
+        picture.suptitle(self.title(curves[0].about))
+        picture.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+
+    def title(self, about: Any) -> str:
+        """Of the picture."""
+        shape = f"{about['features']}-{self.hidden}-{about['num_classes']}"
+        return f"{shape} on {about['n']} examples of {about['data']}, l2 = {self.l2:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,22 +135,31 @@ class Study:
       setting: how.
       problem: the network with its training examples.
       variance_reduced: ``(problem, step_size=..., batch_size=..., **options)``, the SVRG that is studied.
+      plain: likewise, the SGD.
     """
 
-    def __init__(self, setting: Setting, source: Source, variance_reduced: Callable[..., Result]):
+    def __init__(
+        self,
+        setting: Training,
+        source: Source,
+        variance_reduced: Callable[..., Result],
+        sgd: Callable[..., Result] = asynchronous.sgd,
+    ):
         if source.x_test is None:
             raise ValueError(
                 f"{source.name} has no test part, which test errors need; write digits, or npz:PATH with one"
             )
         if source.is_sparse:
             raise ValueError(f"{source.name} is sparse, and a network needs dense data; write digits or npz:PATH")
-        self.setting, self.variance_reduced = setting, variance_reduced
+        self.setting, self.variance_reduced, self.plain = setting, variance_reduced, sgd
         labels, test_labels = classes(source.y), classes(source.y_test)
         options = {"num_classes": int(max(labels.max(), test_labels.max())) + 1, "seed": setting.seed}
         self.problem: General = asynchronous.network(source.x, labels, hidden=setting.hidden, l2=setting.l2, **options)
         self.inner_steps = setting.inner_steps or -(-self.problem.n // setting.batch_size)
         self._parts = {"train": (source.x, labels), "test": (source.x_test, test_labels)}
         self._logits = jax.jit(self.problem.phi.logits)
+        self._about = {"data": source.name, "n": self.problem.n, "d": self.problem.d, "features": source.x.shape[1]}
+        self._about["num_classes"] = options["num_classes"]
 
     def row(self, w: jax.Array, outer: int, epochs: float) -> Row:
         """Loss and errors of parameters."""
@@ -124,14 +170,14 @@ class Study:
 
     def sgd(self, step_size: float, decay: float, epochs: float) -> Trained:
         """SGD with the polynomial rate, from the beginning."""
-        about = {"method": "SGD", "step_size": step_size, "decay": decay}
+        about = {**self._about, "method": "SGD", "step_size": step_size, "decay": decay}
         start = Trained(Curve(about, [self.row(self.problem.initial(), 0, 0.0)]), [self.problem.initial()])
         own = {"workers": 1, "inner_steps": None, "decay": decay, "outer_steps": math.ceil(epochs - 1e-9)}
-        return self._train(asynchronous.sgd, start, step_size, self.setting.seed, own)
+        return self._train(self.plain, start, step_size, self.setting.seed, own)
 
     def svrg(self, step_size: float, epochs: float, warm: Trained | None = None) -> Trained:
         """SVRG, from the beginning or from where some epochs of SGD have led."""
-        about = {"method": "SGD_SVRG" if warm else "SVRG", "step_size": step_size}
+        about = {**self._about, "method": "SGD_SVRG" if warm else "SVRG", "step_size": step_size}
         if warm is None:
             start = Trained(Curve(about, [self.row(self.problem.initial(), 0, 0.0)]), [self.problem.initial()])
         else:
@@ -156,16 +202,18 @@ class Study:
                 if rows[-1]["loss"] is None or rows[-1]["loss"] > 10 * first:
                     raise NonFiniteLoss(f"the loss is {rows[-1]['loss']}")
 
-        try:
-            shape = {"batch_size": self.setting.batch_size, "start": ws[-1], "seed": seed, "on_record": note}
-            solver(self.problem, step_size=step_size, **shape, **own)
-        except NonFiniteLoss:
-            rows[-1]["loss"] = None
+        shape = {"batch_size": self.setting.batch_size, "start": ws[-1], "seed": seed, "on_record": note}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # SGD does not
+            try:
+                solver(self.problem, step_size=step_size, **shape, **own)
+            except NonFiniteLoss:
+                rows[-1]["loss"] = None
         return Trained(Curve(start.curve.about, rows), ws)
 
 
-def compare(study: Study) -> dict[str, Trained]:
-    """The best run of each method.
+def compare(study: Study) -> list[Curve]:
+    """The best run of SGD, SVRG and SGD_SVRG.
 
     Raises:
       ValueError: all step sizes of a method diverge.
@@ -175,10 +223,12 @@ def compare(study: Study) -> dict[str, Trained]:
     steps = [(step,) for step in setting.svrg_step_sizes]
     svrg = _best("SVRG", setting, steps, study.svrg)
     both = _best("SGD_SVRG", setting, steps, lambda step, epochs: study.svrg(step, epochs, sgd))
-    return {"SGD": sgd, "SVRG": svrg, "SGD_SVRG": both}
+    return [run.curve for run in (sgd, svrg, both)]
 
 
-def _best(method: str, setting: Setting, candidates: list[tuple[float, ...]], train: Callable[..., Trained]) -> Trained:
+def _best(
+    method: str, setting: Training, candidates: list[tuple[float, ...]], train: Callable[..., Trained]
+) -> Trained:
     short = setting.tuning_epochs or setting.epochs
     tried: list[Trained] = []
     for candidate in candidates:
@@ -190,20 +240,6 @@ def _best(method: str, setting: Setting, candidates: list[tuple[float, ...]], tr
     return best if short >= setting.epochs else train(*candidates[tried.index(best)], setting.epochs)
 
 
-def found(runs: dict[str, Trained]) -> str:
-    """What the numbers say about the claims."""
-    sgd, svrg, both = (runs[method].curve for method in METHODS)
-    ends = ", ".join(f"{method} {runs[method].loss:.4g}" for method in METHODS)
-    parts = [f"training loss with equally many gradients: {ends}"]
-    for within, what in (("epochs", "epochs (gradients by n)"), ("outer", "outer iterations")):
-        crossing = _crossing(svrg, sgd, within)
-        parts.append(
-            f"SVRG is below SGD {f'from {crossing:g} {what} on' if crossing < math.inf else f'at no time, by {what}'}"
-        )
-    errors = ", ".join(f"{run.about['method']} {100 * run.last('test_error'):.2f} %" for run in (sgd, svrg, both))
-    return f"{'; '.join(parts)}; test error at the end: {errors}."
-
-
 def _crossing(curve: Curve, other: Curve, within: str) -> float:
     """From where on the loss of a curve stays below the other's, as far as both go; infinite, if it is not."""
     places, theirs = curve.column(within), other.column(within)
@@ -211,49 +247,3 @@ def _crossing(curve: Curve, other: Curve, within: str) -> float:
     below = curve.column("loss") < np.interp(places, theirs, other.column("loss"))
     from_here = np.flip(np.logical_and.accumulate(np.flip(below[inside])))
     return float(places[inside][np.argmax(from_here)]) if from_here.any() else math.inf
-
-
-def as_markdown(runs: dict[str, Trained]) -> str:
-    """A row for each method."""
-    rows = [["method", "eta", "beta", "outer iterations", "epochs", "training loss", "training error", "test error"]]
-    for method, run in runs.items():
-        about, last = run.curve.about, run.curve.rows[-1]
-        numbers = [shown(about["step_size"]), shown(about.get("decay", math.nan)), str(last["outer"])]
-        errors = [f"{100 * last[name]:.2f} %" for name in ("train_error", "test_error")]
-        rows.append([method, *numbers, f"{last['epochs']:.1f}", f"{run.loss:.5g}", *errors])
-    return markdown(rows)
-
-
-def plot(runs: dict[str, Trained], path: pathlib.Path, title: str) -> None:
-    """Loss and errors against epochs, and against outer iterations."""
-    figure = Figure(figsize=(13.5, 7.6), layout="constrained")
-    panels = figure.subplots(2, 3)
-    places = {"epochs": "epochs (gradients of single examples, by n)", "outer": "outer iterations"}
-    names = {
-        "loss": "training loss (nats, with l2)",
-        "train_error": "training error (%)",
-        "test_error": "test error (%)",
-    }
-    for row, (place, below) in zip(panels, places.items(), strict=True):
-        for panel, (name, beside) in zip(row, names.items(), strict=True):
-            panel.set(xlabel=below, ylabel=beside, yscale="log")
-            for index, (method, run) in enumerate(runs.items()):
-                curve = run.curve
-                if name != "loss":
-                    curve = Curve(curve.about, [{**each, name: 100 * each[name]} for each in curve.rows])
-                draw(panel, curve, place, name, method, color=colour(index))
-            panel.grid(alpha=0.3, which="both")
-            label_logarithms(panel)
-    figure.suptitle(title)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=110)
-
-
-def finish(
-    output: Workdir, setting: Setting, runs: dict[str, Trained], claim: str, picture: str, title: str, **more: Any
-) -> str:
-    """Writes results.json, with ``more`` in it, table.md and the picture; returns table.md."""
-    text = report(claim, found(runs), as_markdown(runs))
-    write(output, scales.described(setting), [run.curve for run in runs.values()], text, **more)
-    plot(runs, output.file(picture), title)
-    return text

@@ -15,15 +15,16 @@ from experiments import cli as command_line
 from experiments import devices
 from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, draw, rounded
-from experiments.asynchronous.solving import Run
+from experiments.asynchronous.solving import Solving
 from experiments.report.workdir import Workdir
-from jaxdecouple.asynchronous import Problem, Record, StepSizeWarning
+from experiments.training.progress import NonFiniteLoss
+from jaxdecouple.asynchronous import DivergenceWarning, Problem, Record, StepSizeWarning
 from jaxdecouple.asynchronous.data.sources import Source, classes, signs
 
 FLAGS = flags.FLAGS
 
 
-def run(setting: Run, workdir: pathlib.Path, *, overwrite: bool = False) -> dict[str, Any]:
+def run(setting: Solving, workdir: pathlib.Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Solves, and writes config.json, metrics.jsonl, summary.json and curves.png; returns the summary.
 
     Raises:
@@ -31,7 +32,7 @@ def run(setting: Run, workdir: pathlib.Path, *, overwrite: bool = False) -> dict
       NonFiniteLoss: the run diverged.
     """
     setting.check()
-    Workdir.check(workdir, overwrite=overwrite)
+    Workdir.check(workdir, overwrite=overwrite, inputs={"resume": setting.resume})
     with scales.precision(setting.dtype):
         source = setting.load()
         problem = setting.make(source)
@@ -49,7 +50,11 @@ def run(setting: Run, workdir: pathlib.Path, *, overwrite: bool = False) -> dict
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", flush=True)
             warnings.simplefilter("once", StepSizeWarning)
-            result = setting.solve(problem, note)
+            warnings.simplefilter("error", DivergenceWarning)
+            try:
+                result = setting.solve(problem, note)
+            except DivergenceWarning as error:
+                raise NonFiniteLoss(str(error).replace("step_size;", "--step_size;")) from None
         summary = {
             **rows[-1],
             "step_size": result.step_size,
@@ -81,7 +86,7 @@ def line(record: Record, outer_steps: int) -> str:
     return "  ".join(parts)
 
 
-def errors(setting: Run, source: Source, problem: Problem, w: np.ndarray) -> dict[str, float]:
+def errors(setting: Solving, source: Source, problem: Problem, w: np.ndarray) -> dict[str, float]:
     """Shares of examples whose class is not told right, where the problem has classes."""
     binary = setting.problem in ("logistic", "smoothed_hinge") or setting.labels != "auto"
     if setting.problem == "pca" or not (binary or setting.problem == "network"):
@@ -98,7 +103,7 @@ def errors(setting: Run, source: Source, problem: Problem, w: np.ndarray) -> dic
     return found
 
 
-def title(setting: Run, source: Source) -> str:
+def title(setting: Solving, source: Source) -> str:
     """What a picture says above."""
     workers = f"{setting.workers} workers, {setting.engine}"
     return f"{setting.method}, {setting.problem} on {source.name}, l2 = {setting.l2:g}, {workers}"
@@ -131,13 +136,13 @@ def plot(curve: Curve, path: pathlib.Path, title: str) -> None:
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    scales.define(Run, scaled=False)
+    scales.define(Solving, scaled=False)
     command_line.define_workdir()
 
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="metrics.jsonl holds the outer iterations that were finished"):
-        setting = scales.read(Run)
+        setting = scales.read(Solving)
         setting.check()
         name = f"{setting.method}-{setting.problem}"
         workdir = pathlib.Path(FLAGS.workdir or Workdir.unused(f"runs/asynchronous-{name}"))

@@ -24,7 +24,7 @@ DTYPES = ("float64", "float32")
 
 _SAME = object()
 _FOLDER = re.compile(r"\b(npz|libsvm):[^,]*/")
-Setting = TypeVar("Setting")
+T = TypeVar("T")
 
 
 def option(small: Any, help: str, *, thesis: Any = _SAME, least: float | None = None) -> Any:
@@ -67,7 +67,7 @@ def _value(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else repr(value) if value == "" else str(value)
 
 
-def read(kind: type[Setting]) -> Setting:
+def read(kind: type[T]) -> T:
     """The setting that the flags give.
 
     Raises:

@@ -21,7 +21,7 @@ ENGINES = ("simulated", "local", "ray")
 
 # What each method takes besides what all of them do.
 METHODS: dict[str, tuple[str, ...]] = {
-    "sgd": ("step_size", "decay", "batch_size"),
+    "sgd": ("step_size", "decay", "batch_size", "coordinates"),
     "svrg": ("step_size", "batch_size"),
     "sgd_svrg": ("step_size", "batch_size", "sgd_epochs", "sgd_step_size", "sgd_decay"),
     "shared_asysvrg": ("step_size", "batch_size", "coordinates"),
@@ -37,7 +37,7 @@ NEEDS_STEP = ("sgd", "shared_asysvrg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Solving:
     """What is solved, and how; each field is a command-line flag."""
 
     method: str = option("dis_dfsdca", f"one of {', '.join(METHODS)}")
@@ -59,12 +59,17 @@ class Run:
     delays: str = option(
         "", "simulated: empty: a virtual clock's; a number for all messages; drawn:N: drawn from 0 to N"
     )
-    local_steps: int = option(100, "H, examples of a message of the dual methods", least=1)
-    batch_size: int = option(10, "examples of a message of the primal methods", least=1)
-    coordinates: int = option(0, "shared_asysvrg: coordinates an update changes; 0: all of them", least=0)
+    local_steps: int = option(
+        0, "H, examples of a message of the dual methods; 0: 100, or as many as there are", least=0
+    )
+    batch_size: int = option(0, "examples of a message of the primal methods; 0: 10, or as many as there are", least=0)
+    coordinates: int = option(0, "sgd, shared_asysvrg: coordinates an update changes; 0: all of them", least=0)
     outer_steps: int = option(30, "S, outer iterations", least=1)
     inner_steps: int = option(0, "T or m, messages of an outer iteration; 0: as many as read n examples", least=0)
-    step_size: float = option(0.0, "eta; 0: the solver's own", least=0)
+    step_size: float = option(0.0, "eta; 0: the solver's own, larger while the objective falls", least=0)
+    tol: float = option(
+        0.0, "ends a run at this duality gap by the objective, or gradient by its first; 0: never", least=0
+    )
     decay: float = option(0.0, "sgd: eta goes down with the power of this of the epoch")
     sgd_epochs: int = option(10, "sgd_svrg: outer iterations of SGD, taken from outer_steps", least=1)
     sgd_step_size: float = option(0.05, "sgd_svrg: step size of SGD")
@@ -76,8 +81,8 @@ class Run:
     example_seconds: float = option(1e-6, "virtual clock: a gradient of one example", least=0)
     message_seconds: float = option(1e-4, "virtual clock: the way to the server and back", least=0)
     update_seconds: float = option(1e-5, "virtual clock: an update by the server", least=0)
-    checkpoint: str = option("", "local, ray: a file to write at the end of each outer iteration")
-    resume: str = option("", "local, ray: such a file, to go on from")
+    checkpoint: str = option("", "a file to write at the end of each outer iteration")
+    resume: str = option("", "such a file, to go on from")
     dtype: str = option("float64", "float64 or float32")
     seed: int = option(0, "of the examples that are chosen, of a network, and of made data", least=0)
 
@@ -159,9 +164,10 @@ class Run:
             on_record(record)
 
         arguments = {name: getattr(self, name) for name in METHODS[self.method]}
-        if not self.step_size:
-            arguments.pop("step_size", None)
-        if self.method == "shared_asysvrg":
+        for name in ("step_size", "local_steps", "batch_size"):  # 0: the solver's own
+            if not arguments.get(name, 1):
+                del arguments[name]
+        if "coordinates" in arguments:
             arguments["coordinates"] = self.coordinates or problem.d
         return getattr(asynchronous, self.method)(
             problem,
@@ -171,6 +177,7 @@ class Run:
             delays=self.parsed_delays(),
             outer_steps=self.outer_steps,
             inner_steps=self.inner_steps or None,
+            tol=self.tol or None,
             seed=self.seed,
             clock=self.clock(),
             stragglers=self.stragglers(),
@@ -186,7 +193,7 @@ def stragglers(
     """Workers that are late.
 
     Raises:
-      ValueError: ``slowdown`` is not two numbers, or as of `Stragglers`.
+      ValueError: ``slowdown`` is not two numbers, or `Stragglers` refuses them.
     """
     if len(slowdown) != 2:
         given = ",".join(f"{number:g}" for number in slowdown)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
 from experiments.asynchronous.curves import Curve, colour, shown
+
+
+def check_serial(workers: Sequence[int]) -> None:
+    """Refuses numbers of workers that speed-ups cannot be told of.
+
+    Raises:
+      ValueError: 1 is not among them.
+    """
+    if 1 not in workers:
+        raise ValueError(f"workers is {','.join(map(str, workers))}; write 1 too, which speed-ups compare with")
 
 
 def common_target(curves: Sequence[Curve], of: str) -> float:
@@ -28,6 +38,16 @@ def speedups(curves: Sequence[Curve], target: float, of: str) -> dict[int, float
 def described(factors: Mapping[int, float]) -> str:
     """Speed-ups for a sentence."""
     return ", ".join(f"{shown(factor)} with {workers}" for workers, factor in factors.items() if workers > 1)
+
+
+def columns(factors: Callable[[Curve], float]) -> dict[str, Callable[[Curve], str]]:
+    """Columns of a table: the speed-up of a curve, and its share of the ideal one."""
+
+    def share(curve: Curve) -> str:
+        ideal = factors(curve) / curve.about["workers"]
+        return f"{100 * ideal:.0f} %" if math.isfinite(ideal) else "-"
+
+    return {"speed-up": lambda curve: shown(factors(curve)), "of ideal": share}
 
 
 def draw_speedups(axes: Axes, named: Mapping[str, Mapping[int, float]]) -> None:

@@ -11,71 +11,7 @@ Many workers, each with a part of the data, and a server or a shared vector that
 Independent of pipelines and schedules.
 """
 
-from jaxdecouple.asynchronous.algorithms.bounds import StepSizeWarning
-from jaxdecouple.asynchronous.data.libsvm import read_libsvm
-from jaxdecouple.asynchronous.data.sources import Source, load
-from jaxdecouple.asynchronous.engines.clock import Clock, DrawnDelays, Stragglers
-from jaxdecouple.asynchronous.engines.options import Options
-from jaxdecouple.asynchronous.engines.run import ServerLost, WorkersLost
-from jaxdecouple.asynchronous.problems.factories import (
-    general,
-    linear,
-    logistic,
-    network,
-    pca,
-    quadratic,
-    ridge,
-    smoothed_hinge,
-)
-from jaxdecouple.asynchronous.problems.problem import General, Linear, Problem
-from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.shared_solver import shared_asysvrg
-from jaxdecouple.asynchronous.solvers import (
-    cocoa_plus,
-    dfsdca,
-    dis_dfsdca,
-    distributed_asysvrg,
-    distributed_svrg,
-    sdca,
-    sgd,
-    sgd_svrg,
-    svrg,
-)
-from jaxdecouple.asynchronous.trace import Record, Trace
+import lazy_loader
 
-__all__ = [
-    "Clock",
-    "DrawnDelays",
-    "General",
-    "Linear",
-    "Options",
-    "Problem",
-    "Record",
-    "Result",
-    "ServerLost",
-    "Source",
-    "StepSizeWarning",
-    "Stragglers",
-    "Trace",
-    "WorkersLost",
-    "cocoa_plus",
-    "dfsdca",
-    "dis_dfsdca",
-    "distributed_asysvrg",
-    "distributed_svrg",
-    "general",
-    "linear",
-    "load",
-    "logistic",
-    "network",
-    "pca",
-    "quadratic",
-    "read_libsvm",
-    "ridge",
-    "sdca",
-    "sgd",
-    "sgd_svrg",
-    "shared_asysvrg",
-    "smoothed_hinge",
-    "svrg",
-]
+# What is exported stands in __init__.pyi. Loading on first use lets the server of a run start without JAX.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,8 @@ What a thread reads is no version of w: of the last updates it may see some and 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Generator, Iterator
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,17 @@ import numpy as np
 
 from jaxdecouple.asynchronous.algorithms import bounds
 from jaxdecouple.asynchronous.algorithms.algorithm import Svrg, View
-from jaxdecouple.asynchronous.algorithms.sampling import coordinate_draws, draws
-from jaxdecouple.asynchronous.engines import clock as plan
-from jaxdecouple.asynchronous.engines import sharing
+from jaxdecouple.asynchronous.algorithms.sampling import How, stacked
+from jaxdecouple.asynchronous.algorithms.steps import Steps
+from jaxdecouple.asynchronous.engines import clock, sharing
 from jaxdecouple.asynchronous.engines.clock import DrawnDelays, Plan
-from jaxdecouple.asynchronous.engines.options import Options, Settings
+from jaxdecouple.asynchronous.engines.messages import Go
+from jaxdecouple.asynchronous.engines.options import Options, Settings, check_coordinates
+from jaxdecouple.asynchronous.engines.run import Run, on_host, start_of
+from jaxdecouple.asynchronous.engines.simulated import ONE_THREAD
+from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.solvers import best_of, epochs_per_outer
-from jaxdecouple.asynchronous.trace import Meter, Trace
 
 
 class Iterations(NamedTuple):
@@ -43,7 +46,7 @@ def shared_asysvrg(
     problem: Problem,
     *,
     step_size: float,
-    batch_size: int = 10,
+    batch_size: int | None = None,
     coordinates: int = 1,
     missing: np.ndarray | None = None,
     **options: Unpack[Options],
@@ -57,15 +60,13 @@ def shared_asysvrg(
     Args:
       problem: any.
       step_size: eta, constant.
-      batch_size: |I_t|, chosen among all examples by every thread.
+      batch_size: |I_t|, chosen among all examples by every thread; 10, or n if that is less.
       coordinates: how many random coordinates an update changes; Algorithm 1 has one, section 2.5.1 a thousand.
       missing: the simulated engine's: which of the updates t - 1, t - 2, ... iteration t does not see, a boolean array
         ``[outer_steps * inner_steps, Delta]``, in place of ``delays``. With a number or an array as ``delays`` the last
-        so
-        many are missing; with `DrawnDelays` each of the last ``bound``, with probability 1/2.
-      **options: as of `Options`; ``workers`` counts threads, processes in the engine "local", which keeps w in memory
-        that
-        they share; the engine "ray" has no shared memory.
+        so many are missing; with `DrawnDelays` each of the last ``bound``, with probability 1/2.
+      **options: see `Options`; ``workers`` counts threads, processes in the engine "local", which keeps w in memory
+        that they share; the engine "ray" has no shared memory.
 
     Raises:
       ValueError: settings that cannot be used.
@@ -73,25 +74,25 @@ def shared_asysvrg(
     Warns:
       StepSizeWarning: ``step_size`` is beyond what theorem 2.3.1 allows.
     """
-    if not 1 <= coordinates <= problem.d:
-        raise ValueError(f"coordinates is {coordinates}, and w has {problem.d}; write a number from 1 to {problem.d}")
-    if not (np.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"step_size is {step_size}; write a positive number")
-    algorithm = Svrg(batch_size)
-    settings = Settings.of("shared_asysvrg", options).for_(problem, algorithm)
+    check_coordinates(problem, coordinates)
+    bounds.check_positive("step_size", step_size)
+    settings = Settings.of("shared_asysvrg", options, problem)
+    algorithm = Svrg(settings.per_message(problem, batch_size, 10, "batch_size"))
+    settings = settings.for_(problem, algorithm)
     if settings.engine == "ray":
         raise ValueError("shared_asysvrg needs shared memory, which Ray's actors do not have; write engine='local'")
-    if settings.checkpoint or settings.resume:
-        raise ValueError("shared_asysvrg has no server that could be lost; leave checkpoint and resume out")
     if missing is not None and (settings.engine != "simulated" or settings.delays is not None):
         raise ValueError("missing is given, with delays or another engine than 'simulated'; write one of them")
-    _warn(problem, settings, step_size, batch_size, coordinates, missing)
-    start = problem.initial() if settings.start is None else jnp.asarray(settings.start, problem.dtype)
-    meter = Meter(problem, best_of(problem, settings.optimum), settings.on_record)
-    per_outer = epochs_per_outer(problem, algorithm, settings)
+    _warn(problem, settings, step_size, algorithm.h, coordinates, missing)
+    run = Run(problem, algorithm, settings, Steps(step_size), f"shared, {coordinates} coordinates")
+    at = run.resumed(Outer(start_of(problem, settings)))
     if settings.engine == "local":
-        return sharing.run(problem, algorithm, settings, start, step_size, coordinates, meter, per_outer)
-    return _simulate(problem, algorithm, settings, start, step_size, coordinates, missing, meter, per_outer)
+        own = {"workers": settings.workers, "seed": settings.seed, "stragglers": settings.stragglers}
+        task = sharing.SharedTask(part=on_host(problem), algorithm=algorithm, coordinates=coordinates, **own)
+        outers = sharing.run(task, at, settings.inner_steps, run.epochs)
+    else:
+        outers = _simulate(run, at, coordinates, missing)
+    return run.measured(at, outers)
 
 
 def _warn(
@@ -104,39 +105,27 @@ def _warn(
     share, m = problem.d / coordinates, settings.inner_steps
     bound = bounds.variance_reduced(largest=largest, h=h, delay=delay, inner_steps=m, coordinates=share)
     terms = f"L = {largest:.3g}, b = {h}, Delta = {delay}, m = {m}, d = {share:.3g} times the coordinates of an update"
-    bounds.warn_beyond(step, bound, "theorem 2.3.1", terms)
+    bounds.warn_beyond(step, bound, "theorem 2.3.1", bound, terms)
 
 
-def _simulate(
-    problem: Problem,
-    algorithm: Svrg,
-    settings: Settings,
-    w: jax.Array,
-    step: float,
-    coordinates: int,
-    missing: np.ndarray | None,
-    meter: Meter,
-    per_outer: float,
-) -> Result:
-    plans, unseen = _plans(problem, algorithm, settings, missing)
-    everything, seeds = np.arange(problem.n), [(settings.seed, k) for k in range(settings.workers)]
-    rows = [draws(problem, everything, h=algorithm.h, sampling="uniform", seed=(*seed, 0)) for seed in seeds]
-    chosen = [coordinate_draws(problem.d, coordinates, (*seed, 1)) for seed in seeds]
-    meter.record(w, None)
-    m, step = settings.inner_steps, jnp.asarray(step, problem.dtype)
-    for outer, (of_outer, of_missing) in enumerate(zip(plans, unseen, strict=True), 1):
-        iterations = Iterations(
-            np.stack([next(rows[k]).rows for k in of_outer.worker]),
-            np.stack([next(chosen[k]) for k in of_outer.worker]),
-            of_missing,
-        )
-        w = _outer_iteration(algorithm, problem, w, step, iterations)
-        progress = {"outer": outer, "messages": outer * m, "epochs": outer * per_outer, "seconds": of_outer.end}
-        meter.record(w, None, delays=of_missing.sum(axis=1), **progress)
-    return Result(w, None, Trace(meter.records), float(step))
+def _simulate(run: Run, at: Outer, coordinates: int, missing: np.ndarray | None) -> Generator[Outer, Go, None]:
+    problem, algorithm, settings = run.problem, run.algorithm, run.settings
+    plans, everything, go = _plans(problem, algorithm, settings, at, missing), np.arange(problem.n), (yield at)
+    for plan, unseen in plans:
+        rows, chosen = (np.zeros((len(plan.worker), size), np.int32) for size in (algorithm.h, coordinates))
+        for k, count in enumerate(np.bincount(plan.worker)):
+            if count:
+                how, where = How(algorithm.h, coordinates=coordinates), plan.worker == k
+                drawn = stacked(problem, everything, count, how, (settings.seed, k, at.outer, 0))
+                rows[where], chosen[where] = drawn.rows, drawn.coordinates
+        iterations = Iterations(rows, chosen, unseen)
+        w = _outer_iteration(algorithm, problem, at.w, jnp.asarray(go.step, problem.dtype), iterations)
+        there = {"seconds": plan.end, "delays": unseen.sum(axis=1), "free": plan.free}
+        at = at.after(len(plan.worker), run.epochs, w=w, **there)
+        go = yield at
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=ONE_THREAD)
 def _outer_iteration(
     algorithm: Svrg, problem: Problem, w: jax.Array, step: jax.Array, iterations: Iterations
 ) -> jax.Array:
@@ -158,30 +147,37 @@ def _outer_iteration(
 
 
 def _plans(
-    problem: Problem, algorithm: Svrg, settings: Settings, missing: np.ndarray | None
-) -> tuple[list[Plan], list[Any]]:
-    """Plans of all outer iterations, and what is missing in each, ``[m, Delta]``."""
-    counts: dict[str, int] = {name: getattr(settings, name) for name in ("workers", "outer_steps", "inner_steps")}
-    outer, m = settings.outer_steps, settings.inner_steps
+    problem: Problem, algorithm: Svrg, settings: Settings, at: Outer, missing: np.ndarray | None
+) -> Iterator[tuple[Plan, np.ndarray]]:
+    """The plans after ``at``, and what is missing in each, ``[m, Delta]``.
+
+    Updates from before the outer iteration are never missing, for it began with a barrier.
+    """
+    counts, outer, m = settings.counts, settings.outer_steps, settings.inner_steps
     if missing is not None:
         missing = np.asarray(missing, bool)
         if missing.ndim != 2 or len(missing) != outer * m:
             raise ValueError(f"missing has shape {missing.shape}; write [{outer * m}, Delta], a row for each iteration")
-        return plan.given(0, **counts), list(_existing(missing.reshape(outer, m, -1)))
-    if isinstance(settings.delays, DrawnDelays):
-        rng = np.random.default_rng(settings.delays.seed)
-        return plan.given(0, **counts), list(_existing(rng.random((outer, m, settings.delays.bound)) < 0.5))
-    if settings.delays is not None:
-        plans = plan.given(settings.delays, **counts)
+        unseen = iter(missing.reshape(outer, m, -1)[at.outer :])
+    elif isinstance(settings.delays, DrawnDelays):
+        bound, seed = settings.delays.bound, settings.delays.seed
+        unseen = (np.random.default_rng((seed, s)).random((m, bound)) < 0.5 for s in range(at.outer, outer))
     else:
-        parts = tuple(len(part) for part in np.array_split(np.arange(problem.n), settings.workers))
-        work = plan.Work(algorithm.h * algorithm.gradients_per_example, parts)
-        plans = plan.asynchronous(settings.clock, settings.stragglers, work, **counts)
-    largest = max(int(of_outer.delay.max()) for of_outer in plans)
-    return plans, [np.arange(largest) < of_outer.delay[:, None] for of_outer in plans]
+        if settings.delays is not None:
+            plans, most = clock.given(settings.delays, **counts, first=at.outer), settings.expected_delay
+        else:
+            parts = tuple(len(part) for part in np.array_split(np.arange(problem.n), settings.workers))
+            work = clock.Work(algorithm.h * algorithm.gradients_per_example, parts)
+            since = clock.Since(at.outer, at.seconds, at.free)
+            plans = clock.asynchronous(settings.clock, settings.stragglers, work, **counts, since=since)
+            most = 0
+        return ((plan, _last(plan.delay, most)) for plan in plans)
+    existing = np.arange(m)[:, None]
+    pairs = zip(clock.given(0, **counts, first=at.outer), unseen, strict=True)
+    return ((plan, of_plan & (np.arange(of_plan.shape[1]) < existing)) for plan, of_plan in pairs)
 
 
-def _existing(missing: np.ndarray) -> np.ndarray:
-    """Without updates from before the outer iteration, which began with a barrier."""
-    _, m, window = missing.shape
-    return missing & (np.arange(window) < np.arange(m)[:, None])
+def _last(delay: np.ndarray, most: int) -> np.ndarray:
+    """The last so many updates are missing; as wide as the longest delay, or the power of 2 above it."""
+    width = most or 1 << int(delay.max()).bit_length()
+    return np.arange(width) < delay[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
     """One measurement.
@@ -22,9 +25,11 @@ class Record:
       outer: outer iterations so far.
       messages: messages that the server has taken so far.
       epochs: gradients of single examples computed for them, and for full gradients, by n.
-      seconds: since the start, on the virtual clock or the wall; NaN where delays were given. What measuring takes is
-        not
-        counted.
+      seconds: since the start, on the virtual clock or the wall, without measuring; NaN where delays were given.
+      wall: seconds of the wall since the solver was called, all included.
+      compiling: those of them in which this process traced and compiled.
+      step_size: eta of the outer iteration; that of the first one in the record of the start.
+      kept: whether its w was kept; False where the run got worse, and the w before was taken again, with a smaller eta.
       objective: P(w).
       squared_gradient: |grad P(w)|^2.
       gap: P(w) - D(alpha), or None without a dual.
@@ -38,6 +43,10 @@ class Record:
     messages: int
     epochs: float
     seconds: float
+    wall: float
+    compiling: float
+    step_size: float
+    kept: bool
     objective: float
     squared_gradient: float
     gap: float | None
@@ -82,58 +91,74 @@ class Trace(Sequence[Record]):
         return np.array([math.nan if value is None else value for value in values])
 
 
+jax.tree_util.register_pytree_node(Trace, lambda trace: ((trace[:],), None), lambda _, children: Trace(*children))
+
+
 @jax.jit
-def measures(problem: Problem, w: jax.Array, alpha: jax.Array | None) -> tuple[Any, Any, Any, Any]:
-    """Objective, squared norm of the gradient; duality gap or None, and by how much w is not w(alpha)."""
+def _measures(problem: Problem, w: jax.Array, alpha: jax.Array | None) -> dict[str, Any]:
     gradient, gap, relation = problem.gradient(w), None, None
     if alpha is not None:
         gap, relation = problem.dual_gap(w, alpha), jnp.max(jnp.abs(w - problem.primal(alpha)))
-    return problem.objective(w), gradient @ gradient, gap, relation
+    found = {"objective": problem.objective(w), "squared_gradient": gradient @ gradient}
+    return {**found, "gap": gap, "relation": relation}
 
 
-@dataclasses.dataclass
+class _Compiling:
+    """Seconds that this process has spent on tracing and compiling, as JAX tells them."""
+
+    seconds = 0.0
+
+    @classmethod
+    def note(cls, event: str, seconds: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            cls.seconds += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_Compiling.note)
+
+
 class Meter:
     """Measures a run on ``problem``.
 
     Attributes:
-      problem: the whole problem.
-      best: P(w*), or None.
-      on_record: called with every record and the w that it is of, or None.
       records: so far.
     """
 
-    problem: Problem
-    best: float | None = None
-    on_record: Callable[[Record, Any], None] | None = None
-    records: list[Record] = dataclasses.field(default_factory=list)
+    def __init__(self, problem: Problem, best: Any = None, on_record: Callable[[Record, Any], None] | None = None):
+        """Begins to count seconds.
 
-    def record(
-        self,
-        w: Any,
-        alpha: Any,
-        *,
-        outer: int = 0,
-        messages: int = 0,
-        epochs: float = 0.0,
-        seconds: float = 0.0,
-        delays: np.ndarray | None = None,
-    ) -> None:
-        """Adds a record of ``w`` and ``alpha``, as they are after so many messages."""
-        objective, squared, gap, relation = measures(self.problem, w, alpha)
-        any_delays = delays is not None and len(delays) > 0
-        record = Record(
-            outer=outer,
-            messages=messages,
-            epochs=epochs,
-            seconds=seconds,
-            objective=float(objective),
-            squared_gradient=float(squared),
-            gap=None if gap is None else float(gap),
-            relation=None if relation is None else float(relation),
-            suboptimality=None if self.best is None else float(objective) - self.best,
-            largest_delay=int(delays.max()) if any_delays else 0,
-            mean_delay=float(delays.mean()) if any_delays else 0.0,
+        Args:
+          problem: the whole problem.
+          best: P(w*), or None.
+          on_record: called with every record and the w that it is of.
+        """
+        self._problem, self._best, self._on_record = problem, best, on_record
+        self._begun, self._compiled = time.perf_counter(), _Compiling.seconds
+        self.records: list[Record] = []
+
+    def measure(self, at: Outer, step_size: float) -> Record:
+        """A record of what is there; arrays instead of numbers where the problem is being traced."""
+        found = _measures(self._problem, at.w, at.alpha)
+        if not any(isinstance(value, jax.core.Tracer) for value in found.values()):
+            found = {name: None if value is None else float(value) for name, value in found.items()}
+        there = len(at.delays) > 0
+        return Record(
+            outer=at.outer,
+            messages=at.messages,
+            epochs=at.epochs,
+            seconds=at.seconds,
+            wall=time.perf_counter() - self._begun,
+            compiling=_Compiling.seconds - self._compiled,
+            step_size=step_size,
+            kept=True,
+            suboptimality=None if self._best is None else found["objective"] - self._best,
+            largest_delay=int(at.delays.max()) if there else 0,
+            mean_delay=float(at.delays.mean()) if there else 0.0,
+            **found,
         )
+
+    def add(self, record: Record, w: Any) -> None:
+        """Keeps a record, and shows it to whoever wants to see it."""
         self.records.append(record)
-        if self.on_record is not None:
-            self.on_record(record, w)
+        if self._on_record is not None:
+            self._on_record(record, w)

@@ -7,21 +7,25 @@ import pytest
 
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, DrawnDelays, Stragglers
-from jaxdecouple.asynchronous.engines import clock as plan
+from jaxdecouple.asynchronous.engines import clock
 
 CLOCK = Clock(example=1.0, message=2.0, update=0.5)
 NOBODY = Stragglers(probability=0.0)
-THREE = plan.Work(3, ())  # a message of three gradients arrives after 2 + 3 seconds
+THREE = clock.Work(3, ())  # a message of three gradients arrives after 2 + 3 seconds
 
 
 def plans(
-    work: plan.Work = THREE, late: Stragglers = NOBODY, *, rounds: bool = False, **counts: int
-) -> list[plan.Plan]:
-    make = plan.synchronous if rounds else plan.asynchronous
-    return make(CLOCK, late, work, **{"workers": 2, "outer_steps": 1, "inner_steps": 4, **counts})
+    work: clock.Work = THREE, late: Stragglers = NOBODY, *, rounds: bool = False, **counts: int
+) -> list[clock.Plan]:
+    make = clock.synchronous if rounds else clock.asynchronous
+    return list(make(CLOCK, late, work, **{"workers": 2, "outer_steps": 1, "inner_steps": 4, **counts}))
 
 
-def assert_plan(of: plan.Plan, worker: list[int], delay: list[int], seconds: list[float]) -> None:
+def given(delays: Any, **counts: int) -> list[clock.Plan]:
+    return list(clock.given(delays, **counts))
+
+
+def assert_plan(of: clock.Plan, worker: list[int], delay: list[int], seconds: list[float]) -> None:
     assert of.worker.tolist() == worker
     assert of.delay.tolist() == delay
     np.testing.assert_allclose(of.seconds, seconds)
@@ -41,15 +45,15 @@ def test_a_worker_that_is_always_late() -> None:
 
 
 def test_the_server_takes_one_message_at_a_time() -> None:
-    clock = Clock(example=1.0, message=0.0, update=4.0)
-    (only,) = plan.asynchronous(clock, NOBODY, plan.Work(1, ()), workers=2, outer_steps=1, inner_steps=4)
+    slow = Clock(example=1.0, message=0.0, update=4.0)
+    (only,) = clock.asynchronous(slow, NOBODY, clock.Work(1, ()), workers=2, outer_steps=1, inner_steps=4)
     assert_plan(only, [0, 1, 0, 1], [0, 1, 1, 1], [5, 9, 13, 17])
 
 
 def test_a_full_gradient_is_over_when_the_slowest_has_its_part() -> None:
-    (only,) = plans(plan.Work(3, (2, 5)))
+    (only,) = plans(clock.Work(3, (2, 5)))
     assert_plan(only, [0, 1, 0, 1], [0, 1, 1, 1], [12.5, 13, 18, 18.5])  # 5 + 2 seconds later
-    (only,) = plans(plan.Work(3, (2, 5)), Stragglers(probability=1.0, slowdown=(3.0, 3.0), workers=(0,)))
+    (only,) = plans(clock.Work(3, (2, 5)), Stragglers(probability=1.0, slowdown=(3.0, 3.0), workers=(0,)))
     np.testing.assert_allclose(only.seconds[0], 8 + 2 + 5 + 0.5)  # worker 1's first message; worker 0 has 2 * 4 seconds
 
 
@@ -70,7 +74,7 @@ def test_rounds_wait_for_the_slowest() -> None:
     late = Stragglers(probability=1.0, slowdown=(3.0, 3.0), workers=(0,))
     (only,) = plans(late=late, rounds=True)
     assert_plan(only, [0, 1, 0, 1], [0, 1, 0, 1], [15, 15, 30, 30])
-    (only,) = plans(plan.Work(3, (2, 5)), late, rounds=True)
+    (only,) = plans(clock.Work(3, (2, 5)), late, rounds=True)
     assert_plan(only, [0, 1, 0, 1], [0, 1, 0, 1], [25, 25, 40, 40])  # worker 0 has 2 * 4 seconds for its part
 
 
@@ -106,34 +110,34 @@ def test_stragglers_that_cannot_be(bad: dict[str, Any]) -> None:
 
 def test_given_delays_reach_back_to_the_start_of_the_outer_iteration() -> None:
     counts = {"workers": 3, "outer_steps": 2, "inner_steps": 5}
-    for each in plan.given(2, **counts):
+    for each in given(2, **counts):
         assert each.worker.tolist() == [0, 1, 2, 0, 1]
         assert each.delay.tolist() == [0, 1, 2, 2, 2]
         assert np.isnan(each.seconds).all() and np.isnan(each.end)
-    first, second = plan.given(np.array([0, 4, 1, 0, 4, 3, 0, 0, 1, 2]), **counts)
+    first, second = given(np.array([0, 4, 1, 0, 4, 3, 0, 0, 1, 2]), **counts)
     assert first.delay.tolist() == [0, 1, 1, 0, 4]
     assert second.delay.tolist() == [0, 0, 0, 1, 2]
 
 
 def test_drawn_delays_are_all_between_none_and_the_bound() -> None:
     counts = {"workers": 3, "outer_steps": 3, "inner_steps": 200}
-    of = plan.given(DrawnDelays(4, seed=2), **counts)
+    of = given(DrawnDelays(4, seed=2), **counts)
     share = np.mean([each.delay[4:, None] == np.arange(6) for each in of], axis=(0, 1))
     assert (np.abs(share[:5] - 0.2) < 0.1).all() and share[5] == 0
-    again, other = plan.given(DrawnDelays(4, seed=2), **counts), plan.given(DrawnDelays(4, seed=3), **counts)
+    again, other = given(DrawnDelays(4, seed=2), **counts), given(DrawnDelays(4, seed=3), **counts)
     assert (of[0].delay == again[0].delay).all() and (of[0].delay != of[1].delay).any()
     assert (of[0].delay != other[0].delay).any()
 
 
-def random_plans() -> list[plan.Plan]:
+def random_plans() -> list[clock.Plan]:
     rng = np.random.default_rng(8)
     drawn = [np.minimum(rng.integers(0, bound + 1, 30), np.arange(30)) for bound in (0, 1, 3, 6, 30) for _ in range(4)]
-    return [plan.Plan(np.zeros(30, int), delay, np.zeros(30), 0.0) for delay in drawn]
+    return [clock.Plan(np.zeros(30, int), delay, np.zeros(30), 0.0, np.zeros(1)) for delay in drawn]
 
 
 def test_slots_hold_what_is_read() -> None:
     for of in random_plans():
-        read, write, count = plan.slots(of)
+        read, write, count = clock.slots(of)
         kept = {0: 0}
         for t in range(30):
             assert kept[read[t]] == t - of.delay[t]
@@ -146,18 +150,18 @@ def test_slots_are_as_few_as_can_be() -> None:
     for of in random_plans():
         versions = np.arange(30) - of.delay
         live = [len({v for v in versions[t + 1 :] if v <= t}) for t in range(30)]
-        assert plan.slots(of)[2] == max(live) + 1
+        assert clock.slots(of)[2] == max(live) + 1
 
 
 @pytest.mark.parametrize("tau", [0, 1, 5])
 def test_slots_of_a_constant_delay(tau: int) -> None:
-    (of,) = plan.given(tau, workers=2, outer_steps=1, inner_steps=20)
-    assert plan.slots(of)[2] == tau + 1
+    (of,) = given(tau, workers=2, outer_steps=1, inner_steps=20)
+    assert clock.slots(of)[2] == tau + 1
 
 
 def test_more_workers_are_faster_until_the_server_is_busy_all_the_time() -> None:
     """A message takes 10 seconds, of which the server is busy for 0.5: up to 20 workers gain, and no more do."""
-    total, work = 400, plan.Work(15, ())  # 2 + 15 seconds, then 0.5
+    total, work = 400, clock.Work(15, ())  # 2 + 15 seconds, then 0.5
 
     def seconds(workers: int) -> float:
         (only,) = plans(work, workers=workers, inner_steps=total)

@@ -1,6 +1,7 @@
 """The simulated engine computes what the thesis's listings say: w and alpha of naive float64 loops, to 1e-10."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import scipy.sparse
 
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous.algorithms import sampling
-from jaxdecouple.asynchronous.engines import clock as plan
+from jaxdecouple.asynchronous.engines import clock
 from tests.oracles import naive_asynchronous as naive
 
 pytestmark = [
@@ -78,13 +79,13 @@ class Setting(NamedTuple):
         common = {"workers": self.workers, "outer_steps": outer_steps, "inner_steps": INNER, "seed": SEED}
         return {**common, "delays": delays, **clock}
 
-    def messages(self, work: plan.Work) -> list[list[tuple[int, int]]]:
+    def messages(self, work: clock.Work) -> list[list[tuple[int, int]]]:
         """(worker, delay): workers take turns, nothing is older than its outer iteration; or as on the clock."""
         counts = {"workers": self.workers, "outer_steps": self.outer_steps, "inner_steps": INNER}
         if self.delays is None:
-            plans = plan.asynchronous(CLOCK, STRAGGLERS, work, **counts)
+            plans = clock.asynchronous(CLOCK, STRAGGLERS, work, **counts)
         elif isinstance(self.delays, asynchronous.DrawnDelays):
-            plans = plan.given(self.delays, **counts)
+            plans = clock.given(self.delays, **counts)
         else:
             wanted = np.broadcast_to(self.delays, (self.outer_steps, INNER))
             return [[(t % self.workers, min(int(of[t]), t)) for t in range(INNER)] for of in wanted]
@@ -95,11 +96,28 @@ CLOCK = asynchronous.Clock(example=1.0, message=0.5, update=0.25)
 STRAGGLERS = asynchronous.Stragglers(probability=0.5, slowdown=(1.0, 4.0), workers=(0,), seed=0)
 
 
-def drawn(case: Case, workers: int, how: str = "uniform", h: int = H) -> list[Iterator[Any]]:
-    """What each worker draws for its messages: examples, or for adaptive sampling the numbers that choose them."""
-    parts = [np.arange(k, N, workers) for k in range(workers)]
-    draws = [sampling.draws(case.problem, part, h=h, sampling=how, seed=(SEED, k, 0)) for k, part in enumerate(parts)]
-    return [map(lambda draw: draw.uniforms if how == "adaptive" else draw.rows, of_worker) for of_worker in draws]
+def counts_of(messages: list[list[tuple[int, int]]], worker: int) -> list[int]:
+    """How many messages of a worker there are in each outer iteration."""
+    return [sum(k == worker for k, _ in of_outer) for of_outer in messages]
+
+
+def drawn(case: Case, messages: list[list[tuple[int, int]]], workers: int, how: str = "uniform", h: int = H) -> list:
+    """What each worker draws for its messages: examples, or for adaptive sampling the numbers that choose them.
+
+    Every outer iteration has draws of its own, so that a run can go on from any.
+    """
+
+    def of_worker(k: int) -> Iterator[Any]:
+        for outer, count in enumerate(counts_of(messages, k)):
+            mine, seed = np.arange(k, N, workers), (SEED, k, outer, 0)
+            draws = sampling.draws(case.problem, mine, sampling.How(h, how), seed)
+            yield from (draw.uniforms if how == "adaptive" else draw.rows for draw in itertools.islice(draws, count))
+
+    return [of_worker(k) for k in range(workers)]
+
+
+def rounds_of(setting: Setting) -> list[list[tuple[int, int]]]:
+    return [[(t % setting.workers, 0) for t in range(INNER)] for _ in range(setting.outer_steps)]
 
 
 def start(case: Case) -> np.ndarray:
@@ -111,37 +129,43 @@ def parts_of(workers: int) -> tuple[int, ...]:
 
 
 def naive_sgd(case: Case, setting: Setting) -> list[naive.State]:
-    messages = setting.messages(plan.Work(H, ()))
-    return naive.sgd(case.naive, start(case), messages, drawn(case, setting.workers), STEP, 0.7)
+    messages = setting.messages(clock.Work(H, ()))
+    return naive.sgd(case.naive, start(case), messages, drawn(case, messages, setting.workers), STEP, 0.7)
+
+
+def naive_sgd_of_some(case: Case, setting: Setting) -> list[naive.State]:
+    messages = setting.messages(clock.Work(H, ()))
+    chosen = coordinates_of(case, messages, setting.workers)
+    return naive.sgd(case.naive, start(case), messages, drawn(case, messages, setting.workers), STEP, 0.7, chosen)
 
 
 def naive_asysvrg(case: Case, setting: Setting) -> list[naive.State]:
-    messages = setting.messages(plan.Work(2 * H, parts_of(setting.workers)))
-    return naive.distributed_asysvrg(case.naive, start(case), messages, drawn(case, setting.workers), STEP)
+    messages = setting.messages(clock.Work(2 * H, parts_of(setting.workers)))
+    return naive.distributed_asysvrg(case.naive, start(case), messages, drawn(case, messages, setting.workers), STEP)
 
 
 def naive_svrg_in_rounds(case: Case, setting: Setting) -> list[naive.State]:
+    of_workers = drawn(case, rounds_of(setting), setting.workers)
     rounds = INNER // setting.workers
-    return naive.distributed_svrg(
-        case.naive, start(case), setting.outer_steps, rounds, drawn(case, setting.workers), STEP
-    )
+    return naive.distributed_svrg(case.naive, start(case), setting.outer_steps, rounds, of_workers, STEP)
 
 
 def naive_dis_dfsdca(case: Case, setting: Setting, how: str, step: float = STEP) -> list[naive.State]:
-    messages = setting.messages(plan.Work(H, ()))
-    return naive.dis_dfsdca(case.naive, messages, drawn(case, setting.workers, how), step, sampling=how)
+    messages = setting.messages(clock.Work(H, ()))
+    of_workers = drawn(case, messages, setting.workers, how)
+    return naive.dis_dfsdca(case.naive, messages, of_workers, step, sampling=how)
 
 
 def naive_cocoa_plus(case: Case, setting: Setting) -> list[naive.State]:
     rounds = setting.outer_steps * INNER // setting.workers
-    return naive.cocoa_plus(case.naive, rounds, drawn(case, setting.workers))
+    return naive.cocoa_plus(case.naive, rounds, drawn(case, rounds_of(setting), setting.workers, "shuffled"))
 
 
 def naive_shared(case: Case, setting: Setting) -> list[naive.State]:
     """With a number or an array as delays, iteration t has not seen the last so many."""
     if isinstance(setting.delays, asynchronous.DrawnDelays):
-        bound, rng = setting.delays.bound, np.random.default_rng(setting.delays.seed)
-        unseen = rng.random((setting.outer_steps, INNER, bound)) < 0.5
+        bound, seed = setting.delays.bound, setting.delays.seed
+        unseen = [np.random.default_rng((seed, s)).random((INNER, bound)) < 0.5 for s in range(setting.outer_steps)]
         iterations = [
             [(t % setting.workers, {t - 1 - j for j in range(min(t, bound)) if of[t, j]}) for t in range(INNER)]
             for of in unseen
@@ -150,17 +174,31 @@ def naive_shared(case: Case, setting: Setting) -> list[naive.State]:
         sizes = tuple(len(part) for part in np.array_split(np.arange(N), setting.workers))
         iterations = [
             [(k, set(range(t - delay, t))) for t, (k, delay) in enumerate(of)]
-            for of in setting.messages(plan.Work(2 * H, sizes))
+            for of in setting.messages(clock.Work(2 * H, sizes))
         ]
-    return naive.shared_asysvrg(case.naive, start(case), iterations, *threads(case, setting.workers), STEP)
+    of_threads = threads(case, iterations, setting.workers)
+    return naive.shared_asysvrg(case.naive, start(case), iterations, *of_threads, STEP)
 
 
-def threads(case: Case, workers: int) -> tuple[list[Iterator[Any]], list[Iterator[Any]]]:
+def threads(case: Case, iterations: list, workers: int) -> tuple[list[Iterator[Any]], list[Iterator[Any]]]:
     """Examples, of all there are, and coordinates that each thread draws."""
-    seeds = [(SEED, k) for k in range(workers)]
-    draws = [sampling.draws(case.problem, np.arange(N), h=H, sampling="uniform", seed=(*seed, 0)) for seed in seeds]
-    rows = [map(lambda draw: draw.rows, of_thread) for of_thread in draws]
-    return rows, [sampling.coordinate_draws(case.naive.d, 3, (*seed, 1)) for seed in seeds]
+
+    def rows(k: int) -> Iterator[Any]:
+        for outer, count in enumerate(counts_of(iterations, k)):
+            draws = sampling.draws(case.problem, np.arange(N), sampling.How(H), (SEED, k, outer, 0))
+            yield from (draw.rows for draw in itertools.islice(draws, count))
+
+    return [rows(k) for k in range(workers)], coordinates_of(case, iterations, workers)
+
+
+def coordinates_of(case: Case, messages: list, workers: int) -> list[Iterator[Any]]:
+    """The coordinates that each worker's updates change."""
+
+    def of_worker(k: int) -> Iterator[Any]:
+        for outer, count in enumerate(counts_of(messages, k)):
+            yield from itertools.islice(sampling.coordinate_draws(case.naive.d, 3, (SEED, k, outer, 0, 1)), count)
+
+    return [of_worker(k) for k in range(workers)]
 
 
 class Method(NamedTuple):
@@ -175,6 +213,9 @@ class Method(NamedTuple):
 DFSDCA = functools.partial(asynchronous.dis_dfsdca, local_steps=H, step_size=STEP)
 METHODS = {
     "sgd": Method(functools.partial(asynchronous.sgd, step_size=STEP, decay=0.7, batch_size=H), naive_sgd),
+    "sgd of some": Method(
+        functools.partial(asynchronous.sgd, step_size=STEP, decay=0.7, batch_size=H, coordinates=3), naive_sgd_of_some
+    ),
     "distributed_asysvrg": Method(
         functools.partial(asynchronous.distributed_asysvrg, step_size=STEP, batch_size=H), naive_asysvrg
     ),
@@ -224,7 +265,11 @@ def compare(name: str, of: str, setting: Setting) -> None:
 def on_all_problems() -> list[tuple[str, str]]:
     """Methods and problems, but those that `test_delays` has; the network has no known constants, and no dual."""
     few = dict.fromkeys(ASYNCHRONOUS, tuple(of for of in PROBLEMS if of != "quadratic"))
-    few |= {"importance": ("ridge", "pca", "sparse ridge"), "adaptive": ("logistic", "pca", "sparse ridge")}
+    few |= {
+        "sgd of some": ("quadratic", "pca"),
+        "importance": ("ridge", "pca", "sparse ridge"),
+        "adaptive": ("logistic", "pca", "sparse ridge"),
+    }
     linear_ones = tuple(of for of in PROBLEMS if of not in ("pca", "network"))
     return [
         (name, of) for name, method in METHODS.items() for of in few.get(name, linear_ones if method.dual else PROBLEMS)
@@ -260,7 +305,7 @@ def test_iterations_that_miss_some_updates_and_not_others() -> None:
         [(t % 3, {t - 1 - j for j in range(4) if missing[s * INNER + t, j] and j < t}) for t in range(INNER)]
         for s in range(2)
     ]
-    states = naive.shared_asysvrg(where.naive, start(where), iterations, *threads(where, 3), STEP)
+    states = naive.shared_asysvrg(where.naive, start(where), iterations, *threads(where, iterations, 3), STEP)
     options = {"workers": 3, "outer_steps": 2, "inner_steps": INNER, "seed": SEED, "missing": missing}
     result = METHODS["shared_asysvrg"].solve(where.problem, **options)
     assert_same(where, result, states[-1])
@@ -270,7 +315,7 @@ def test_iterations_that_miss_some_updates_and_not_others() -> None:
 @pytest.mark.parametrize("of", ["ridge", "pca"])
 def test_one_worker_is_dual_free_sdca(of: str) -> None:
     where = case(of)
-    rows = [int(i) for _, (i,) in zip(range(2 * N), drawn(where, 1, h=1)[0], strict=False)]
+    rows = [int(i) for (i,) in drawn(where, [[(0, 0)] * N] * 2, 1, h=1)[0]]
     state = naive.dfsdca(where.naive, rows, STEP)[-1]
     alone = {"step_size": STEP, "outer_steps": 2, "inner_steps": N, "seed": SEED}
     assert_same(where, asynchronous.dfsdca(where.problem, **alone), state)
@@ -280,7 +325,7 @@ def test_one_worker_is_dual_free_sdca(of: str) -> None:
 
 def test_one_worker_is_svrg() -> None:
     where = case("ridge")
-    state = naive.svrg(where.naive, np.zeros(D), 2, INNER, drawn(where, 1)[0], STEP)[-1]
+    state = naive.svrg(where.naive, np.zeros(D), 2, INNER, drawn(where, [[(0, 0)] * INNER] * 2, 1)[0], STEP)[-1]
     alone = {"step_size": STEP, "outer_steps": 2, "inner_steps": INNER, "seed": SEED, "batch_size": H}
     assert_same(where, asynchronous.svrg(where.problem, **alone), state)
     assert_same(where, asynchronous.distributed_asysvrg(where.problem, workers=1, **alone), state)
@@ -290,8 +335,8 @@ def test_one_worker_is_svrg() -> None:
 @pytest.mark.parametrize("of", ["ridge", "smoothed_hinge"])
 def test_one_worker_is_sdca(of: str) -> None:
     where = case(of)
-    messages = [next(drawn(where, 1, h=N)[0])]
-    state = naive.sdca(where.naive, messages[0])[-1]
+    (rows,) = drawn(where, [[(0, 0)]], 1, "shuffled", h=N)[0]
+    state = naive.sdca(where.naive, rows)[-1]
     alone = {"outer_steps": 1, "inner_steps": 1, "seed": SEED}
     assert_same(where, asynchronous.sdca(where.problem, **alone), state)
     assert_same(where, asynchronous.cocoa_plus(where.problem, workers=1, local_steps=N, **alone), state)
@@ -316,9 +361,9 @@ def test_primal_is_the_sum_of_the_dual_vectors_after_every_message(of: str, how:
 def test_the_relation_holds_with_n_of_all_examples(how: str) -> None:
     """Algorithm 7 prints the worker's n_k in the place of eq. 3.7's n; then the dual vectors would fall behind."""
     where = case("ridge")
-    plan_of_turns = Setting(3, PATTERN, 3).messages(plan.Work(H, ()))
+    turns = Setting(3, PATTERN, 3).messages(clock.Work(H, ()))
     counts = {"n": None, "n_k": parts_of(3)}[how]
-    states = naive.dis_dfsdca(where.naive, plan_of_turns, drawn(where, 3), STEP, counts=counts)
+    states = naive.dis_dfsdca(where.naive, turns, drawn(where, turns, 3), STEP, counts=counts)
     errors = [np.abs(state.w - state.alpha.sum(axis=0) / (L2 * N)).max() for state in states]
     if how == "n":
         assert max(errors) < 1e-12
@@ -329,7 +374,7 @@ def test_the_relation_holds_with_n_of_all_examples(how: str) -> None:
 def test_uniform_examples_are_the_workers_own_and_all_different() -> None:
     """As section 3.4.1 assumes; and every one of them has its turn."""
     seen = set()
-    for _, rows in zip(range(50), drawn(case("ridge"), 3, h=3)[1], strict=False):
+    for rows in drawn(case("ridge"), [[(1, 0)] * 50], 3, h=3)[1]:
         assert len(set(rows.tolist())) == 3
         seen |= set(rows.tolist())
     assert seen == {1, 4, 7, 10}
@@ -338,7 +383,7 @@ def test_uniform_examples_are_the_workers_own_and_all_different() -> None:
 def test_important_examples_are_drawn_more_often() -> None:
     """In proportion to L_i + l2 n, within five standard deviations."""
     where, draws, part = case("ridge"), 20000, np.arange(2, N, 3)
-    (rows,) = (next(drawn(where, 3, "importance", h=draws)[2]),)
+    (rows,) = drawn(where, [[(2, 0)]], 3, "importance", h=draws)[2]
     p = where.naive.smoothness[part] + L2 * N
     p = p / p.sum()
     seen = np.array([np.sum(rows == i) for i in part])

@@ -237,7 +237,7 @@ def test_a_sparse_problem_is_never_dense(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("toarray", "todense"):
         monkeypatch.setattr(scipy.sparse.csr_matrix, name, refuse)
     problem = asynchronous.ridge(matrix, np.ones(n, np.float32), l2=0.1)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(problem))
+    held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(problem))
     assert held < 8 * (matrix.nnz + 3 * n) and problem.part(np.arange(5)).num_rows == 5
     result = asynchronous.dis_dfsdca(problem, workers=2, local_steps=10, outer_steps=1, inner_steps=4)
     assert result.trace.column("gap")[-1] < result.trace.column("gap")[0]

@@ -115,15 +115,22 @@ def network(x: Array, y: Array, hidden: int, classes: int, l2: float) -> Problem
     return Problem(n, int(sizes[-1]), l2, gradient)
 
 
-def sgd(problem: Problem, w: Array, plan: Plan, drawn: Drawn, alpha: float, beta: float) -> list[State]:
-    """SGD with section 2.5.1's rate alpha / (1 + s)^beta; a worker's gradient is of the w that it has."""
+def sgd(
+    problem: Problem, w: Array, plan: Plan, drawn: Drawn, alpha: float, beta: float, chosen: Drawn | None = None
+) -> list[State]:
+    """SGD with section 2.5.1's rate alpha / (1 + s)^beta; a worker's gradient is of the w that it has.
+
+    With ``chosen`` an update changes these coordinates of w alone.
+    """
     states = []
     for s, messages in enumerate(plan):
         eta, versions = alpha / (1 + s) ** beta, [w]
         for t, (k, delay) in enumerate(messages):
             rows = next(drawn[k])
             v = sum(problem.part_gradient(versions[t - delay], i) for i in rows) / len(rows)
-            w = w - eta * v
+            w = w.copy()
+            for coordinate in range(problem.d) if chosen is None else next(chosen[k]):
+                w[coordinate] -= eta * v[coordinate]
             versions.append(w)
             states.append(State(w))
     return states
@@ -220,9 +227,17 @@ def maximiser(problem: Linear, i: int, w: Array, alpha: float, sigma: float) -> 
     return (low + high) / 2
 
 
+def start(problem: Linear) -> Array:
+    """alpha = 0, but for examples of zeros, which change no w: theirs is best at once."""
+    empty = [not problem.x[i].any() for i in range(problem.n)]
+    return np.array(
+        [-problem.derivative(0.0, float(y)) if none else 0.0 for none, y in zip(empty, problem.y, strict=True)]
+    )
+
+
 def sdca(problem: Linear, rows: Sequence[int]) -> list[State]:
     """Algorithm 4; the state after each example."""
-    w, alpha = np.zeros(problem.d), np.zeros(problem.n)
+    w, alpha = np.zeros(problem.d), start(problem)
     states = []
     for i in rows:
         change = maximiser(problem, i, w, alpha[i], 1.0)
@@ -235,7 +250,7 @@ def sdca(problem: Linear, rows: Sequence[int]) -> list[State]:
 def cocoa_plus(problem: Linear, rounds: int, drawn: Drawn) -> list[State]:
     """CoCoA+, adding (gamma = 1) with sigma' = K: local SDCA on a w of its own; the state after each round."""
     workers, scale = len(drawn), 1 / (problem.l2 * problem.n)
-    w, alpha = np.zeros(problem.d), np.zeros(problem.n)
+    w, alpha = np.zeros(problem.d), start(problem)
     states = []
     for _ in range(rounds):
         total = np.zeros(problem.d)
@@ -296,7 +311,8 @@ def weighted(
     """The examples of a message and their weights; ``now`` is w, alpha and eta.
 
     Importance: p_i in proportion to L_i + l2 n. Adaptive: to |kappa_i| sqrt(L_i + l2 n); a number u stands for the
-    first example up to which the probabilities sum up to more than u; and all count less if eta is beyond theta / l2.
+    first example up to which the probabilities sum up to more than u; and all count less if eta is beyond theta / l2,
+    and none so much that eta l2 n times its weight is more than 1.
     """
     if sampling == "uniform":
         return drawn, np.ones(len(drawn))
@@ -313,5 +329,5 @@ def weighted(
     worst = sum(constants[alive] * kappas[alive] ** 2 / p[alive])
     theta = problem.l2 * len(part) * sum(kappas**2) / worst
     at = [int(np.flatnonzero(np.cumsum(p) > u)[0]) for u in drawn]
-    scale = min(1.0, theta / (problem.l2 * eta))
-    return part[at], np.array([scale / (len(part) * p[j]) for j in at])
+    scale, most = min(1.0, theta / (problem.l2 * eta)), 1 / (eta * problem.l2 * problem.n)
+    return part[at], np.array([min(scale / (len(part) * p[j]), most) for j in at])

@@ -7,12 +7,15 @@ engine's business and the same for all of them.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from jaxdecouple.asynchronous.algorithms.sampling import Chances, Draw, Sampling, choose
-from jaxdecouple.asynchronous.problems.problem import Problem
+from jaxdecouple.asynchronous.algorithms.sampling import Chances, Draw, How, Sampling, choose
+from jaxdecouple.asynchronous.problems.problem import Linear, Problem
+
+_BLOCK = 32  # examples whose predictions are kept up to date by their Gram matrix
 
 
 class View(NamedTuple):
@@ -50,7 +53,7 @@ class Server(NamedTuple):
 
     Attributes:
       w: ``[d]``.
-      alpha: as of `Problem`, or None.
+      alpha: ``[n]`` or ``[n, d]``, see `Problem.initial_dual`; None without a dual.
     """
 
     w: jax.Array
@@ -75,6 +78,11 @@ class Algorithm:
     needs_mean: ClassVar[bool] = False  # a full gradient at the start of every outer iteration
     in_rounds: ClassVar[bool] = False  # every worker sends one message, computed with the same w
 
+    @property
+    def how(self) -> How:
+        """How the examples of a message are drawn."""
+        return How(self.h, self.sampling)
+
     def message(self, problem: Problem, view: View, alpha: jax.Array | None, draw: Draw | Chances) -> Message:
         """A worker's message from the examples of ``draw``."""
         raise NotImplementedError
@@ -97,13 +105,24 @@ class Sgd(Algorithm):
     """Stochastic gradient descent, asynchronous where there are several workers (AsySGD).
 
     v = (1/|I|) sum_{i in I} grad f_i(w_{t - tau})                          f_i = phi_i + (l2/2) |w|^2
+
+    Attributes:
+      coordinates: how many random ones of v are sent; 0: all.
     """
+
+    coordinates: int = 0
 
     name = "sgd"
 
+    @property
+    def how(self) -> How:
+        return How(self.h, self.sampling, self.coordinates)
+
     def message(self, problem: Problem, view: View, alpha: None, draw: Draw) -> Message:
-        """As of `Algorithm`."""
-        return Message(problem.mean_gradient(view.w, draw.rows))
+        v = problem.mean_gradient(view.w, draw.rows)
+        if draw.coordinates is not None:
+            v = jnp.zeros_like(v).at[draw.coordinates].set(v[draw.coordinates])
+        return Message(v)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +139,6 @@ class Svrg(Algorithm):
     needs_mean = True
 
     def message(self, problem: Problem, view: View, alpha: None, draw: Draw) -> Message:
-        """As of `Algorithm`."""
         here = problem.mean_gradient(view.w, draw.rows)
         return Message(here - problem.mean_gradient(view.snapshot, draw.rows) + view.mean)
 
@@ -133,7 +151,7 @@ class SvrgInRounds(Svrg):
     in_rounds = True
 
     def shrunk(self, step: float, workers: int) -> float:
-        """As of `Algorithm`: the messages of a round are taken one by one, each for its share of the mean."""
+        """The messages of a round are taken one by one, each for its share of the mean."""
         return step / workers
 
 
@@ -154,7 +172,6 @@ class DualFree(Algorithm):
     has_dual = True
 
     def message(self, problem: Problem, view: View, alpha: jax.Array, draw: Draw | Chances) -> Message:
-        """As of `Algorithm`."""
         if isinstance(draw, Chances):
             draw = choose(problem, view.w, alpha, draw, view.step)
         rate = view.step * problem.l2 * problem.n
@@ -170,12 +187,14 @@ class DualFree(Algorithm):
 class DualAscent(Algorithm):
     """CoCoA+ with SDCA as local solver (Ma et al. 2015), adding up what the workers send; SDCA with one worker.
 
-    A worker goes through its h examples one by one, and sees its own changes ``sigma`` times as large as they are,
-    since
+    A worker goes through its h examples one by one. It sees its own changes ``sigma`` times as large as they are, since
     K - 1 others change w meanwhile (sigma' = K is safe when changes are added, gamma = 1). For each of them
 
         alpha_i = alpha_i + c        c = argmax -phi*(-(alpha_i + c)) - z c - sigma |x_i|^2 c^2 / (2 l2 n)    (eq. 3.4)
         w       = w + c x_i / (l2 n)                                                                     (Algorithm 4)
+
+    Some examples at a time are gone through by their Gram matrix, which says how each changes the predictions of the
+    others: the same numbers by matrix products (communication-avoiding coordinate descent, Devarakonda et al. 2019).
 
     Attributes:
       sigma: sigma', K.
@@ -187,17 +206,45 @@ class DualAscent(Algorithm):
     has_dual = True
     in_rounds = True
 
-    def message(self, problem: Problem, view: View, alpha: jax.Array, draw: Draw) -> Message:
-        """As of `Algorithm`; ``v`` is what w loses, so that the step size is 1."""
+    def message(self, problem: Linear, view: View, alpha: jax.Array, draw: Draw) -> Message:
+        """``v`` is what w loses, so that the step size is 1."""
         scale = 1 / (problem.l2 * problem.n)
-        quadratic = self.sigma * scale * problem.rows.squared_norms(draw.rows)
+        ascend = self._by_blocks if problem.rows.is_narrow else self._one_by_one
+        moved, change = ascend(problem, view.w, alpha[draw.rows], draw.rows, scale)
+        return Message(-moved, draw.rows, change)
 
-        def ascend(w: jax.Array, example: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-            row, alpha_i, label, q = example
-            z = problem.rows.dot(row[None], w)[0]
-            change = problem.loss.increase(z, alpha_i, label, q)
-            return w + self.sigma * scale * problem.rows.combine(row[None], change[None]), change
+    def _by_blocks(
+        self, problem: Linear, w: jax.Array, alpha: jax.Array, rows: jax.Array, scale: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """By how much w and alpha change."""
+        count = -(-self.h // _BLOCK)
+        size = -(-self.h // count)
+        real = jnp.arange(count * size) < self.h
+        at = jnp.minimum(jnp.arange(count * size), self.h - 1)
 
-        examples = draw.rows, alpha[draw.rows], problem.y[draw.rows], quadratic
-        _, change = jax.lax.scan(ascend, view.w, examples)
-        return Message(-scale * problem.rows.combine(draw.rows, change), draw.rows, change)
+        def ascend(moved: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            at, real = some
+            # What fills up the last block are zeros, which move nothing.
+            block = jnp.where(real[:, None], problem.rows.block(rows[at]), 0)
+            z = block @ (w + self.sigma * moved)
+            gram = self.sigma * scale * block @ block.T
+            change = problem.loss_of(rows[at]).ascend(z, alpha[at], problem.y[rows[at]], gram)
+            return moved + scale * change @ block, change
+
+        blocks = at.reshape(count, size), real.reshape(count, size)
+        moved, change = jax.lax.scan(ascend, jnp.zeros_like(w), blocks)
+        return moved, change.reshape(-1)[: self.h]
+
+    def _one_by_one(
+        self, problem: Linear, w: jax.Array, alpha: jax.Array, rows: jax.Array, scale: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """The same, for rows that are too wide and empty to be made dense."""
+        loss, quadratic = problem.loss_of(rows), self.sigma * scale * problem.rows.squared_norms(rows)
+
+        def ascend(w: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+            z = problem.rows.dot(rows[i][None], w)[0]
+            change = loss.of(i).increase(z, alpha[i], problem.y[rows[i]], quadratic[i])
+            return problem.rows.added(w, rows[i], self.sigma * scale * change), change
+
+        _, change = jax.lax.scan(ascend, w, jnp.arange(self.h))
+        return scale * problem.rows.combine(rows, change), change

@@ -14,7 +14,7 @@ from jaxdecouple.asynchronous.problems.problem import Problem
 
 _PACKAGE = str(pathlib.Path(__file__).parents[1])
 # So that a warning names the line that called the solver.
-_CALLER: Any = {"skip_file_prefixes": (_PACKAGE,)} if sys.version_info >= (3, 12) else {"stacklevel": 4}
+CALLER: Any = {"skip_file_prefixes": (_PACKAGE,)} if sys.version_info >= (3, 12) else {"stacklevel": 4}
 
 
 class StepSizeWarning(UserWarning):
@@ -68,9 +68,8 @@ def dual_free_default(problem: Problem, *, h: int, workers: int) -> float:
     """A step size that works: ``1 / (l2 n + 2 L + K h L_f)``, where L_f is the constant of f, and L the largest of
     phi_i.
 
-    Each of the h examples of a message, and of the K - 1 messages that may be under way, has been computed with a w
-    that
-    the others have moved; what matters is how they move it together, which L_f says, not L.
+    Each of the h examples of a message, and of the K - 1 messages that may be under way, was computed with a w that the
+    others have moved meanwhile. What matters is how they move it together: that is L_f, not L.
 
     Raises:
       ValueError: no such constants are known for the problem.
@@ -81,13 +80,22 @@ def dual_free_default(problem: Problem, *, h: int, workers: int) -> float:
     return 1 / (problem.l2 * problem.n + 2 * largest + workers * h * problem.curvature)
 
 
-def warn_beyond(step_size: float, bound: float, source: str, terms: str) -> None:
-    """Warns where a step size is beyond a bound, naming the bound."""
-    if step_size > bound:
+def check_positive(name: str, value: Any) -> None:
+    """Refuses what is no number above 0.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value!r}; write a positive number")
+
+
+def warn_beyond(step_size: float, usual: float, source: str, bound: float, terms: str) -> None:
+    """Warns of a step size beyond a theorem's bound, which it names, and beyond what solvers take by themselves."""
+    if step_size > usual * (1 + 1e-9):
         warnings.warn(
             f"step_size is {step_size:.3g}, beyond {source}, {bound:.3g} ({terms}): convergence is not guaranteed, "
-            "though "
-            "it is often seen",
+            "though it is often seen",
             StepSizeWarning,
-            **_CALLER,
+            **CALLER,
         )

@@ -1,7 +1,6 @@
-"""A plan says, for each message that the server takes, whose it is, how old the w it was computed with, and when it
-came.
+"""The virtual clock makes plans: for each message whose it is, how old its w, and when the server takes it.
 
-It is what the simulated engine runs: with delays that are given or drawn, or with those that follow from a virtual
+A plan is what the simulated engine runs: with delays that are given or drawn, or with those that follow from a virtual
 clock, on which workers compute side by side, some of them late. Pure NumPy.
 """
 
@@ -21,16 +20,17 @@ class Plan(NamedTuple):
     Attributes:
       worker: who sent it, ``[T]``.
       delay: server updates since the w that it was computed with, ``[T]``; at most t, since every outer iteration
-        begins
-        with a broadcast.
+        begins with a broadcast.
       seconds: when the server had taken it, since the start of the run, ``[T]``; NaN without a clock.
       end: when the outer iteration was over, in seconds.
+      free: when each worker can begin something else, ``[K]``.
     """
 
     worker: np.ndarray
     delay: np.ndarray
     seconds: np.ndarray
     end: float
+    free: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +67,17 @@ class Stragglers:
         if not 0 <= self.probability <= 1 or not 0 <= low <= high:
             raise ValueError(
                 f"stragglers with probability {self.probability} and slowdown {self.slowdown}; write a probability "
-                "from 0 "
-                "to 1, and two numbers of at least 0, the smaller first"
+                "from 0 to 1, and two numbers of at least 0, the smaller first"
             )
 
-    def draw(self, worker: int) -> Iterator[float]:
-        """m for one message of ``worker`` after another: 0 where it is not late."""
-        rng = np.random.default_rng((self.seed, worker))
-        while True:
+    def draw(self, worker: int, outer: int = 0) -> Iterator[float]:
+        """m for one message of ``worker`` in an outer iteration after another: 0 where it is not late."""
+        rng = np.random.default_rng((self.seed, worker, outer))
+        while worker in self.workers and self.probability:
             late, slowdown = rng.random(), rng.uniform(*self.slowdown)
-            yield slowdown if worker in self.workers and late < self.probability else 0.0
+            yield slowdown if late < self.probability else 0.0
+        while True:
+            yield 0.0
 
 
 NO_STRAGGLERS = Stragglers(probability=0.0)
@@ -97,7 +98,9 @@ class Clock:
     update: float = 1e-5
 
 
-def given(delays: int | np.ndarray | DrawnDelays, *, workers: int, outer_steps: int, inner_steps: int) -> list[Plan]:
+def given(
+    delays: int | np.ndarray | DrawnDelays, *, workers: int, outer_steps: int, inner_steps: int, first: int = 0
+) -> Iterator[Plan]:
     """Plans with known delays, in which workers take turns; no message is older than the outer iteration it is in.
 
     Args:
@@ -105,34 +108,54 @@ def given(delays: int | np.ndarray | DrawnDelays, *, workers: int, outer_steps: 
       workers: K.
       outer_steps: S.
       inner_steps: T, messages in an outer iteration.
+      first: the outer iteration to begin with.
 
     Raises:
       ValueError: there are more or fewer delays than messages, or negative ones.
     """
-    shape = (outer_steps, inner_steps)
     if isinstance(delays, DrawnDelays):
         _check_bound(delays.bound)
-        wanted = np.random.default_rng(delays.seed).integers(0, delays.bound, shape, endpoint=True)
+        seeds = ((delays.seed, outer) for outer in range(first, outer_steps))
+        rngs = map(np.random.default_rng, seeds)
+        wanted = (rng.integers(0, delays.bound, inner_steps, endpoint=True) for rng in rngs)
     else:
-        wanted = np.asarray(delays)
-        if wanted.ndim and wanted.size != outer_steps * inner_steps:
+        array = np.asarray(delays)
+        if array.ndim and array.size != outer_steps * inner_steps:
             raise ValueError(
-                f"delays has {wanted.size} numbers, and there are {outer_steps} x {inner_steps} messages; write one "
-                "for "
-                "each, or a single number"
+                f"delays has {array.size} numbers, and there are {outer_steps} x {inner_steps} messages; write one "
+                "for each, or a single number"
             )
-        if not np.issubdtype(wanted.dtype, np.integer):
-            raise ValueError(f"delays are {wanted.dtype}; write whole numbers, in server updates")
-        _check_bound(int(wanted.min()))
-        wanted = wanted.reshape(shape) if wanted.ndim else np.full(shape, wanted)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"delays are {array.dtype}; write whole numbers, in server updates")
+        _check_bound(int(array.min()))
+        rows = array.reshape(-1, inner_steps) if array.ndim else array
+        wanted = np.broadcast_to(rows, (outer_steps, inner_steps))[first:]
     turn = np.arange(inner_steps)
-    nowhere = np.full(inner_steps, np.nan)
-    return [Plan(turn % workers, np.minimum(of_step, turn), nowhere, float("nan")) for of_step in wanted]
+    never = np.full(inner_steps, np.nan), float("nan"), np.zeros(workers)
+    return (Plan(turn % workers, np.minimum(of_step, turn), *never) for of_step in wanted)
 
 
 def _check_bound(delay: int) -> None:
     if delay < 0:
         raise ValueError(f"a delay is {delay}; write numbers of at least 0, in server updates")
+
+
+@dataclasses.dataclass(frozen=True)
+class Since:
+    """Where plans go on.
+
+    Attributes:
+      outer: outer iterations that are done.
+      seconds: when they were.
+      free: when each worker can begin something else, ``[K]``; None: at once.
+    """
+
+    outer: int = 0
+    seconds: float = 0.0
+    free: np.ndarray | None = None
+
+
+BEGINNING = Since()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,46 +172,44 @@ class Work:
 
 
 def asynchronous(
-    clock: Clock, stragglers: Stragglers, work: Work, *, workers: int, outer_steps: int, inner_steps: int
-) -> list[Plan]:
-    """Plans of workers that go on as soon as they have an answer, on a virtual clock.
+    clock: Clock,
+    stragglers: Stragglers,
+    work: Work,
+    *,
+    workers: int,
+    outer_steps: int,
+    inner_steps: int,
+    since: Since = BEGINNING,
+) -> Iterator[Plan]:
+    """Plans of workers that go on as soon as they have an answer, on a virtual clock; each made when it is asked for.
 
     At the end of an outer iteration the server broadcasts w. Who is in the middle of a message finishes it in vain, and
     begins anew with that w: so a message never is older than its outer iteration (w^{s, d(t)} of Algorithm 7).
     """
-    late = [stragglers.draw(worker) for worker in range(workers)]
-    free = np.zeros(workers)  # when each worker can begin something else
-    plans, now = [], 0.0
-    for _ in range(outer_steps):
+    now = since.seconds
+    free = np.zeros(workers) if since.free is None else np.array(since.free)
+    for outer in range(since.outer, outer_steps):
+        late = [stragglers.draw(worker, outer) for worker in range(workers)]
         now = _full_gradient(clock, work, late, free, now)
-        ready: list[tuple[float, int, int]] = []  # when a message arrives, whose, and which w it has read
-        for worker in range(workers):
-            _begin(ready, clock, work, late, worker, max(free[worker], now), 0)
+        # When a message arrives, whose, and which w it has read.
+        ready = [(_arrival(clock, work, late[k], max(free[k], now)), k, 0) for k in range(workers)]
+        heapq.heapify(ready)
         sent, delays, times = [], [], []
         for t in range(inner_steps):
             arrival, worker, version = heapq.heappop(ready)
             now = max(now, arrival) + clock.update
             sent.append(worker), delays.append(t - version), times.append(now)
             if t + 1 < inner_steps:
-                _begin(ready, clock, work, late, worker, now, t + 1)
+                heapq.heappush(ready, (_arrival(clock, work, late[worker], now), worker, t + 1))
         free[:] = now
         for arrival, worker, _ in ready:
             free[worker] = max(arrival, now)
-        plans.append(Plan(np.array(sent), np.array(delays), np.array(times), float(now)))
-    return plans
+        yield Plan(np.array(sent), np.array(delays), np.array(times), float(now), free.copy())
 
 
-def _begin(
-    ready: list[tuple[float, int, int]],
-    clock: Clock,
-    work: Work,
-    late: list[Iterator[float]],
-    worker: int,
-    at: float,
-    version: int,
-) -> None:
-    computing = work.message * clock.example * (1 + next(late[worker]))
-    heapq.heappush(ready, (at + clock.message + computing, worker, version))
+def _arrival(clock: Clock, work: Work, late: Iterator[float], at: float) -> float:
+    """When a message arrives that a worker begins at ``at``."""
+    return float(at + clock.message + work.message * clock.example * (1 + next(late)))
 
 
 def _full_gradient(clock: Clock, work: Work, late: list[Iterator[float]], free: np.ndarray, now: float) -> float:
@@ -200,21 +221,27 @@ def _full_gradient(clock: Clock, work: Work, late: list[Iterator[float]], free: 
 
 
 def synchronous(
-    clock: Clock, stragglers: Stragglers, work: Work, *, workers: int, outer_steps: int, inner_steps: int
-) -> list[Plan]:
+    clock: Clock,
+    stragglers: Stragglers,
+    work: Work,
+    *,
+    workers: int,
+    outer_steps: int,
+    inner_steps: int,
+    since: Since = BEGINNING,
+) -> Iterator[Plan]:
     """Plans of rounds in which every worker sends one message, computed with the same w; the slowest ends the round."""
-    late = [stragglers.draw(worker) for worker in range(workers)]
-    plans, now = [], 0.0
+    now = since.seconds
     turn = np.arange(inner_steps)
-    for _ in range(outer_steps):
+    for outer in range(since.outer, outer_steps):
+        late = [stragglers.draw(worker, outer) for worker in range(workers)]
         now = _full_gradient(clock, work, late, np.zeros(workers), now)
         times = []
         for _ in range(inner_steps // workers):
             slowest = max(next(slow) for slow in late)
             now += clock.message + work.message * clock.example * (1 + slowest) + workers * clock.update
             times += [now] * workers
-        plans.append(Plan(turn % workers, turn % workers, np.array(times), float(now)))
-    return plans
+        yield Plan(turn % workers, turn % workers, np.array(times), float(now), np.full(workers, now))
 
 
 def slots(plan: Plan) -> tuple[np.ndarray, np.ndarray, int]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
 
-from jaxdecouple.asynchronous.engines.run import ONE_CORE, RESTARTS, ServerLost, WorkersLost, how_to_go_on
-from jaxdecouple.asynchronous.engines.serving import Job, Joined, Lost, Outer, Serving
-from jaxdecouple.asynchronous.engines.worker import Task, Worker
+from jaxdecouple.asynchronous.engines.messages import ONE_CORE, RESTARTS, Go, Job, Joined, Lost, Task, WorkersLost
+from jaxdecouple.asynchronous.engines.serving import Serving
+from jaxdecouple.asynchronous.engines.worker import Worker
+from jaxdecouple.asynchronous.outer import Outer
 
 try:
     import ray
@@ -36,7 +37,6 @@ class AsynchronousWorker:
         """Ends when everything is compiled."""
 
     def answer(self, request: Any) -> Any:
-        """As of `Worker`."""
         return self._worker.answer(request)
 
 
@@ -44,15 +44,15 @@ class AsynchronousServer:
     """The actor of the server, which owns the workers' actors: without it, they end."""
 
     def __init__(self, job: Job, at: Outer, tasks: list[Any], environment: dict[str, str]):
-        self._serving = Serving(ActorCrew(tasks, environment), job, at)
+        self._outers = Serving(ActorCrew(tasks, environment), job, at).run()
 
-    def run(self) -> Iterator[Outer]:
-        """As of `Serving`."""
-        yield from self._serving.run()
+    def next(self, go: Go | None) -> Outer:
+        """The next outer iteration."""
+        return self._outers.send(go)
 
 
 class ActorCrew:
-    """The workers of a server, as actors; as `jaxdecouple.asynchronous.engines.serving.Crew`."""
+    """The workers of a server, as actors; a `messages.Crew`."""
 
     def __init__(self, tasks: list[Any], environment: dict[str, str]):
         self._tasks, self._environment = tasks, environment
@@ -63,11 +63,10 @@ class ActorCrew:
             self._start(worker)
 
     def send(self, worker: int, request: Any) -> None:
-        """As of `Crew`."""
         self._asked[self._actors[worker].answer.remote(request)] = worker, False
 
     def receive(self) -> tuple[int, Any]:
-        """As of `Crew`.
+        """Waits for whoever has something to say.
 
         Raises:
           WorkersLost: a worker has ended too often, or could not do its work.
@@ -100,20 +99,16 @@ class ActorCrew:
         self._asked[self._actors[worker].ready.remote()] = worker, True
 
 
-def serve(job: Job, at: Outer, tasks: list[Task]) -> Iterator[Outer]:
-    """The outer iterations of a run on Ray actors, as they are done.
+def serve(job: Job, at: Outer, tasks: list[Task]) -> Generator[Outer, Go, None]:
+    """The outer iterations of a run on Ray actors, as they are done; first of all the start.
 
     Raises:
       ValueError: the cluster has fewer cores than the run has workers, which would wait for one another for ever.
       ServerLost: the server's actor ended.
       WorkersLost: a worker ended again and again, or could not do its work.
     """
-    ours = not ray.is_initialized()
-    if ours:
-        with warnings.catch_warnings():
-            # Ray forks to start its processes, of which JAX warns; the forked ones use no JAX.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield at
+    ours = _initialized()
     last = None
     try:
         cores = int(ray.cluster_resources().get("CPU", 0))
@@ -125,14 +120,37 @@ def serve(job: Job, at: Outer, tasks: list[Task]) -> Iterator[Outer]:
         environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         make = ray.remote(AsynchronousServer).options(num_cpus=0, runtime_env={"env_vars": environment})
         server = make.remote(job, at, [ray.put(task) for task in tasks], environment)
-        for done in server.run.options(num_returns="streaming").remote():
-            outer = ray.get(done)
+        asked = server.next.remote(None)
+        while True:
+            outer = ray.get(asked)
             last = outer.outer
-            yield outer
+            # What is known beforehand is computed while this process measures.
+            ahead = last < len(job.steps) and not job.safeguarded
+            asked = server.next.remote(None) if ahead else None
+            go = yield outer
+            asked = asked or server.next.remote(go)
     except RayTaskError as error:
         raise error.as_instanceof_cause() from None
     except RayActorError as error:
-        raise ServerLost(how_to_go_on(job, str(error).splitlines()[0], last)) from None
+        raise job.server_lost(str(error).splitlines()[0], last) from None
     finally:
         if ours:
             ray.shutdown()
+
+
+def _initialized() -> bool:
+    """Whether a Ray was started for this run: where none runs in this process, and no cluster is named.
+
+    It listens on the loopback interface alone: Ray asks nobody for a password, and who reaches its ports runs code.
+    """
+    if ray.is_initialized():
+        return False
+    with warnings.catch_warnings():
+        # Ray forks to start its processes, of which JAX warns; the forked ones use no JAX.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        quiet: Any = {"log_to_driver": False, "logging_level": "error"}
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    return True

@@ -1,145 +1,315 @@
-"""Runs of the engines that are really asynchronous: what their workers are given, and what is made of the results."""
+"""A run: from the settings of a solver to its result, whichever engine computes the outer iterations."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+import signal
+import threading
+import warnings
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Server
+from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm
+from jaxdecouple.asynchronous.algorithms.bounds import CALLER
 from jaxdecouple.asynchronous.algorithms.sampling import rows_of
-from jaxdecouple.asynchronous.engines import saving
+from jaxdecouple.asynchronous.algorithms.steps import Steps
+from jaxdecouple.asynchronous.engines import local, saving, simulated
+from jaxdecouple.asynchronous.engines.messages import Go, Job, Task
 from jaxdecouple.asynchronous.engines.options import Settings
-from jaxdecouple.asynchronous.engines.serving import Job, Outer
-from jaxdecouple.asynchronous.engines.worker import Task
+from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.trace import Meter, Trace
+from jaxdecouple.asynchronous.trace import Meter, Record, Trace
 
-ONE_CORE = {"JAX_PLATFORMS": "cpu", "NPROC": "1"}  # environment of a process that computes with one core
-RESTARTS = 20  # of one worker, after which a run is given up
-
-
-class ServerLost(RuntimeError):
-    """The server of a run ended before its time; the message says how to go on."""
+CONVERGED = 1e-2  # what counts as converged where no tol is given
 
 
-class WorkersLost(RuntimeError):
-    """A worker of a run cannot be kept alive; the message says why."""
+class ConvergenceWarning(UserWarning):
+    """A run has ended before it converged."""
 
 
-def how_to_go_on(job: Job, end: str, last: int | None) -> str:
-    """What to say when the server has ended; ``last`` is the last outer iteration that is known to be done."""
-    done = "before the first outer iteration was done" if last is None else f"after outer iteration {last}"
-    if not job.checkpoint:
-        remedy = "nothing was saved; write checkpoint=PATH to have something to go on from"
-    elif last is None:
-        remedy = f"if {job.checkpoint} is there, resume={job.checkpoint!r} goes on from it"
-    else:
-        remedy = f"write resume={job.checkpoint!r} to go on from there"
-    return f"the server ended {done} ({end}); {remedy}"
+class DivergenceWarning(ConvergenceWarning):
+    """A run was stopped, since its objective rose far above where it began, or is no number any more."""
 
 
-def run(
+def solve(
     problem: Problem,
     algorithm: Algorithm,
     settings: Settings,
-    server: Server,
-    steps: Sequence[float],
-    meter: Meter,
-    per_outer: float,
+    steps: Steps,
+    at: Outer | None = None,
+    about: str = "",
+    is_end: bool = True,
 ) -> Result:
-    """Solves a problem with the local or the ray engine.
-
-    What is measured is measured in this process, when the workers are done: it takes nothing of their time. If
-    the server is lost, what there is until then is measured, and passed to ``on_record``, before the error is raised.
+    """Solves a problem by messages to a server, with any of the engines.
 
     Args:
       problem: the whole problem.
       algorithm: what is computed.
       settings: of the run.
-      server: at the start.
-      steps: the factor of v in each outer iteration.
-      meter: makes records.
-      per_outer: epochs in an outer iteration.
+      steps: the step sizes.
+      at: what there is at the start; None: as the settings say.
+      about: what else makes the run the one it is, for its checkpoints.
+      is_end: whether it is to say so if it has not converged.
 
     Raises:
-      ValueError: a checkpoint cannot be used, or the problem cannot be sent to other processes.
+      ValueError: settings that cannot be used, a checkpoint among them, or a problem that cannot be sent to others.
       ServerLost: the server ended before its time.
       WorkersLost: a worker could not be kept alive.
     """
-    serve = _engine(settings.engine)
-    job = _job(problem, algorithm, settings, steps)
-    at = Outer(np.asarray(server.w), None if server.alpha is None else np.asarray(server.alpha))
-    if settings.resume:
-        at = Outer(**saving.load(settings.resume, job.fingerprint))
-    if job.checkpoint:
-        saving.check_writable(job.checkpoint)
-    done = [at]
+    settings = settings.for_(problem, algorithm)
+    if at is None:
+        at = _dual_start(problem, algorithm, settings) if algorithm.has_dual else Outer(start_of(problem, settings))
+    run = Run(problem, algorithm, settings, steps, about, is_end)
+    at = run.resumed(at)
+    if settings.engine == "simulated":
+        outers = simulated.run(problem, algorithm, settings, at, run.epochs, steps.safeguarded)
+    else:
+        outers = _serve(run, at)
+    return run.measured(at, outers)
+
+
+def start_of(problem: Problem, settings: Settings) -> jax.Array:
+    """w at the start.
+
+    Raises:
+      ValueError: it has another length than w.
+    """
+    start = problem.initial() if settings.start is None else jnp.asarray(settings.start, problem.dtype)
+    if start.shape != (problem.d,):
+        raise ValueError(f"start has shape {start.shape}, and w {(problem.d,)}; write that many numbers")
+    return start
+
+
+@jax.jit
+def _initial_dual(problem: Problem) -> jax.Array:
+    return problem.initial_dual()
+
+
+def _dual_start(problem: Problem, algorithm: Algorithm, settings: Settings) -> Outer:
+    if settings.start is not None:
+        raise ValueError(f"start is given, and {algorithm.name} has a w that follows from alpha; leave it out")
+    alpha = _initial_dual(problem)
+    if settings.alpha is None:
+        return Outer(jnp.zeros(problem.d, problem.dtype), alpha)
+    given = jnp.asarray(settings.alpha, problem.dtype)
+    if given.shape != alpha.shape:
+        raise ValueError(f"alpha has shape {given.shape}, and here {alpha.shape}; write that of such a problem")
+    return Outer(problem.primal(given), given)
+
+
+@dataclasses.dataclass
+class Run:
+    """One run, and what its outer iterations are measured, judged and saved by.
+
+    Attributes:
+      problem: the whole problem.
+      algorithm: what is computed.
+      settings: of the run.
+      steps: the step sizes.
+      about: what else makes the run the one it is.
+      is_end: whether it is to say so if it has not converged.
+    """
+
+    problem: Problem
+    algorithm: Algorithm
+    settings: Settings
+    steps: Steps
+    about: str = ""
+    is_end: bool = True
+
+    @property
+    def epochs(self) -> float:
+        """Gradients of single examples in an outer iteration, by n."""
+        of_messages = self.settings.inner_steps * self.algorithm.h * self.algorithm.gradients_per_example
+        return of_messages / self.problem.n + (1 if self.algorithm.needs_mean else 0)
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes the run the one it is; a checkpoint of another is refused."""
+        problem, settings = self.problem, self.settings
+        data = np.asarray(problem.gradient(jnp.zeros(problem.d, problem.dtype))).tobytes()
+        what = f"{self.algorithm} of {type(problem).__name__} with n={problem.n}, d={problem.d}, l2={problem.l2!r}"
+        names = ["workers", "inner_steps", "seed"]
+        if settings.engine == "simulated":
+            names += ["delays", "clock", "stragglers"]
+        own = [f"{name}={_short(getattr(settings, name))}" for name in names]
+        how = f"data {hashlib.sha256(data).hexdigest()[:12]}, {', '.join(own)}, steps {self._rule}"
+        return f"{what}, {how}{self.about and ', '}{self.about}"
+
+    @property
+    def _rule(self) -> str:
+        return "safeguarded" if self.steps.safeguarded else repr(self.steps)
+
+    def resumed(self, at: Outer) -> Outer:
+        """``at``, or what the checkpoint to go on from holds.
+
+        Raises:
+          ValueError: a checkpoint cannot be used, or could not be written.
+        """
+        if self.settings.checkpoint:
+            saving.check_writable(self.settings.checkpoint)
+        if not self.settings.resume:
+            return at
+        at, self.steps.state = saving.load(self.settings.resume, self.fingerprint)
+        return at
+
+    def measured(self, at: Outer, outers: Generator[Outer, Any, None]) -> Result:
+        """The result: each outer iteration is measured when it is done, judged, shown and saved.
+
+        Args:
+          at: the start.
+          outers: the outer iterations after it; each is sent how to `Go` on.
+        """
+        settings, best = self.settings, self.settings.optimum
+        if best is None and (known := self.problem.optimum()) is not None:
+            best = known[1] if isinstance(known[1], jax.core.Tracer) else float(known[1])
+        meter = Meter(self.problem, best, settings.on_record)
+        fingerprint = self.fingerprint if settings.checkpoint else ""
+        record = first = meter.measure(at, self.steps.of(at.outer))
+        meter.add(record, at.w)
+        with contextlib.closing(outers), _terminated() as is_terminated:
+            while at.outer < settings.outer_steps and not self._is_over(first, record):
+                eta = self.steps.of(at.outer)
+                if record is first:
+                    next(outers)
+                done = outers.send(Go(self.algorithm.shrunk(eta, settings.workers), not record.kept))
+                at, record = self._judged(at, record, done, meter.measure(done, eta))
+                if settings.checkpoint:
+                    saving.save(settings.checkpoint, at, self.steps.state, fingerprint)
+                meter.add(record, at.w)
+                if is_terminated():
+                    raise SystemExit(128 + signal.SIGTERM)
+        self._warn(first, record)
+        alpha = None if at.alpha is None else jnp.asarray(at.alpha)
+        converged = self._has_converged(first, record, settings.tol or CONVERGED)
+        return Result(jnp.asarray(at.w), alpha, Trace(meter.records), self.steps.first, at.lost, converged)
+
+    def _judged(self, before: Outer, last: Record, done: Outer, record: Record) -> tuple[Outer, Record]:
+        """What there is then, and its record; w and alpha are those before, if it got worse."""
+        if not self.steps.safeguarded or self.steps.keeps(_merit(last), _merit(record)):
+            return done, record
+        level = ("objective", "squared_gradient", "gap", "relation", "suboptimality")
+        as_before = {name: getattr(last, name) for name in level}
+        return (
+            dataclasses.replace(done, w=before.w, alpha=before.alpha),
+            dataclasses.replace(record, kept=False, **as_before),
+        )
+
+    def _is_over(self, first: Record, record: Record) -> bool:
+        if isinstance(record.objective, jax.core.Tracer):
+            return False
+        tol = self.settings.tol
+        return _has_diverged(first, record) or bool(tol and self._has_converged(first, record, tol))
+
+    def _distance(self, first: Record, record: Record) -> tuple[Any, str]:
+        """How far a run is from its minimum, as ``tol`` counts it, and in words.
+
+        Where P is strongly convex, with l2, it is at most ``|grad P|^2 / (2 l2)`` above its minimum.
+        """
+        l2 = self.problem.l2
+        if record.gap is not None:
+            gap, what = record.gap, "the duality gap is"
+        elif self.problem.is_convex and (isinstance(l2, jax.core.Tracer) or l2 > 0):
+            gap, what = record.squared_gradient / (2 * l2), "the objective may be above its minimum by"
+        else:
+            share = (record.squared_gradient / (first.squared_gradient or 1.0)) ** 0.5
+            return share, f"the gradient's norm is {share:.2g} times that at the start"
+        if _traced(record):
+            return gap / abs(record.objective), what
+        if gap <= 0:  # by rounding
+            return 0.0, what
+        share = gap / abs(record.objective) if record.objective else math.inf
+        return share, f"{what} {gap:.3g}, {share:.2g} of the objective"
+
+    def _has_converged(self, first: Record, record: Record, tol: float) -> Any:
+        return self._distance(first, record)[0] <= tol
+
+    def _warn(self, first: Record, record: Record) -> None:
+        """Says it where the run did not converge."""
+        if _traced(record) or not self.is_end or self._has_converged(first, record, self.settings.tol or CONVERGED):
+            return
+        name, eta = self.algorithm.name, record.step_size
+        if _has_diverged(first, record):
+            text = f"{name} diverged: the objective was {first.objective:.6g} and is {record.objective:.6g} after "
+            text += f"outer iteration {record.outer}, with step_size {eta:.6g}; write a smaller step_size"
+            warnings.warn(text, DivergenceWarning, **CALLER)
+            return
+        _, far = self._distance(first, record)
+        remedy = "write more outer_steps, or a larger tol" if self.settings.tol else "write more outer_steps, or a tol"
+        text = f"{name} has not converged: after {record.outer} outer iterations {far}; {remedy} that is reached"
+        warnings.warn(text, ConvergenceWarning, **CALLER)
+
+
+def _merit(record: Record) -> float:
+    """What is to be small: the duality gap, or the objective where there is none; infinite where it is no number."""
+    merit = record.objective if record.gap is None else record.gap
+    return merit if math.isfinite(merit) else math.inf
+
+
+def _traced(record: Record) -> bool:
+    return isinstance(record.objective, jax.core.Tracer)
+
+
+def _has_diverged(first: Record, record: Record) -> bool:
+    """Whether the objective is no number, or far above where it began."""
+    height = 10 * (abs(first.objective) or first.squared_gradient)
+    return not math.isfinite(record.objective) or record.objective > first.objective + height
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(value.tobytes()).hexdigest()[:12] if isinstance(value, np.ndarray) else repr(value)
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[Any]:
+    """Whether this process was asked to end: it does so at the end of an outer iteration, when that is saved."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield lambda: bool(asked)
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:
-        for outer in serve(job, at, _tasks(problem, algorithm, settings)):
-            done.append(outer)
-            if not _has_measurable_dual(outer):
-                done[-2] = dataclasses.replace(done[-2], alpha=None)  # which may be as large as the data
+        yield lambda: bool(asked)
     finally:
-        for outer in done:
-            _record(meter, outer, settings, per_outer)
-    end = done[-1]
-    alpha = None if end.alpha is None else jnp.asarray(end.alpha)
-    return Result(jnp.asarray(end.w), alpha, Trace(meter.records), steps[0], end.lost)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _engine(name: str) -> Callable[[Job, Outer, list[Task]], Iterator[Outer]]:
-    if name == "ray":
-        from jaxdecouple.asynchronous.engines import ray_actors
-
-        return ray_actors.serve
-    from jaxdecouple.asynchronous.engines import local
-
-    return local.serve
-
-
-def _job(problem: Problem, algorithm: Algorithm, settings: Settings, steps: Sequence[float]) -> Job:
-    w = hashlib.sha256(np.asarray(problem.gradient(jnp.zeros(problem.d, problem.dtype))).tobytes()).hexdigest()[:12]
-    what = f"{algorithm} of {type(problem).__name__} with n={problem.n}, d={problem.d}, l2={problem.l2:g}, data {w}"
-    fingerprint = f"{what}, workers={settings.workers}, inner_steps={settings.inner_steps}"
-    return Job(
-        algorithm=algorithm,
+def _serve(run: Run, at: Outer) -> Generator[Outer, Any, None]:
+    """The outer iterations after ``at`` by processes or actors."""
+    problem, algorithm, settings, steps = run.problem, run.algorithm, run.settings, run.steps
+    of_all = [algorithm.shrunk(steps.of(outer), settings.workers) for outer in range(settings.outer_steps)]
+    job = Job(
+        in_rounds=algorithm.in_rounds,
+        needs_mean=algorithm.needs_mean,
         n=problem.n,
-        l2=problem.l2,
+        l2=float(problem.l2),
         workers=settings.workers,
         inner_steps=settings.inner_steps,
-        steps=tuple(steps),
+        epochs=run.epochs,
+        steps=tuple(of_all),
+        safeguarded=steps.safeguarded,
         checkpoint=settings.checkpoint,
-        fingerprint=fingerprint,
     )
-
-
-def _tasks(problem: Problem, algorithm: Algorithm, settings: Settings) -> list[Task]:
+    at = dataclasses.replace(at, w=np.asarray(at.w), alpha=None if at.alpha is None else np.asarray(at.alpha))
     tasks = []
     for worker in range(settings.workers):
-        part = problem.part(rows_of(worker, settings.workers, problem.n))
-        part = jax.tree.map(np.asarray, part)
+        part = on_host(problem.part(rows_of(worker, settings.workers, problem.n)))
         tasks.append(Task(part, algorithm, worker, settings.seed, settings.stragglers))
-    return tasks
+    if settings.engine == "ray":
+        from jaxdecouple.asynchronous.engines import ray_actors  # Ray need not be installed
+
+        return ray_actors.serve(job, at, tasks)
+    return local.serve(job, at, tasks)
 
 
-def _has_measurable_dual(outer: Outer) -> bool:
-    return outer.alpha is not None and outer.alpha.ndim == 1
-
-
-def _record(meter: Meter, outer: Outer, settings: Settings, per_outer: float) -> None:
-    alpha = outer.alpha if _has_measurable_dual(outer) else None
-    meter.record(
-        outer.w,
-        alpha,
-        outer=outer.outer,
-        messages=outer.outer * settings.inner_steps,
-        epochs=outer.outer * per_outer,
-        seconds=outer.seconds,
-        delays=outer.delays,
-    )
+def on_host(problem: Problem) -> Problem:
+    """The problem with arrays of NumPy, which any process can read."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, problem)

@@ -1,41 +1,66 @@
-"""A checkpoint is the server's state after an outer iteration, in a NumPy archive: arrays, and never a pickle."""
+"""A checkpoint is what there is after an outer iteration, in a NumPy archive: arrays, and never a pickle."""
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import zipfile
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxdecouple.asynchronous.engines.serving import Outer
+from jaxdecouple.asynchronous.outer import Outer
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Outer)}
+_KINDS = {"outer": int, "messages": int, "epochs": float, "seconds": float, "lost": int}
 
 
-def save(path: str | pathlib.Path, done: Outer, fingerprint: str) -> None:
+def save(path: str | pathlib.Path, done: Outer, steps: np.ndarray, fingerprint: str) -> None:
     """Writes a checkpoint, whole or not at all.
 
     Args:
       path: the file; what it held is replaced.
       done: what to save.
+      steps: the state of the rule for step sizes.
       fingerprint: of the run.
     """
     path = pathlib.Path(path).expanduser()
     partial = path.with_name(path.name + ".partial")
-    numbers = {"outer": done.outer, "seconds": done.seconds, "lost": done.lost}
-    arrays = {"w": done.w, "delays": done.delays} | ({} if done.alpha is None else {"alpha": done.alpha})
+    fields = {name: value for name in _FIELDS if (value := getattr(done, name)) is not None}
     with partial.open("wb") as file:
-        np.savez(file, fingerprint=np.array(fingerprint), **numbers, **arrays)
+        np.savez(file, fingerprint=np.array(fingerprint), steps=steps, **fields)
     partial.replace(path)
 
 
-def load(path: str | pathlib.Path, fingerprint: str) -> dict[str, Any]:
-    """The fields of a saved `jaxdecouple.asynchronous.engines.serving.Outer`.
+def load(path: str | pathlib.Path, fingerprint: str) -> tuple[Outer, np.ndarray]:
+    """What `save` wrote: what there was, and the state of the rule for step sizes.
 
     Raises:
       ValueError: there is no such file, it is damaged, or of another run than one with this fingerprint.
     """
     path = pathlib.Path(path).expanduser()
+    found, saved = _read(path)
+    if found != fingerprint:
+        raise ValueError(
+            f"checkpoint {path} is of another run: {found}; this one is {fingerprint}; write the same settings, or "
+            "leave resume out"
+        )
+    try:
+        steps = saved.pop("steps")
+        return Outer(**{name: _KINDS.get(name, np.asarray)(value) for name, value in saved.items()}), steps
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def fingerprint_of(path: str | pathlib.Path) -> str:
+    """That of the run which wrote a checkpoint.
+
+    Raises:
+      ValueError: there is no such file, or it is damaged.
+    """
+    return _read(pathlib.Path(path).expanduser())[0]
+
+
+def _read(path: pathlib.Path) -> tuple[str, dict[str, np.ndarray]]:
     if not path.is_file():
         raise ValueError(
             f"there is no checkpoint {path}; write the file that checkpoint=... named, or leave resume out"
@@ -43,20 +68,13 @@ def load(path: str | pathlib.Path, fingerprint: str) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             saved = {name: archive[name] for name in archive.files}
-        found = str(saved.pop("fingerprint"))
-        numbers = {"outer": int(saved["outer"]), "seconds": float(saved["seconds"]), "lost": int(saved["lost"])}
-        arrays = {"w": saved["w"], "alpha": saved.get("alpha"), "delays": saved["delays"]}
+        return str(saved.pop("fingerprint")), saved
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} is no checkpoint, or damaged ({error}); write another file, or leave resume out"
-        ) from error
-    if found != fingerprint:
-        raise ValueError(
-            f"checkpoint {path} is of another run: {found}; this one is {fingerprint}; write the same settings, or "
-            "leave "
-            "resume out"
-        )
-    return arrays | numbers
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is no checkpoint, or damaged ({error}); write another file, or leave resume out")
 
 
 def check_writable(path: str | pathlib.Path) -> None:

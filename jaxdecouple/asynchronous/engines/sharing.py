@@ -7,11 +7,12 @@ one coordinate at the same moment one may be lost. Each process counts its own i
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Generator
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -19,199 +20,136 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Svrg, View
-from jaxdecouple.asynchronous.algorithms.sampling import coordinate_draws, draws, rows_of
+from jaxdecouple.asynchronous.algorithms.sampling import How, draws, rows_of
+from jaxdecouple.asynchronous.engines.children import Children
 from jaxdecouple.asynchronous.engines.clock import Stragglers
-from jaxdecouple.asynchronous.engines.options import Settings
-from jaxdecouple.asynchronous.engines.run import RESTARTS, WorkersLost
+from jaxdecouple.asynchronous.engines.links import in_memory
+from jaxdecouple.asynchronous.engines.messages import Full, Go, Joined, Lost
+from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
-from jaxdecouple.asynchronous.result import Result
-from jaxdecouple.asynchronous.trace import Meter, Trace
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedTask:
     """What a process is given once.
 
     Attributes:
-      problem: the whole problem, with arrays of NumPy.
+      part: the whole problem, with arrays of NumPy.
       algorithm: what is computed.
-      worker: k.
-      workers: K.
-      path: the file in memory that holds w.
       coordinates: how many an update changes.
-      step: eta.
+      workers: K.
       seed: of the run.
-      stragglers: whether it is sometimes late.
+      stragglers: who is sometimes late.
+      worker: k.
+      attempt: how often it was replaced.
     """
 
-    problem: Problem
+    part: Problem
     algorithm: Svrg
-    worker: int
-    workers: int
-    path: str
     coordinates: int
-    step: float
+    workers: int
     seed: int
     stragglers: Stragglers
+    worker: int = 0
+    attempt: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Iterate:
-    """To a process: iterations are wanted, until all processes together have done ``target``."""
+    """To a process: iterations of an outer one are wanted, until all processes together have done ``target``."""
 
+    outer: int
+    step: float
     snapshot: np.ndarray
     mean: np.ndarray
     target: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """To a process: its part of the full gradient at ``w`` is wanted."""
-
-    w: np.ndarray
-
-
 class Memory:
-    """What the processes share: w, ``[d]``, and how many iterations each has done, ``[K]``."""
+    """What the processes share, in a file: w, ``[d]``, and how many iterations each has done, ``[K]``."""
 
-    def __init__(self, path: str, d: int, workers: int, dtype: Any, *, create: bool = False):
-        mode = "w+" if create else "r+"
-        self.w = np.memmap(path, dtype, mode, shape=d)
-        self.counts = np.memmap(path + ".counts", np.int64, mode, shape=workers)
+    def __init__(self, descriptor: int, d: int, workers: int, dtype: Any):
+        places = -(-d * np.dtype(dtype).itemsize // 8) * 8
+        if os.fstat(descriptor).st_size < places + 8 * workers:
+            os.truncate(descriptor, places + 8 * workers)
+        shared = mmap.mmap(descriptor, 0)
+        self.w = np.frombuffer(shared, dtype, d)
+        self.counts = np.frombuffer(shared, np.int64, workers, places)
 
 
-def run(
-    problem: Problem,
-    algorithm: Svrg,
-    settings: Settings,
-    start: jax.Array,
-    step: float,
-    coordinates: int,
-    meter: Meter,
-    per_outer: float,
-) -> Result:
-    """Shared-AsySVRG on ``settings.workers`` processes; measured when they are done, as of `running.run`.
+def run(task: SharedTask, at: Outer, inner_steps: int, epochs: float) -> Generator[Outer, Go, None]:
+    """The outer iterations of Shared-AsySVRG on as many processes as workers, as they are done; first the start.
+
+    Args:
+      task: what every process is given, but who it is.
+      at: the start.
+      inner_steps: m, of all processes together.
+      epochs: of an outer iteration.
 
     Raises:
       ValueError: the problem cannot be sent to other processes.
       WorkersLost: a process could not be kept alive.
     """
-    with tempfile.TemporaryDirectory(prefix="jaxdecouple-", dir=_fastest()) as directory:
-        path = os.path.join(directory, "w")
-        memory = Memory(path, problem.d, settings.workers, problem.dtype, create=True)
-        memory.w[:] = np.asarray(start)
-        arrays = jax.tree.map(np.asarray, problem)
-        common = {"algorithm": algorithm, "workers": settings.workers, "path": path, "coordinates": coordinates}
-        common |= {"step": float(step), "seed": settings.seed, "stragglers": settings.stragglers}
-        tasks = [SharedTask(problem=arrays, worker=k, **common) for k in range(settings.workers)]
-        states = list(_outer_iterations(tasks, memory, settings))
-    states.insert(0, (np.asarray(start), 0.0, np.zeros(0, int), 0))
-    for outer, (w, seconds, delays, _) in enumerate(states):
-        progress = {"outer": outer, "messages": outer * settings.inner_steps, "epochs": outer * per_outer}
-        meter.record(w, None, seconds=seconds, delays=delays, **progress)
-    w, *_, lost = states[-1]
-    return Result(jnp.asarray(w), None, Trace(meter.records), float(step), lost)
+    problem, workers, lost, target = task.part, task.workers, at.lost, 0
+    go = yield at
+    with Children() as children, tempfile.TemporaryFile(dir=in_memory()) as file:
+        memory = Memory(file.fileno(), problem.d, workers, problem.dtype)
+        memory.w[:] = np.asarray(at.w)
+
+        def begin(k: int) -> None:
+            own = dataclasses.replace(task, worker=k, attempt=children.lost)
+            children.start(k, "sharer", own, (os.dup(file.fileno()),))
+
+        for k in range(workers):
+            begin(k)
+        _answers(children, workers, None, begin)
+        while True:
+            begun, snapshot = time.perf_counter(), np.array(memory.w)
+            mean = sum(_answers(children, workers, Full(snapshot), begin)) / problem.n + problem.l2 * snapshot
+            target += inner_steps
+            request = Iterate(at.outer, go.step, snapshot, mean, target)
+            delays = np.concatenate(_answers(children, workers, request, begin))
+            seconds = at.seconds + time.perf_counter() - begun
+            there = {"w": np.array(memory.w), "seconds": seconds, "lost": lost + children.lost, "delays": delays}
+            at = at.after(inner_steps, epochs, **there)
+            go = yield at
 
 
-def _fastest() -> str | None:
-    """A directory in memory, if there is one."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-class Processes:
-    """The processes of a run; one that ends is replaced, and asked what the lost one was asked."""
-
-    def __init__(self, tasks: list[SharedTask]):
-        self._tasks = tasks
-        self._children: dict[int, Any] = {}
-        self.lost = 0
-
-    def __enter__(self) -> Processes:
-        for task in self._tasks:
-            self._start(task)
-        self._collect(None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for child in self._children.values():
-            child.stop()
-
-    def _start(self, task: SharedTask) -> None:
-        from jaxdecouple.asynchronous.engines.local import Child, core_of
-
-        self._children[task.worker] = Child("sharer", task, core=core_of(task.worker))
-
-    def _answer(self, worker: int) -> Any:
-        answer = self._children[worker].pipe.recv()
-        if isinstance(answer, str) and answer != "ready":
-            raise WorkersLost(f"worker {worker} cannot do its work:\n{answer}")
-        return answer
-
-    def ask(self, request: Iterate | Part) -> list[np.ndarray]:
-        """The answers of all."""
-        for child in self._children.values():
-            child.pipe.send(request)
-        return self._collect(request)
-
-    def _collect(self, request: Iterate | Part | None) -> list[Any]:
-        """One answer of each to ``request``, or without one that it is ready; who is lost is replaced."""
-        answers: dict[int, Any] = {}
-        while len(answers) < len(self._tasks):
-            missing = [worker for worker in self._children if worker not in answers]
-            ready = wait([self._children[worker].pipe for worker in missing])
-            for worker in missing:
-                if self._children[worker].pipe not in ready:
-                    continue
-                try:
-                    answer = self._answer(worker)
-                except (EOFError, ConnectionError):
-                    self._replace(worker, request)
-                    continue
-                if request is None or not isinstance(answer, str):
-                    answers[worker] = answer
-        return [answers[worker] for worker in range(len(self._tasks))]
-
-    def _replace(self, worker: int, request: Iterate | Part | None) -> None:
-        self.lost += 1
-        if self.lost > RESTARTS:
-            raise WorkersLost(f"processes ended {self.lost} times, the last time that of worker {worker}")
-        self._children[worker].stop()
-        self._start(self._tasks[worker])
+def _answers(
+    children: Children, workers: int, request: Iterate | Full | None, begin: Callable[[int], None]
+) -> list[Any]:
+    """The answers of all to ``request``, or without one that they are ready; who comes for a lost one is asked anew."""
+    answers: dict[Any, Any] = {}
+    for k in range(workers):
         if request is not None:
-            self._children[worker].pipe.send(request)
+            children.send(k, request)
+    while len(answers) < workers:
+        worker, answer = children.receive()
+        if isinstance(answer, Lost):
+            begin(int(worker))
+            if request is not None and worker not in answers:
+                children.send(worker, request)
+        elif request is None or isinstance(answer, np.ndarray):
+            answers[worker] = answer
+    return [answers[worker] for worker in range(workers)]
 
 
-def _outer_iterations(
-    tasks: list[SharedTask], memory: Memory, settings: Settings
-) -> Iterator[tuple[np.ndarray, float, np.ndarray, int]]:
-    """After each: w, seconds so far, delays of its iterations, processes lost so far."""
-    problem, seconds = tasks[0].problem, 0.0
-    with Processes(tasks) as processes:
-        for _ in range(settings.outer_steps):
-            begun = time.perf_counter()
-            snapshot = np.array(memory.w)
-            mean = sum(processes.ask(Part(snapshot))) / problem.n + problem.l2 * snapshot
-            target = int(memory.counts.sum()) + settings.inner_steps
-            delays = np.concatenate(processes.ask(Iterate(snapshot, mean, target)))
-            seconds += time.perf_counter() - begun
-            yield np.array(memory.w), seconds, delays, processes.lost
-
-
-def take_part(pipe: Connection) -> None:
+def take_part(pipe: Connection, descriptor: int) -> None:
     """What a process does: reads its task, and answers requests until nobody is there to make any."""
     task: SharedTask = pipe.recv()
-    problem = jax.tree.map(jnp.asarray, task.problem)
-    memory = Memory(task.path, problem.d, task.workers, problem.dtype)
+    problem: Any = jax.tree.map(jnp.asarray, task.part)
+    memory = Memory(descriptor, problem.d, task.workers, problem.dtype)
     part = problem.part(rows_of(task.worker, task.workers, problem.n))
     gradient_sum = jax.jit(lambda part, w: part.gradient_sum(w))
-    message = jax.jit(task.algorithm.message)
-    sharer = _Sharer(task, problem, memory, message)
-    sharer.direction(View(np.array(memory.w), None, np.array(memory.w), np.array(memory.w)))  # compiles it
-    jax.block_until_ready(gradient_sum(part, np.array(memory.w)))
-    pipe.send("ready")
+    sharer = _Sharer(task, problem, memory)
+    w = np.array(memory.w)
+    sharer.begin(0)
+    sharer.direction(View(w, None, w, w))  # compiles it
+    jax.block_until_ready(gradient_sum(part, w))
+    pipe.send(Joined())
     while True:
         request = pipe.recv()
-        if isinstance(request, Part):
+        if isinstance(request, Full):
             pipe.send(np.asarray(gradient_sum(part, request.w)))
         else:
             pipe.send(sharer.iterate(request))
@@ -220,27 +158,34 @@ def take_part(pipe: Connection) -> None:
 class _Sharer:
     """Iterates on the shared vector."""
 
-    def __init__(self, task: SharedTask, problem: Problem, memory: Memory, message: Any):
-        self._task, self._problem, self._memory, self._message = task, problem, memory, message
-        seed, everything = (task.seed, task.worker), np.arange(problem.n)
-        self._draws = draws(problem, everything, h=task.algorithm.h, sampling="uniform", seed=(*seed, 0))
-        self._coordinates = coordinate_draws(problem.d, task.coordinates, (*seed, 1))
-        self._late = task.stragglers.draw(task.worker)
+    def __init__(self, task: SharedTask, problem: Problem, memory: Memory):
+        self._task, self._problem, self._memory = task, problem, memory
+        self._message = jax.jit(task.algorithm.message)
 
-    def direction(self, view: View) -> np.ndarray:
-        """v of eq. 2.5."""
-        return np.asarray(self._message(self._problem, view, None, next(self._draws)).v)
+    def begin(self, outer: int) -> None:
+        """Draws for an outer iteration."""
+        task, everything = self._task, np.arange(self._problem.n)
+        seed = (task.seed, task.worker, outer, task.attempt)
+        self._draws = draws(self._problem, everything, How(task.algorithm.h, coordinates=task.coordinates), seed)
+        self._late = task.stragglers.draw(task.worker, outer)
+
+    def direction(self, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """v of eq. 2.5, and the coordinates of it that are to be taken."""
+        draw = next(self._draws)
+        message = self._message(self._problem, view, None, draw._replace(coordinates=None))
+        return np.asarray(message.v), draw.coordinates
 
     def iterate(self, request: Iterate) -> np.ndarray:
         """Iterations of Algorithm 1 until there are enough; how many of others fell into each."""
+        self.begin(request.outer)
         memory, mine, delays = self._memory, self._task.worker, []
         view = View(None, None, request.snapshot, request.mean)
         while (seen := int(memory.counts.sum())) < request.target:
             begun, slowdown = time.perf_counter(), next(self._late)
-            v = self.direction(view._replace(w=np.array(memory.w)))
-            time.sleep(slowdown * (time.perf_counter() - begun))
-            chosen = next(self._coordinates)
+            v, chosen = self.direction(view._replace(w=np.array(memory.w)))
+            if slowdown:
+                time.sleep(slowdown * (time.perf_counter() - begun))
             delays.append(int(memory.counts.sum()) - seen)
-            memory.w[chosen] -= self._task.step * v[chosen]
+            memory.w[chosen] -= np.asarray(request.step, v.dtype) * v[chosen]
             memory.counts[mine] += 1
         return np.array(delays, int)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -11,39 +11,74 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Server, View, update
-from jaxdecouple.asynchronous.engines.clock import Plan, slots
+from jaxdecouple.asynchronous.algorithms.sampling import rows_of, stacked
+from jaxdecouple.asynchronous.engines import clock
+from jaxdecouple.asynchronous.engines.messages import Go
+from jaxdecouple.asynchronous.engines.options import Settings
+from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
+
+# The loop's operations are too small for several threads, whose hand-offs would cost more than they.
+ONE_THREAD: Any = {"xla_cpu_multi_thread_eigen": False}
 
 
 def run(
-    problem: Problem,
-    algorithm: Algorithm,
-    server: Server,
-    plans: Sequence[Plan],
-    draws: Sequence[Iterator[Any]],
-    steps: Sequence[float],
-) -> Iterator[Server]:
-    """The server after each outer iteration.
+    problem: Problem, algorithm: Algorithm, settings: Settings, at: Outer, epochs: float, safeguarded: bool
+) -> Generator[Outer, Go | None, None]:
+    """The outer iterations of a run, as they are asked for.
 
     Args:
       problem: the whole problem.
       algorithm: what is computed.
-      server: at the start; given up.
-      plans: the messages of each outer iteration.
-      draws: the examples of the messages of each worker.
-      steps: the step size in each outer iteration.
+      settings: of the run.
+      at: the start; its arrays are not given up.
+      epochs: of an outer iteration.
+      safeguarded: whether w and alpha may be asked back.
     """
-    places = [slots(plan) for plan in plans]
-    num_slots = max(count for *_, count in places)
-    for plan, (read, write, _), step in zip(plans, places, steps, strict=True):
-        drawn = [next(draws[worker]) for worker in plan.worker]
-        drawn = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
-        w = server.w
+    workers = settings.workers
+    mine = [rows_of(k, workers, problem.n) for k in range(workers)]
+    plans, num_slots = _plans(algorithm, settings, at, [len(rows) for rows in mine])
+    server: Any = jax.tree.map(jnp.copy, Server(at.w, at.alpha))
+    go = yield at
+    for plan in plans:
+        before = jax.tree.map(jnp.copy, server) if safeguarded else None
+        read, write, _ = clock.slots(plan)
+        drawn = _drawn(problem, algorithm, settings, mine, plan, at.outer)
+        w = jnp.copy(server.w)  # w itself is given up
         mean = _mean_gradient(problem, w) if algorithm.needs_mean else None
-        snapshot = jnp.copy(w) if algorithm.needs_mean else None  # w itself is given up
-        view = View(None, jnp.asarray(step, w.dtype), snapshot, mean)
+        view = View(None, jnp.asarray(go.step, w.dtype), w if algorithm.needs_mean else None, mean)
         server = _outer_iteration(algorithm, num_slots, problem, server, view, read, write, drawn)
-        yield server
+        there = {"w": jnp.copy(server.w), "alpha": None if server.alpha is None else jnp.copy(server.alpha)}
+        at = at.after(len(plan.worker), epochs, seconds=plan.end, delays=plan.delay, free=plan.free, **there)
+        go = yield at
+        if go.back:
+            server = before
+
+
+def _plans(algorithm: Algorithm, settings: Settings, at: Outer, sizes: list[int]) -> tuple[Iterator[clock.Plan], int]:
+    """The plans after ``at``, for workers with so many examples, and how many versions of w are kept at most."""
+    if settings.delays is not None:
+        if algorithm.in_rounds:
+            raise ValueError(f"delays are given, and {algorithm.name} is synchronous; leave them out")
+        return clock.given(settings.delays, **settings.counts, first=at.outer), settings.expected_delay + 1
+    work = clock.Work(algorithm.h * algorithm.gradients_per_example, tuple(sizes) if algorithm.needs_mean else ())
+    since = clock.Since(at.outer, at.seconds, at.free)
+    make = clock.synchronous if algorithm.in_rounds else clock.asynchronous
+    most = 1 if settings.workers == 1 else 2 if algorithm.in_rounds else settings.workers + 1
+    return make(settings.clock, settings.stragglers, work, **settings.counts, since=since), most
+
+
+def _drawn(
+    problem: Problem, algorithm: Algorithm, settings: Settings, mine: list[np.ndarray], plan: clock.Plan, outer: int
+) -> Any:
+    """The examples of the messages of an outer iteration, a row for each message."""
+    parts, order = [], np.argsort(plan.worker, kind="stable")
+    for k, count in enumerate(np.bincount(plan.worker, minlength=len(mine))):
+        if count:
+            seed = (settings.seed, k, outer, 0)
+            parts.append(stacked(problem, mine[k], count, algorithm.how, seed))
+    place = np.argsort(order)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[place], *parts)
 
 
 @jax.jit
@@ -51,7 +86,7 @@ def _mean_gradient(problem: Problem, w: jax.Array) -> jax.Array:
     return problem.gradient(w)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3, compiler_options=ONE_THREAD)
 def _outer_iteration(
     algorithm: Algorithm,
     num_slots: int,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from typing import Any
@@ -13,38 +12,24 @@ import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Message, View
 from jaxdecouple.asynchronous.algorithms.sampling import draws
-from jaxdecouple.asynchronous.engines.clock import Stragglers
-from jaxdecouple.asynchronous.engines.serving import Compute, Full, Sent, Start
+from jaxdecouple.asynchronous.engines.messages import Compute, Full, Part, Sent, Start, Task
 from jaxdecouple.asynchronous.problems.problem import Problem
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What a worker is given once.
-
-    Attributes:
-      part: its examples, with arrays of NumPy, so that any process can read them.
-      algorithm: what is computed.
-      worker: k.
-      seed: of the run.
-      stragglers: whether it is sometimes late.
-    """
-
-    part: Problem
-    algorithm: Algorithm
-    worker: int
-    seed: int
-    stragglers: Stragglers
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _message(algorithm: Algorithm, part: Problem, view: View, alpha: jax.Array | None, draw: Any) -> Message:
-    return algorithm.message(part, view, alpha, draw)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _changed(alpha: jax.Array, message: Message) -> jax.Array:
-    return alpha.at[message.rows].add(message.change)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _message(
+    algorithm: Algorithm,
+    part: Problem,
+    alpha: jax.Array | None,
+    last: Message | None,
+    taken: float,
+    view: View,
+    draw: Any,
+) -> tuple[Message, jax.Array | None]:
+    """A message, and the dual vectors that it was computed with: with those of the last one, if it was taken."""
+    if alpha is not None and last is not None:
+        alpha = alpha.at[last.rows].add(taken * last.change)
+    return algorithm.message(part, view, alpha, draw), alpha
 
 
 @jax.jit
@@ -58,50 +43,48 @@ class Worker:
     def __init__(self, task: Task):
         """Compiles everything, so that the first request takes no longer than others."""
         self._task = task
-        self._part = jax.tree.map(jnp.asarray, task.part)
-        self._alpha = self._part.initial_dual() if task.algorithm.has_dual else None
-        self._late = task.stragglers.draw(task.worker)
-        self._begin(0)
+        self._part: Problem = jax.tree.map(jnp.asarray, task.part)
+        self._attempt, self._outer = 0, -1
         w = np.zeros(self._part.d, self._part.dtype)
-        self._snapshot = self._mean = w if task.algorithm.needs_mean else None
-        self._pending = self._compute(Compute(0, w, 1.0, taken=False))
-        if task.algorithm.has_dual:
-            self._alpha = _changed(self._alpha, self._pending) * 0
+        self._snapshot = self._mean = jnp.asarray(w) if task.algorithm.needs_mean else None
+        self._last = None
+        self._alpha = self._part.initial_dual() if task.algorithm.has_dual else None
+        for _ in range(2 if task.algorithm.has_dual else 1):  # without a last message, and with one
+            self._compute(Compute(0, 0, w, 1.0, taken=False))
         if task.algorithm.needs_mean:
             _gradient_sum(self._part, w).block_until_ready()
 
-    def answer(self, request: Start | Full | Compute) -> Sent | None:
+    def answer(self, request: Start | Full | Compute) -> Sent | Part | None:
         """Does what is asked; None where no answer is expected."""
         if isinstance(request, Start):
-            self._begin(request.attempt)
+            self._attempt, self._outer, self._last = request.attempt, -1, None
             self._alpha = None if request.alpha is None else jnp.array(request.alpha)
             return None
+        if isinstance(request, Compute) and request.outer != self._outer:
+            self._begin(request.outer)
         begun, slowdown = time.perf_counter(), next(self._late)
         if isinstance(request, Full):
-            content = np.asarray(_gradient_sum(self._part, request.w))
+            content = Part(np.asarray(_gradient_sum(self._part, request.w)))
         else:
-            if request.taken and self._alpha is not None:
-                self._alpha = _changed(self._alpha, self._pending)
-            if request.snapshot is not None:
-                self._snapshot, self._mean = request.snapshot, request.mean
-            self._pending = self._compute(request)
-            content = jax.tree.map(np.asarray, self._pending)
-        time.sleep(slowdown * (time.perf_counter() - begun))
-        return Sent(content, getattr(request, "version", -1))
+            content = Sent(*jax.tree.map(np.asarray, tuple(self._compute(request))), request.version)
+        if slowdown:
+            time.sleep(slowdown * (time.perf_counter() - begun))
+        return content
 
-    def _begin(self, attempt: int) -> None:
-        """Begins to draw examples; who comes in place of a lost worker draws others than that."""
-        task, part = self._task, self._part
-        self._draws = draws(
-            part,
-            np.arange(part.num_rows),
-            h=task.algorithm.h,
-            sampling=task.algorithm.sampling,
-            seed=(task.seed, task.worker, attempt),
-        )
+    def _begin(self, outer: int) -> None:
+        """Begins to draw for an outer iteration; who comes in place of a lost worker draws others than that."""
+        task, part, self._outer = self._task, self._part, outer
+        seed = (task.seed, task.worker, outer, self._attempt)
+        self._draws = draws(part, np.arange(part.num_rows), task.algorithm.how, seed)
+        self._late = task.stragglers.draw(task.worker, outer)
 
     def _compute(self, request: Compute) -> Message:
-        step = np.asarray(request.step, self._part.dtype)
-        view = View(request.w, step, self._snapshot, self._mean)
-        message = _message(self._task.algorithm, self._part, view, self._alpha, next(self._draws))
+        if request.outer != self._outer:
+            self._begin(request.outer)
+        if request.snapshot is not None:
+            self._snapshot, self._mean = jnp.array(request.snapshot), jnp.array(request.mean)
+        view = View(request.w, np.asarray(request.step, self._part.dtype), self._snapshot, self._mean)
+        rest = self._last, float(request.taken), view, next(self._draws)
+        message, self._alpha = _message(self._task.algorithm, self._part, self._alpha, *rest)
+        self._last = message if self._task.algorithm.has_dual else None
         return jax.block_until_ready(message)

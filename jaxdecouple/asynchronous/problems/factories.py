@@ -10,13 +10,11 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
 
 from jaxdecouple.asynchronous.problems.components import Components
 from jaxdecouple.asynchronous.problems.losses import Logistic, Loss, SmoothedHinge, Squared
 from jaxdecouple.asynchronous.problems.problem import General, Linear
-from jaxdecouple.asynchronous.problems.rows import as_rows, inexact
+from jaxdecouple.asynchronous.problems.rows import Dense, Sparse, as_rows, inexact
 
 
 def ridge(x: Any, y: Any, *, l2: float) -> Linear:
@@ -34,32 +32,48 @@ def ridge(x: Any, y: Any, *, l2: float) -> Linear:
 
 
 def quadratic(x: Any, y: Any, *, l2: float) -> Linear:
-    """The quadratic loss of eq. 3.38, phi_i(w) = (x_i . w - y_i)^2 / 2; arguments as of `ridge`."""
+    """The quadratic loss of eq. 3.38, phi_i(w) = (x_i . w - y_i)^2 / 2; arguments: see `ridge`."""
     return linear(x, y, Squared(0.5), l2=l2)
 
 
 def logistic(x: Any, y: Any, *, l2: float) -> Linear:
-    """Logistic regression: phi_i(w) = log(1 + exp(-y_i x_i . w)), labels -1 and 1; arguments as of `ridge`."""
+    """Logistic regression: phi_i(w) = log(1 + exp(-y_i x_i . w)), labels -1 and 1; arguments: see `ridge`."""
     return linear(x, y, Logistic(), l2=l2)
 
 
 def smoothed_hinge(x: Any, y: Any, *, l2: float, gamma: float = 1.0) -> Linear:
-    """A support vector machine with a hinge rounded over ``gamma``, labels -1 and 1; the rest as of `ridge`."""
+    """A support vector machine with a hinge rounded over ``gamma``, labels -1 and 1; the rest: see `ridge`."""
     if gamma <= 0:
         raise ValueError(f"gamma is {gamma}; write a positive number, since the hinge itself is not smooth")
     return linear(x, y, SmoothedHinge(gamma), l2=l2)
 
 
-def linear(x: Any, y: Any, loss: Loss, *, l2: float) -> Linear:
-    """A problem of linear predictions with any of the losses; arguments and errors as of `ridge`."""
+def linear(x: Any, y: Any, loss: Loss, *, l2: float, weights: Any = None) -> Linear:
+    """A problem of linear predictions with any of the losses.
+
+    Args:
+      x: examples, see `ridge`; or the ``rows`` of another problem.
+      y: labels, ``[n]``.
+      loss: phi.
+      l2: lambda of eq. 3.1.
+      weights: of the examples, above 0, ``[n]``: phi_i is so many times the loss. None: 1.
+
+    Raises:
+      ValueError: see `ridge`; or a weight is not above 0.
+    """
     _check_l2(l2)
-    rows, y = as_rows(x), np.asarray(y)
+    rows, y = x if isinstance(x, Dense | Sparse) else as_rows(x), np.asarray(y)
     if y.shape != (rows.shape[0],):
         raise ValueError(f"X has {rows.shape[0]} rows and y has shape {y.shape}; write one label for each row")
     if not np.isfinite(y).all():
         raise ValueError("y holds numbers that are not finite; leave such rows out")
     loss.check_labels(y)
-    return Linear(l2=float(l2), n=rows.shape[0], rows=rows, y=jnp.asarray(y, rows.dtype), loss=loss)
+    if weights is not None:
+        weights = jnp.asarray(weights, rows.dtype)
+        if weights.shape != y.shape or not (np.isfinite(weights) & (np.asarray(weights) > 0)).all():
+            raise ValueError(f"weights has shape {weights.shape}; write a number above 0 for each of {len(y)} rows")
+    y = jnp.asarray(y, rows.dtype)
+    return Linear(l2=float(l2), n=rows.shape[0], rows=rows, y=y, loss=loss, weights=weights)
 
 
 def pca(x: Any, *, mu: float, l2: float, b: Any = None) -> Components:
@@ -71,34 +85,30 @@ def pca(x: Any, *, mu: float, l2: float, b: Any = None) -> Components:
 
     Args:
       x: examples, ``[n, d]``, dense. The dual state takes as much memory.
-      mu: above the largest eigenvalue of C = X^T X / n plus ``l2``, for f to be convex. The thesis's section 3.1 asks
-        for
-        l2 / 2, but with l2 / 2 in place of eq. 3.40's l2 the regularised sum is not the problem it is meant to be.
+      mu: above the largest eigenvalue of C = X^T X / n plus ``l2``, for f to be convex. The thesis's section 3.1 has
+        l2 / 2 in place of eq. 3.40's l2; with that the regularised sum is not the problem it is meant to be.
       l2: lambda of eq. 3.1.
       b: ``[d]``; None: from a standard normal distribution, seed 0.
 
     Raises:
-      ValueError: as of `ridge`; or ``mu`` is too small.
+      ValueError: the arrays cannot be used, see `ridge`; or ``mu`` is too small.
     """
     _check_l2(l2)
-    x = as_rows(x).matrix if not hasattr(x, "tocsr") else _refuse_sparse()
-    n, d = x.shape
+    if hasattr(x, "tocsr"):
+        raise ValueError("X is sparse, and the dual state of pca is dense; write X.toarray(), if it fits")
+    rows = as_rows(x)
+    n, d = rows.shape
     b = np.random.default_rng(0).standard_normal(d) if b is None else np.asarray(b)
     if b.shape != (d,):
         raise ValueError(f"b has shape {b.shape} and X has {d} columns; write one number for each column")
-    host = np.asarray(x, np.float64)
+    host = np.asarray(rows.matrix, np.float64)
     largest = float(np.linalg.eigvalsh(host.T @ host / n)[-1])
     if mu < largest + l2:
         raise ValueError(
-            f"mu is {mu}, but the sum is convex only from {largest + l2:.6g} on, the largest eigenvalue of X^T X / "
-            "n plus "
-            "l2; write a larger mu"
+            f"mu is {mu}, but the sum is convex only from {largest + l2:.6g} on, the largest eigenvalue of "
+            "X^T X / n plus l2; write a larger mu"
         )
-    return Components(l2=float(l2), n=n, x=x, shift=float(mu - l2), b=jnp.asarray(b, x.dtype))
-
-
-def _refuse_sparse() -> Any:
-    raise ValueError("X is sparse, and the dual state of pca is dense; write X.toarray(), if it fits")
+    return Components(l2=float(l2), n=n, rows=rows, shift=float(mu - l2), b=jnp.asarray(b, rows.dtype))
 
 
 def network(x: Any, y: Any, *, hidden: int, l2: float, num_classes: int | None = None, seed: int = 0) -> General:
@@ -115,7 +125,7 @@ def network(x: Any, y: Any, *, hidden: int, l2: float, num_classes: int | None =
       seed: of the initial parameters.
 
     Raises:
-      ValueError: as of `ridge`; or labels that are no classes.
+      ValueError: the arrays cannot be used, see `ridge`; or the labels are no classes.
     """
     _check_l2(l2)
     x, y = as_rows(x), np.asarray(y)
@@ -151,7 +161,7 @@ class SoftmaxLoss:
     def __call__(self, w: jax.Array, example: dict[str, jax.Array]) -> jax.Array:
         """Cross-entropy of one example."""
         logits = self.logits(w, example["x"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, example["y"])
+        return jax.nn.logsumexp(logits) - logits[example["y"]]
 
     def logits(self, w: jax.Array, x: jax.Array) -> jax.Array:
         """What the network with parameters ``w``, ``[d]``, says of one example or many, ``[..., num_classes]``."""
@@ -163,7 +173,9 @@ class SoftmaxLoss:
         return jax.flatten_util.ravel_pytree(params)[0].astype(self.dtype)
 
     @property
-    def _module(self) -> nn.Module:
+    def _module(self) -> Any:
+        from flax import linen as nn  # a worker of a linear problem starts sooner without it
+
         return nn.Sequential([nn.Dense(self.hidden), nn.relu, nn.Dense(self.num_classes)])
 
     @property

@@ -11,21 +11,23 @@ A worker has a `part` of a problem: some of its examples, but n, and therefore t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from jaxdecouple.asynchronous.problems.losses import Loss
+from jaxdecouple.asynchronous.problems.losses import Loss, Weighted
 from jaxdecouple.asynchronous.problems.rows import Dense, Sparse, largest_eigenvalue
 
 PyTree = Any
+STATIC = {"static": True}  # of a field that is no data: another value compiles anew
 
 
-class Problem(struct.PyTreeNode):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
     """What every problem has.
 
     Attributes:
@@ -33,8 +35,8 @@ class Problem(struct.PyTreeNode):
       n: examples of the whole problem, of which this may be a part.
     """
 
-    l2: float = struct.field(pytree_node=False)
-    n: int = struct.field(pytree_node=False)
+    l2: float
+    n: int = dataclasses.field(metadata=STATIC)
 
     @property
     def num_rows(self) -> int:
@@ -70,6 +72,11 @@ class Problem(struct.PyTreeNode):
     def optimum(self) -> tuple[jax.Array, jax.Array] | None:
         """The minimiser and the minimum, for problems that are systems of linear equations; None for others."""
         return None
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether ``P`` is known to be convex, whatever its parts are."""
+        return False
 
     @property
     def smoothness(self) -> jax.Array | None:
@@ -108,7 +115,7 @@ class Problem(struct.PyTreeNode):
         raise NotImplementedError
 
     def initial_dual(self) -> jax.Array:
-        """alpha = 0, for which w = 0: ``[num_rows]`` or ``[num_rows, d]``."""
+        """alpha with ``w(alpha) = 0``: ``[num_rows]`` or ``[num_rows, d]``."""
         raise NotImplementedError
 
     def dual_sum(self, alpha: jax.Array) -> jax.Array:
@@ -124,108 +131,117 @@ class Problem(struct.PyTreeNode):
         raise NotImplementedError
 
 
-class Linear(Problem):
-    """``phi_i(w) = loss(x_i . w; y_i)``.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfRows(Problem):
+    """A problem of the rows of a matrix.
 
     Attributes:
       rows: the x_i, ``[num_rows, d]``, dense or sparse.
-      y: labels, ``[num_rows]``.
-      loss: phi.
     """
 
     rows: Dense | Sparse
-    y: jax.Array
-    loss: Loss = struct.field(pytree_node=False)
 
     @property
     def num_rows(self) -> int:
-        """Examples that are here."""
         return self.rows.shape[0]
 
     @property
     def d(self) -> int:
-        """Length of w."""
         return self.rows.shape[1]
 
     @property
     def dtype(self) -> Any:
-        """Of w and alpha."""
         return self.rows.dtype
 
     @property
+    def is_convex(self) -> bool:
+        return True
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(OfRows):
+    """``phi_i(w) = loss(x_i . w; y_i)``.
+
+    Attributes:
+      y: labels, ``[num_rows]``.
+      loss: phi.
+      weights: of the examples, with mean 1, ``[num_rows]``, or None: phi_i is ``weights_i`` times the loss.
+    """
+
+    y: jax.Array
+    loss: Loss = dataclasses.field(metadata=STATIC)
+    weights: jax.Array | None = None
+
+    def loss_of(self, rows: Any = slice(None)) -> Loss:
+        """The loss of these examples, with their weights."""
+        return self.loss if self.weights is None else Weighted(self.loss, self.weights[rows])
+
+    @property
     def smoothness(self) -> jax.Array:
-        """As of `Problem`: the loss's constant times |x_i|^2."""
-        return self.loss.smoothness * self.rows.all_squared_norms()
+        """The loss's constant times ``|x_i|^2``, ``[num_rows]``."""
+        return self.loss_of().smoothness * self.rows.all_squared_norms()
 
     @property
     def curvature(self) -> float:
-        """As of `Problem`."""
-        return self.loss.smoothness * float(largest_eigenvalue(self.rows))
+        return float(jnp.max(self.loss_of().smoothness) * largest_eigenvalue(self.rows))
 
     def loss_sum(self, w: jax.Array) -> jax.Array:
-        """As of `Problem`."""
-        return jnp.sum(self.loss.value(self.rows.dot_all(w), self.y))
+        return jnp.sum(self.loss_of().value(self.rows.dot_all(w), self.y))
 
     def gradient_sum(self, w: jax.Array) -> jax.Array:
-        """As of `Problem`."""
-        return self.rows.combine_all(self.loss.derivative(self.rows.dot_all(w), self.y))
+        return self.rows.combine_all(self.loss_of().derivative(self.rows.dot_all(w), self.y))
 
     def mean_gradient(self, w: jax.Array, rows: jax.Array) -> jax.Array:
-        """As of `Problem`."""
-        derivative = self.loss.derivative(self.rows.dot(rows, w), self.y[rows])
+        derivative = self.loss_of(rows).derivative(self.rows.dot(rows, w), self.y[rows])
         return self.rows.combine(rows, derivative / len(rows)) + self.l2 * w
 
     def residue(self, w: jax.Array, alpha: jax.Array, rows: jax.Array) -> jax.Array:
-        """As of `Problem`; kappa_i is this times x_i, ``[h]``."""
-        return self.loss.derivative(self.rows.dot(rows, w), self.y[rows]) + alpha
+        """A number for each example, ``[h]``; kappa_i is this times x_i."""
+        return self.loss_of(rows).derivative(self.rows.dot(rows, w), self.y[rows]) + alpha
 
     def combine(self, rows: jax.Array, kappa: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         return self.rows.combine(rows, kappa)
 
     def residue_norms(self, kappa: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         return jnp.abs(kappa) * jnp.sqrt(self.rows.all_squared_norms())
 
     def initial_dual(self) -> jax.Array:
-        """As of `Problem`, ``[num_rows]``."""
-        return jnp.zeros(self.num_rows, self.dtype)
+        # An example of zeros changes no w, whatever its alpha_i; its best one is known, and found by no sampling.
+        empty = self.rows.all_squared_norms() == 0
+        return jnp.where(empty, -self.loss_of().derivative(jnp.zeros_like(self.y), self.y), 0)
 
     def dual_sum(self, alpha: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         return self.rows.combine_all(alpha)
 
     def dual_gap(self, w: jax.Array, alpha: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         of_alpha = self.primal(alpha)
-        dual = -jnp.sum(self.loss.conjugate(alpha, self.y)) / self.n - self.l2 / 2 * of_alpha @ of_alpha
+        dual = -jnp.sum(self.loss_of().conjugate(alpha, self.y)) / self.n - self.l2 / 2 * of_alpha @ of_alpha
         return self.objective(w) - dual
 
     def part(self, rows: np.ndarray) -> Linear:
-        """As of `Problem`."""
-        return self.replace(rows=self.rows.take(rows), y=self.y[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return dataclasses.replace(self, rows=self.rows.take(rows), y=self.y[rows], weights=weights)
 
 
 class VectorDual(Problem):
     """A problem that keeps a whole vector alpha_i for each example."""
 
     def combine(self, rows: jax.Array, kappa: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         return jnp.sum(kappa, axis=0)
 
     def residue_norms(self, kappa: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         return jnp.linalg.norm(kappa, axis=1)
 
     def initial_dual(self) -> jax.Array:
-        """As of `Problem`, ``[num_rows, d]``."""
         return jnp.zeros((self.num_rows, self.d), self.dtype)
 
     def dual_sum(self, alpha: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         return jnp.sum(alpha, axis=0)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class General(VectorDual):
     """``phi_i(w) = phi(w, example_i)``, for any differentiable phi; alpha is ``[num_rows, d]``.
 
@@ -239,59 +255,48 @@ class General(VectorDual):
 
     examples: PyTree
     start: jax.Array
-    phi: Callable[[jax.Array, PyTree], jax.Array] = struct.field(pytree_node=False)
-    bounds: tuple[float, float] | None = struct.field(pytree_node=False, default=None)
+    phi: Callable[[jax.Array, PyTree], jax.Array] = dataclasses.field(metadata=STATIC)
+    bounds: tuple[float, float] | None = dataclasses.field(metadata=STATIC, default=None)
 
     @property
     def num_rows(self) -> int:
-        """Examples that are here."""
         return len(jax.tree.leaves(self.examples)[0])
 
     @property
     def d(self) -> int:
-        """Length of w."""
         return len(self.start)
 
     @property
     def dtype(self) -> Any:
-        """Of w and alpha."""
         return self.start.dtype
 
     @property
     def smoothness(self) -> jax.Array | None:
-        """As of `Problem`."""
         return None if self.bounds is None else jnp.full(self.num_rows, self.bounds[0], self.dtype)
 
     @property
     def curvature(self) -> float | None:
-        """As of `Problem`."""
         return None if self.bounds is None else self.bounds[1]
 
     def initial(self) -> jax.Array:
-        """As of `Problem`."""
         return self.start
 
     def loss_sum(self, w: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         return jnp.sum(jax.vmap(self.phi, (None, 0))(w, self.examples))
 
     def gradient_sum(self, w: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         return jax.grad(self.loss_sum)(w)
 
     def mean_gradient(self, w: jax.Array, rows: jax.Array) -> jax.Array:
-        """As of `Problem`."""
         examples = self._of(rows)
         mean = jax.grad(lambda w: jnp.mean(jax.vmap(self.phi, (None, 0))(w, examples)))
         return mean(w) + self.l2 * w
 
     def residue(self, w: jax.Array, alpha: jax.Array, rows: jax.Array) -> jax.Array:
-        """As of `Problem`, ``[h, d]``."""
         return jax.vmap(jax.grad(self.phi), (None, 0))(w, self._of(rows)) + alpha
 
     def part(self, rows: np.ndarray) -> General:
-        """As of `Problem`."""
-        return self.replace(examples=self._of(np.asarray(rows)))
+        return dataclasses.replace(self, examples=self._of(np.asarray(rows)))
 
     def _of(self, rows: Any) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[rows], self.examples)

@@ -5,6 +5,7 @@ A sparse matrix stays as SciPy's CSR has it, three flat arrays; only the rows in
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 _CHUNK = 4096  # rows of a sparse matrix that are padded at once, when all are read
+_NARROW = 1024  # columns up to which some rows of a sparse matrix may be made dense
 
 
-class Dense(struct.PyTreeNode):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dense:
     """Rows of a dense matrix.
 
     Attributes:
@@ -35,6 +38,19 @@ class Dense(struct.PyTreeNode):
     def dtype(self) -> Any:
         """Of the numbers."""
         return self.matrix.dtype
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether some rows, as a dense matrix, take little room: so that matrix products serve for vector ones."""
+        return True
+
+    def block(self, rows: jax.Array) -> jax.Array:
+        """These rows as a dense matrix, ``[h, d]``."""
+        return self.matrix[rows]
+
+    def added(self, w: jax.Array, row: jax.Array, weight: jax.Array) -> jax.Array:
+        """``w + weight x_i``."""
+        return w + weight * self.matrix[row]
 
     def dot(self, rows: jax.Array, w: jax.Array) -> jax.Array:
         """``x_i . w`` of these rows, ``[h]``."""
@@ -65,7 +81,9 @@ class Dense(struct.PyTreeNode):
         return Dense(self.matrix[rows])
 
 
-class Sparse(struct.PyTreeNode):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sparse:
     """Rows of a sparse matrix; each of them can be padded to ``width`` entries without reading past the end.
 
     Attributes:
@@ -79,8 +97,8 @@ class Sparse(struct.PyTreeNode):
     values: jax.Array
     columns: jax.Array
     starts: jax.Array
-    width: int = struct.field(pytree_node=False)
-    num_columns: int = struct.field(pytree_node=False)
+    width: int = dataclasses.field(metadata={"static": True})
+    num_columns: int = dataclasses.field(metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,13 +116,25 @@ class Sparse(struct.PyTreeNode):
         at = first + jnp.arange(self.width, dtype=first.dtype)
         return jnp.where(at < last, self.values[at], 0), self.columns[at]
 
+    @property
+    def is_narrow(self) -> bool:
+        return self.num_columns <= _NARROW
+
+    def block(self, rows: jax.Array) -> jax.Array:
+        values, columns = self._padded(rows)
+        return (
+            jnp.zeros((len(rows), self.num_columns), self.dtype).at[jnp.arange(len(rows))[:, None], columns].add(values)
+        )
+
+    def added(self, w: jax.Array, row: jax.Array, weight: jax.Array) -> jax.Array:
+        values, columns = self._padded(row[None])
+        return w.at[columns[0]].add(weight * values[0])
+
     def dot(self, rows: jax.Array, w: jax.Array) -> jax.Array:
-        """As of `Dense`."""
         values, columns = self._padded(rows)
         return jnp.sum(values * jnp.asarray(w)[columns], axis=1)
 
     def combine(self, rows: jax.Array, weights: jax.Array) -> jax.Array:
-        """As of `Dense`."""
         return self._add(jnp.zeros(self.num_columns, jnp.result_type(self.dtype, weights)), rows, weights)
 
     def _add(self, total: jax.Array, rows: jax.Array, weights: jax.Array) -> jax.Array:
@@ -112,11 +142,9 @@ class Sparse(struct.PyTreeNode):
         return total.at[columns].add(values * weights[:, None])
 
     def dot_all(self, w: jax.Array) -> jax.Array:
-        """As of `Dense`."""
         return self._per_row(lambda rows: self.dot(rows, w))
 
     def combine_all(self, weights: jax.Array) -> jax.Array:
-        """As of `Dense`."""
         blocks, inside = _blocks(self.shape[0])
         total = jnp.zeros(self.num_columns, jnp.result_type(self.dtype, weights))
 
@@ -127,15 +155,12 @@ class Sparse(struct.PyTreeNode):
         return jax.lax.scan(add, total, (blocks, inside))[0]
 
     def squared_norms(self, rows: jax.Array) -> jax.Array:
-        """As of `Dense`."""
         return jnp.sum(self._padded(rows)[0] ** 2, axis=1)
 
     def all_squared_norms(self) -> jax.Array:
-        """As of `Dense`."""
         return self._per_row(self.squared_norms)
 
     def take(self, rows: np.ndarray) -> Sparse:
-        """As of `Dense`."""
         return sparse(self.as_csr()[np.asarray(rows)], self.dtype)
 
     def as_csr(self) -> Any:
@@ -160,7 +185,8 @@ def _blocks(n: int) -> tuple[jax.Array, jax.Array]:
 
 def sparse(matrix: Any, dtype: Any) -> Sparse:
     """Rows of a SciPy sparse matrix."""
-    matrix = matrix.tocsr()
+    matrix = matrix.tocsr().copy()
+    matrix.sum_duplicates()
     width = max(int(np.diff(matrix.indptr).max(initial=0)), 1)
     if matrix.nnz + width > np.iinfo(np.int32).max:
         raise ValueError(f"X has {matrix.nnz} entries, and at most {np.iinfo(np.int32).max - width} can be held")

@@ -1,0 +1,122 @@
+"""Checkpoints: a run that was stopped goes on as if it had not been, and another run is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxdecouple import asynchronous
+from jaxdecouple.asynchronous.engines import saving
+from jaxdecouple.asynchronous.outer import Outer
+
+pytestmark = [
+    pytest.mark.usefixtures("x64"),
+    pytest.mark.filterwarnings("ignore::jaxdecouple.asynchronous.StepSizeWarning"),
+    pytest.mark.filterwarnings("ignore::jaxdecouple.asynchronous.ConvergenceWarning"),
+]
+N = 60
+
+
+def make_problem(n: int = N, *, l2: float = 0.1) -> asynchronous.Linear:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, 6))
+    return asynchronous.ridge(x, np.sign(x @ rng.standard_normal(6)), l2=l2)
+
+
+SOLVERS: dict[str, dict[str, Any]] = {
+    "sgd": {"step_size": 0.003, "decay": 0.5},
+    "distributed_asysvrg": {},  # with safeguarded steps
+    "distributed_svrg": {"step_size": 0.003},
+    "sgd_svrg": {"sgd_epochs": 2, "sgd_step_size": 0.003},
+    "shared_asysvrg": {"step_size": 0.003, "coordinates": 3},
+    "dis_dfsdca": {"sampling": "importance"},
+    "cocoa_plus": {"local_steps": 7},
+}
+LATE = asynchronous.Stragglers(probability=0.5, workers=(1,))
+
+
+def assert_same_ends(one: asynchronous.Result, other: asynchronous.Result) -> None:
+    np.testing.assert_array_equal(one.w, other.w)
+    assert (one.alpha is None) == (other.alpha is None)
+    if one.alpha is not None:
+        np.testing.assert_array_equal(one.alpha, other.alpha)
+    for name in ("outer", "messages", "epochs", "seconds", "objective", "step_size", "largest_delay"):
+        np.testing.assert_allclose(getattr(one.trace[-1], name), getattr(other.trace[-1], name), rtol=1e-12)
+
+
+@pytest.mark.parametrize("delays", [None, asynchronous.DrawnDelays(3)], ids=["clock", "drawn"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_run_that_is_stopped_after_every_outer_iteration(name: str, delays: Any, tmp_path: pathlib.Path) -> None:
+    """It goes on as if it had not been: the same examples, delays, step sizes and seconds, to the last bit."""
+    if delays is not None and name in ("distributed_svrg", "cocoa_plus"):
+        pytest.skip("has no delays")
+    problem, at = make_problem(), str(tmp_path / "checkpoint.npz")
+    solve, options = getattr(asynchronous, name), {"workers": 3, "delays": delays, "stragglers": LATE, **SOLVERS[name]}
+    straight = solve(problem, outer_steps=6, **options)
+    result = None
+    for stop in range(3 if name == "sgd_svrg" else 1, 7):
+        goes_on = {"resume": at} if result else {}
+        result = solve(problem, outer_steps=stop, checkpoint=at, **goes_on, **options)
+        assert result.trace[-1].outer == stop
+    assert_same_ends(result, straight)
+    finished = solve(problem, outer_steps=6, resume=at, **options)
+    assert len(finished.trace) == 1
+    np.testing.assert_array_equal(finished.w, straight.w)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 1}, {"step_size": 0.011}, {"l2": 0.1 + 1e-9}, {"workers": 2}, {"local_steps": 6}, {"n": N - 1}],
+    ids=str,
+)
+def test_a_checkpoint_of_another_run_is_refused(other: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    at = str(tmp_path / "checkpoint.npz")
+    options = {"workers": 3, "local_steps": 5, "step_size": 0.01, "outer_steps": 1}
+    asynchronous.dis_dfsdca(make_problem(), checkpoint=at, **options)
+    data = {name: other.pop(name) for name in ("n", "l2") if name in other}
+    with pytest.raises(ValueError, match="is of another run"):
+        asynchronous.dis_dfsdca(make_problem(**data), resume=at, **{**options, **other})
+
+
+def test_a_run_that_is_asked_to_end_saves_what_it_has(tmp_path: pathlib.Path) -> None:
+    """At SIGTERM it ends after the outer iteration that it is in; afterwards the signal means what it meant."""
+    problem, at = make_problem(), str(tmp_path / "checkpoint.npz")
+
+    def ask(record: asynchronous.Record, w: Any) -> None:
+        if record.outer == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        asynchronous.cocoa_plus(problem, outer_steps=20, checkpoint=at, on_record=ask)
+    assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    result = asynchronous.cocoa_plus(problem, outer_steps=5, resume=at)
+    assert result.trace[0].outer == 3
+    np.testing.assert_array_equal(result.w, asynchronous.cocoa_plus(problem, outer_steps=5).w)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
+    """Cut off, of no archive, or with pickles in it."""
+    path = tmp_path / "checkpoint"
+    saved = Outer(np.ones(3), np.ones(4), 2, 7, 2.5, 1.5, 1, np.arange(3), np.ones(2))
+    saving.save(path, saved, np.array([0.5, 2.0]), "this")
+    loaded, steps = saving.load(path, "this")
+    for field in dataclasses.fields(Outer):
+        np.testing.assert_array_equal(getattr(loaded, field.name), getattr(saved, field.name))
+    assert steps.tolist() == [0.5, 2.0]
+    with pytest.raises(ValueError, match="is of another run: this; this one is that"):
+        saving.load(path, "that")
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"nothing"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="no checkpoint, or damaged"):
+            saving.load(path, "this")
+    with path.open("wb") as file:
+        np.savez(file, fingerprint=np.array([object()]))
+    with pytest.raises(ValueError, match="no checkpoint, or damaged"):
+        saving.load(path, "this")
