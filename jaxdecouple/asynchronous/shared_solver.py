@@ -22,10 +22,10 @@ from jaxdecouple.asynchronous.engines.clock import DrawnDelays, Plan
 from jaxdecouple.asynchronous.engines.messages import Go
 from jaxdecouple.asynchronous.engines.options import Options, Settings, check_coordinates
 from jaxdecouple.asynchronous.engines.run import Run, on_host, start_of
-from jaxdecouple.asynchronous.engines.simulated import ONE_THREAD
 from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
 from jaxdecouple.asynchronous.result import Result
+from jaxdecouple.asynchronous.trace import ONE_THREAD
 
 
 class Iterations(NamedTuple):

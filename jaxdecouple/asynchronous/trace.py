@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -94,7 +95,11 @@ class Trace(Sequence[Record]):
 jax.tree_util.register_pytree_node(Trace, lambda trace: ((trace[:],), None), lambda _, children: Trace(*children))
 
 
-@jax.jit
+# The operations are so small that the hand-offs between several threads would cost more than they.
+ONE_THREAD: Any = {"xla_cpu_multi_thread_eigen": False}
+
+
+@functools.partial(jax.jit, compiler_options=ONE_THREAD)
 def _measures(problem: Problem, w: jax.Array, alpha: jax.Array | None) -> dict[str, Any]:
     gradient, gap, relation = problem.gradient(w), None, None
     if alpha is not None:

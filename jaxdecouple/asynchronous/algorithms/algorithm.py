@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxdecouple.asynchronous.algorithms.sampling import Chances, Draw, How, Sampling, choose
 from jaxdecouple.asynchronous.problems.problem import Linear, Problem
 
-_BLOCK = 32  # examples whose predictions are kept up to date by their Gram matrix
+_BLOCK = 64  # examples whose predictions are kept up to date by their Gram matrix
 
 
 class View(NamedTuple):

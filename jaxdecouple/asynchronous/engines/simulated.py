@@ -17,9 +17,7 @@ from jaxdecouple.asynchronous.engines.messages import Go
 from jaxdecouple.asynchronous.engines.options import Settings
 from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
-
-# The loop's operations are too small for several threads, whose hand-offs would cost more than they.
-ONE_THREAD: Any = {"xla_cpu_multi_thread_eigen": False}
+from jaxdecouple.asynchronous.trace import ONE_THREAD
 
 
 def run(
@@ -81,7 +79,7 @@ def _drawn(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[place], *parts)
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=ONE_THREAD)
 def _mean_gradient(problem: Problem, w: jax.Array) -> jax.Array:
     return problem.gradient(w)
 

@@ -21,7 +21,7 @@ def ridge(x: Any, y: Any, *, l2: float) -> Linear:
     """Ridge regression: phi_i(w) = (y_i - x_i . w)^2, as section 3.1 has it.
 
     Args:
-      x: examples, ``[n, d]``: an array or a SciPy sparse matrix, which stays sparse.
+      x: examples, ``[n, d]``: an array or a SciPy sparse matrix, which stays sparse unless it is small and rather full.
       y: labels, ``[n]``.
       l2: lambda of eq. 3.1.
 

@@ -1,6 +1,7 @@
 """Rows are the examples of a linear problem: a data matrix, dense or sparse, read a few rows at a time.
 
-A sparse matrix stays as SciPy's CSR has it, three flat arrays; only the rows in use are padded to the longest row.
+A sparse matrix stays as SciPy's CSR has it, three flat arrays; only the rows in use are padded to the longest row. One
+that is small, and full enough that this would be slower, is made dense.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 _CHUNK = 4096  # rows of a sparse matrix that are padded at once, when all are read
+# A sparse matrix of so many numbers, zeros among them, is held dense if this share of them are no zeros.
+_FULL_FROM, _FULL_TO, _FULL = 1 << 16, 1 << 25, 0.05
 _NARROW = 1024  # columns up to which some rows of a sparse matrix may be made dense
 
 
@@ -213,7 +216,17 @@ def as_rows(x: Any) -> Dense | Sparse:
     dtype = inexact(x.dtype, "X")
     if not np.isfinite(x.data if is_sparse else x).all():
         raise ValueError("X holds numbers that are not finite; leave such rows out, or fill them")
-    return sparse(x, dtype) if is_sparse else Dense(jnp.asarray(x, dtype))
+    return (
+        sparse(x, dtype)
+        if is_sparse and not _is_full(x)
+        else Dense(jnp.asarray(x.toarray() if is_sparse else x, dtype))
+    )
+
+
+def _is_full(x: Any) -> bool:
+    """Whether a sparse matrix has so many entries, and is so small, that it is read much faster if it is dense."""
+    size = x.shape[0] * x.shape[1]
+    return _FULL_FROM <= size <= _FULL_TO and x.nnz >= size * _FULL
 
 
 def inexact(dtype: Any, name: str) -> Any:
