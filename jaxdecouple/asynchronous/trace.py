@@ -162,8 +162,8 @@ class Meter:
             **found,
         )
 
-    def add(self, record: Record, w: Any) -> None:
+    def add(self, record: Record, w: Any, *, is_shown: bool = True) -> None:
         """Keeps a record, and shows it to whoever wants to see it."""
         self.records.append(record)
-        if self._on_record is not None:
+        if self._on_record is not None and is_shown:
             self._on_record(record, w)

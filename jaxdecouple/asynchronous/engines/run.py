@@ -55,7 +55,7 @@ def solve(
       algorithm: what is computed.
       settings: of the run.
       steps: the step sizes.
-      at: what there is at the start; None: as the settings say.
+      at: where another run has ended that this one goes on from, which has shown it; None: as the settings say.
       about: what else makes the run the one it is, for its checkpoints.
       is_end: whether it is to say so if it has not converged.
 
@@ -65,6 +65,7 @@ def solve(
       WorkersLost: a worker could not be kept alive.
     """
     settings = settings.for_(problem, algorithm)
+    is_new = at is None
     if at is None:
         at = _dual_start(problem, algorithm, settings) if algorithm.has_dual else Outer(start_of(problem, settings))
     run = Run(problem, algorithm, settings, steps, about, is_end)
@@ -73,7 +74,7 @@ def solve(
         outers = simulated.run(problem, algorithm, settings, at, run.epochs, steps.safeguarded)
     else:
         outers = _serve(run, at)
-    return run.measured(at, outers)
+    return run.measured(at, outers, is_new=is_new)
 
 
 def start_of(problem: Problem, settings: Settings) -> jax.Array:
@@ -161,12 +162,13 @@ class Run:
         at, self.steps.state = saving.load(self.settings.resume, self.fingerprint)
         return at
 
-    def measured(self, at: Outer, outers: Generator[Outer, Any, None]) -> Result:
+    def measured(self, at: Outer, outers: Generator[Outer, Any, None], *, is_new: bool = True) -> Result:
         """The result: each outer iteration is measured when it is done, judged, shown and saved.
 
         Args:
           at: the start.
           outers: the outer iterations after it; each is sent how to `Go` on.
+          is_new: whether the start is to be shown.
         """
         settings, best = self.settings, self.settings.optimum
         if best is None and (known := self.problem.optimum()) is not None:
@@ -174,7 +176,7 @@ class Run:
         meter = Meter(self.problem, best, settings.on_record)
         fingerprint = self.fingerprint if settings.checkpoint else ""
         record = first = meter.measure(at, self.steps.of(at.outer))
-        meter.add(record, at.w)
+        meter.add(record, at.w, is_shown=is_new)
         with contextlib.closing(outers), _terminated() as is_terminated:
             while at.outer < settings.outer_steps and not self._is_over(first, record):
                 eta = self.steps.of(at.outer)
