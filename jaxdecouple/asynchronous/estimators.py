@@ -96,13 +96,13 @@ class LinearModel(BaseEstimator):
         raise NotImplementedError
 
     def _weights(self, sample_weight: Any, x: Any) -> np.ndarray:
-        """Weights with mean 1."""
+        """Weights of the examples, none below 0 and some above."""
         if sample_weight is None:
             return np.ones(x.shape[0])
         weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         if not weights.sum() > 0:
             raise ValueError("the sample_weight are all 0; write some above 0")
-        return weights * (len(weights) / weights.sum())
+        return weights
 
     def _columns(self, x: Any) -> Any:
         """The examples with a column of ones, if there is to be an intercept; CSR if sparse."""
@@ -114,7 +114,7 @@ class LinearModel(BaseEstimator):
     def _solve(self, x: Any, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """w for each row of ``targets``, ``[num_targets, columns]``; sets what tells of the fit."""
         used = weights > 0
-        x, targets, weights = x[used], targets[:, used], weights[used]
+        x, targets, weights = x[used], targets[:, used], weights[used] / weights[used].mean()
         name = self.solver
         if name == "auto":
             name = "sdca" if self.workers == 1 else "cocoa_plus"
