@@ -76,9 +76,10 @@ def test_one_stage_is_plain_optax(x64):
     @jax.jit
     def step(params, opt_state, x, y):
         def loss(params):
+            out = x
             for name, module in zip(sorted(params), modules, strict=True):
-                x_next = module.apply({"params": params[name]}, x if name == "000_DenseLayer" else x_next)
-            return jd.softmax_cross_entropy(x_next, y)
+                out = module.apply({"params": params[name]}, out)
+            return jd.softmax_cross_entropy(out, y)
 
         value, grads = jax.value_and_grad(loss)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
