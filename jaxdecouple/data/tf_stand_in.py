@@ -47,9 +47,9 @@ def tensorflow_stand_in() -> Iterator[None]:
     from tensorflow_datasets.core.utils import lazy_imports_utils
 
     lazy = lazy_imports_utils.tensorflow
-    loaded = [m for m in list(sys.modules.values()) if isinstance(m, types.ModuleType)]
+    loaded: list[Any] = [m for m in list(sys.modules.values()) if isinstance(m, types.ModuleType)]
     modules = [m for m in loaded if vars(m).get("tf") is lazy]
-    encoder = image_feature._ImageEncoder
+    encoder: Any = image_feature._ImageEncoder
     encode = encoder._encode_image
     try:
         for module in modules:

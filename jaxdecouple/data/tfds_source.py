@@ -90,7 +90,7 @@ def _features(name: str, info: Any) -> tuple[str, str]:
             f"{name} is no image-classification data set: it has features "
             f"{', '.join(features)}, and an image and a class label are expected"
         )
-    shape = features[image].shape
+    shape: Any = features[image].shape
     if None in shape:
         raise DataError(
             f"{name} has images of different sizes (shape {list(shape)}); resize them to one size "

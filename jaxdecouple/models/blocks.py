@@ -6,7 +6,6 @@ and, beside them, what the shortcut has yet to add.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, TypedDict
@@ -34,12 +33,12 @@ class Options(TypedDict, total=False):
     param_dtype: Any
 
 
-class ConvModule(nn.Module):
+class ConvModule(nn.Module, kw_only=True):
     """A module of a convolutional network; its fields are `Options`."""
 
-    normalise: bool = dataclasses.field(default=True, kw_only=True)
-    dtype: Any = dataclasses.field(default=None, kw_only=True)
-    param_dtype: Any = dataclasses.field(default=jnp.float32, kw_only=True)
+    normalise: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
 
 
 class _Norm(nn.Module):
@@ -121,6 +120,7 @@ class Block(ConvModule):
                 f"part {self.part} of a {type(self).__name__} takes a pair (activations, shortcut), as part "
                 f"{self.part - 1} gives; keep the parts in order"
             )
+        y: Any
         y, shortcut = x if self.part else (x, None)
         for part in range(last + 1) if self.part is None else (self.part,):
             y, shortcut = self._apply_part(part, y, shortcut, train)

@@ -9,7 +9,7 @@ With a reduction of 16, they are the SE-ResNets of Hu et al. (2018).
 from __future__ import annotations
 
 import functools
-from typing import Unpack
+from typing import Any, Unpack
 
 import flax.linen as nn
 import jax
@@ -41,7 +41,8 @@ class PoolingStem(ConvModule):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = convolution(self, self.channels, 7, stride=2)(x)
         x = nn.relu(normalisation(self)(x, train))
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        sides: Any = ((1, 1), (1, 1))
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=sides)
 
 
 def imagenet_resnet(

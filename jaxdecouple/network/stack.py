@@ -56,10 +56,11 @@ class LayerStack:
         """Parameters and model state, stacked [layers, ...], and the output's shapes; as `Layer.init_at`."""
         # Each layer by itself, as it would be outside of a stack: the same key gives bit-identical parameters. And put
         # in its place at once: one function that takes all layers would itself take long to compile.
-        stacked = None
-        for i, layer in enumerate(self.layers):
+        *own, y = self.layers[0].init_at(index, key, x, shapes)
+        stacked = _stack(self.count, own)
+        for i, layer in enumerate(self.layers[1:], 1):
             *own, y = layer.init_at(index + i, key, x, shapes)
-            stacked = _stack(self.count, own) if stacked is None else _put(stacked, i, own)
+            stacked = _put(stacked, i, own)
         params, model_state = stacked
         return params, model_state, y
 
@@ -80,8 +81,8 @@ class LayerStack:
             i, params, model_state = layer
             return self.layers[0].apply_at(i, params, model_state, x, key=key, batch=batch, train=train)
 
-        indices = np.arange(index, index + self.count, dtype=np.uint32)
-        return jax.lax.scan(step, x, (indices, params, model_state))
+        each: PyTree = (np.arange(index, index + self.count, dtype=np.uint32), params, model_state)
+        return jax.lax.scan(step, x, each)
 
     def by_layer(self, index: int, tree: PyTree) -> dict[str, PyTree]:
         """Parameters or model state of each layer apart, as `Layer.by_layer`."""

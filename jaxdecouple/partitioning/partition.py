@@ -59,14 +59,14 @@ def partition(
         layers that do not fit.
     """
     layers = tuple(as_layer(layer) for layer in layers)
+    known = _known(layers, sample, costs)
     if boundaries is not None:
         boundaries = _check_boundaries(tuple(map(as_integer, boundaries)), len(layers), num_stages)
     elif num_stages is None:
         raise ValueError("partition needs num_stages, or boundaries")
     elif not 1 <= num_stages <= len(layers):
         raise ValueError(f"num_stages is {num_stages}; the network has {len(layers)} layers: write 1..{len(layers)}")
-    known = _known(layers, sample, costs)
-    if boundaries is None:
+    else:
         boundaries = known.cut(num_stages, redoes_forward(weights))
     starts = (0, *boundaries, len(layers))
     return _stages(layers, starts, sample if scan else None)
@@ -89,7 +89,7 @@ def balance(
     """
     costs, last = _checked(costs, num_stages), _checked(costs if last is None else last, num_stages)
     count = len(costs)
-    sent = np.zeros(count) if sent is None else np.asarray(sent, float)
+    sends = np.zeros(count) if sent is None else np.asarray(sent, float)
     total, of_last = (np.concatenate([[0.0], np.cumsum(values)]) for values in (costs, last))
     worst = of_last[count] - of_last
     limit = _least(total, worst, num_stages)
@@ -102,12 +102,15 @@ def balance(
         for i in range(count):
             cuts = np.arange(i + 1, count)
             cost = total[cuts] - total[i]
-            largest, sends = np.maximum(cost, worst[cuts]), np.where(cost <= limit, sent[cuts] + fewest[cuts], np.inf)
-            if not len(cuts) or not np.isfinite(sends.min()):
+            largest, total_sent = (
+                np.maximum(cost, worst[cuts]),
+                np.where(cost <= limit, sends[cuts] + fewest[cuts], np.inf),
+            )
+            if not len(cuts) or not np.isfinite(total_sent.min()):
                 continue
-            largest = np.where(sends == sends.min(), largest, np.inf)
+            largest = np.where(total_sent == total_sent.min(), largest, np.inf)
             best = int(largest.argmin())
-            choice[i], next_fewest[i], next_worst[i] = cuts[best], sends[best], largest[best]
+            choice[i], next_fewest[i], next_worst[i] = cuts[best], total_sent[best], largest[best]
         fewest, worst = next_fewest, next_worst
         choices.append(choice)
     boundaries, position = [], 0

@@ -68,7 +68,7 @@ class Profile:
         """Seconds of forward and backward of each layer."""
         return tuple(f + b for f, b in zip(self.forward, self.backward, strict=True))
 
-    def check(self, layers: Sequence[Any], sample: PyTree | None = None, device: jax.Device | None = None) -> None:
+    def check(self, layers: Sequence[Any], sample: PyTree | None = None, device: Any = None) -> None:
         """Refuses another network, another input or another kind of device than those that were measured.
 
         Raises:
@@ -118,7 +118,7 @@ class Profile:
 
 
 def profile(
-    layers: Sequence[Any], sample: PyTree, *, device: jax.Device | None = None, repeats: int = 5, seconds: float = 0.05
+    layers: Sequence[Any], sample: PyTree, *, device: Any = None, repeats: int = 5, seconds: float = 0.05
 ) -> Profile:
     """Measures the forward and the backward of each layer, alone, as a pipeline would run it; identical layers once.
 
@@ -167,7 +167,7 @@ def _digest(network: Sequence[LayerShapes]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _measure(stage: Stage, x: PyTree, device: jax.Device, repeats: int, seconds: float) -> tuple[float, float]:
+def _measure(stage: Stage, x: PyTree, device: Any, repeats: int, seconds: float) -> tuple[float, float]:
     # Without donation, a function can be called with the same arguments again and again.
     program = InnerProgram(stage, optax.sgd(1e-3), donate=False)
     with jax.default_device(device):

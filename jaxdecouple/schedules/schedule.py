@@ -46,7 +46,7 @@ def keeps_versions(weights: Weights) -> bool:
 def as_integer(value: Any) -> Any:
     """An ``int`` for anything that is an integer, such as NumPy's; other values as they are."""
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        return operator.index(value)
     except TypeError:
         return value
 

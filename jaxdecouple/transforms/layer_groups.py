@@ -115,7 +115,7 @@ class Groups:
         for key, leaf in zip(self.keys, jax.tree.leaves(tree), strict=True):
             if key is not None:
                 squares.setdefault(key, []).append(sum_of_squares(leaf, keep=_axes(key)))
-        return {key: root(sum(terms)) for key, terms in squares.items()}
+        return {key: root(sum(terms[1:], terms[0])) for key, terms in squares.items()}
 
     def mean_norms(self, norms: PyTree) -> dict[GroupKey, jax.Array]:
         """The mean over examples of the norm of each group's gradient: [], or [L] for L stacked layers.
@@ -146,7 +146,7 @@ class Groups:
             if len({entry.shape for entry in found.values()}) > 1:
                 shapes = ", ".join(f"{list(entry.shape)} at {_show(path)}" for path, entry in found.items())
                 raise ValueError(f"gradient_norms of one group have different shapes: {shapes}; write equal ones")
-            norm = root(sum(jnp.square(_widened(entry)) for entry in found.values()))
+            norm = root(jnp.stack([jnp.square(_widened(entry)) for entry in found.values()]).sum(0))
             means[key] = norm.mean(axis=0) if norm.ndim > _axes(key) else norm
         return means
 
@@ -186,12 +186,14 @@ def lookup(what: str, given: dict[Path, Any], paths: Sequence[Path], hidden: Seq
     Raises:
       ValueError: something is missing or left over.
     """
-    found = [next((path[:end] for end in range(len(path), -1, -1) if path[:end] in given), None) for path in paths]
     write = "write a tree like the parameters, a prefix of it"
     write += ", or a function that makes one from them" if what != "gradient_norms" else ""
-    for path, at in zip(paths, found, strict=True):
+    found = []
+    for path in paths:
+        at = next((path[:end] for end in range(len(path), -1, -1) if path[:end] in given), None)
         if at is None:
             raise ValueError(f"{what} has no entry for the parameter at {_show(path)}; {write}")
+        found.append(at)
     for at in given.keys() - set(found):
         # A path that leads to parameters is left over if each of them has an entry of its own: `found` is nearest.
         if not any(path[: len(at)] == at[: len(path)] for path in hidden):
