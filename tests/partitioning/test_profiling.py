@@ -53,7 +53,7 @@ def test_forward_and_backward_are_what_is_timed_on_the_device_that_is_given(monk
 
     def seconds(call, repeats, seconds):
         result = call()
-        calls.append([type(part).__name__ for part in result])
+        calls.append({name for name, part in result._asdict().items() if part is not None})
         for leaf in jax.tree.leaves(result):
             assert leaf.devices() == {device}
         return len(calls)
@@ -61,14 +61,9 @@ def test_forward_and_backward_are_what_is_timed_on_the_device_that_is_given(monk
     monkeypatch.setattr(profiling, "_seconds", seconds)
     profile = measured([nn.Dense(8), nn.Dense(4)], device=device)
     assert profile.forward == (1, 3) and profile.backward == (2, 4)
-    output_state_residual = ["ArrayImpl", "StageState", "Residual"]
+    forward = {"state", "y", "residual"}
     # The first layer sends no gradient down.
-    assert calls == [
-        output_state_residual,
-        ["NoneType", "StageState"],
-        output_state_residual,
-        ["ArrayImpl", "StageState"],
-    ]
+    assert calls == [forward, {"state"}, forward, {"state", "sent"}]
 
 
 def test_a_time_is_the_median_over_repeats_of_several_calls(monkeypatch):
