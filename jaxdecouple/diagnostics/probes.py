@@ -78,7 +78,7 @@ class Diagnostics:
         true = self._mean_gradient(state) if directing else None
         watching.begin_tick(tick, batch if following else None, directing)
         state, metrics = self.pipeline.step(state, batch, observer=watching)
-        if directing:
+        if true is not None:
             self._records.append(_direction(tick, true, dict(watching.consumed), state))
         self._finish(state)
         return state, metrics

@@ -19,7 +19,7 @@ class TrueGradient:
 
     def __init__(self, pipeline: Pipeline):
         self._placement, self._last = pipeline.placement, len(pipeline.stages) - 1
-        loss = pipeline.programs[-1].loss
+        loss = pipeline.loss_program.loss
 
         def apply_of(stage: Stage) -> Callable:
             return lambda params, x, model_state, key, batch: stage.apply(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
 from jaxdecouple.engine.state import Residual, StageState
 from jaxdecouple.network.stage import Stage
-from jaxdecouple.network.trees import PyTree, signature_of
+from jaxdecouple.network.trees import PyTree, Signature, signature_of
 from jaxdecouple.schedules import Weights, keeps_versions, redoes_forward
 
 
@@ -27,7 +26,7 @@ class InnerProgram(StageProgram):
 
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, donate: bool = True):
         super().__init__(stage, optimizer, donate)
-        self._linearizations: dict[Hashable, Linearization] = {}
+        self._linearizations: dict[Signature, Linearization] = {}
 
     def forward(self, state: StageState, x: PyTree, batch: int, weights: Weights) -> Passed:
         """Output and residual of a batch."""
@@ -137,7 +136,7 @@ class InnerProgram(StageProgram):
                 grads=grads if variant.observe else None,
             )
         if variant.forward:
-            arguments = (params.tree, x, model_state.tree, key, next_batch)
+            arguments: tuple[Any, ...] = (params.tree, x, model_state.tree, key, next_batch)
             if redoes_forward(variant.weights):
                 (y, new_state), stored = self._apply(*arguments), None
             else:
@@ -163,6 +162,7 @@ class InnerProgram(StageProgram):
             arguments = (chosen, inputs, (model_state if before is None else before).tree, key, batch)
             # The batch statistics that it gathers again are dropped: each batch counts once, in its forward.
             return self._linearization(*arguments).forward_then_backward(*arguments)[2](gradient)
+        assert variant.backward is not None  # there are values of it
         structure, leaves = variant.backward
         x = jax.tree.unflatten(structure, [jax.numpy.zeros(shape, dtype) for shape, dtype in leaves])
         arguments = (chosen, x, model_state.tree, key, batch)

@@ -141,7 +141,8 @@ def linearize(function: Function, params: PyTree, x: PyTree, *rest: PyTree) -> L
     jaxpr, outputs = closed.jaxpr, jax.tree.structure(shapes)
     num_params, num_inputs = len(jax.tree.leaves(params)), len(jax.tree.leaves(x))
     not_weights = [position >= num_params for position in range(len(jaxpr.invars))]
-    inputs = {variable: i for i, variable in enumerate(jaxpr.invars[num_params : num_params + num_inputs])}
+    of_x = jaxpr.invars[num_params : num_params + num_inputs]
+    inputs: dict[Any, int] = {variable: i for i, variable in enumerate(of_x)}
     values = jaxpr.outvars[len(jaxpr.outvars) - len(shapes[2]) :]
 
     def origin(variable: Any, depends_on_input: bool) -> Origin:

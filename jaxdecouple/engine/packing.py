@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxdecouple.network.trees import PyTree
 
@@ -87,7 +88,7 @@ class Packed:
         """The tree: slices within a compiled function; outside, the result of one."""
         if any(isinstance(array, jax.ShapeDtypeStruct) for array in self.arrays):
             return self.layout.shapes(self.arrays)
-        if not self.arrays or any(isinstance(array, jax.core.Tracer) for array in self.arrays):
+        if not self.arrays or any(isinstance(array, Tracer) for array in self.arrays):
             return self.layout.unpack(self.arrays)
         return _unpack(self)
 
@@ -109,7 +110,7 @@ class Packed:
 def pack(tree: PyTree) -> Packed:
     """``tree``, packed: within a compiled function, part of it; outside, the result of one."""
     leaves = jax.tree.leaves(tree)
-    if not leaves or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if not leaves or any(isinstance(leaf, Tracer) for leaf in leaves):
         return _pack(tree)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return jax.eval_shape(_pack, tree)

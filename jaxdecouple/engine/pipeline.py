@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from jaxdecouple.engine.checks import Expected, check_usable
+from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
 from jaxdecouple.engine.operations import Dispatcher, ShapesDispatcher
@@ -139,7 +140,7 @@ class Pipeline:
         if run_ahead is not None and run_ahead < 1:
             raise ValueError(f"run_ahead is {run_ahead}; write how many ticks the host may be ahead, at least 1")
         self.schedule = schedule.with_weights(weights)
-        self.weights = self.schedule.weights
+        self.weights: Weights = self.schedule.weights
         validate(self.schedule)
         self.run_ahead = least_run_ahead(self.schedule) if run_ahead is None else run_ahead
 
@@ -149,7 +150,8 @@ class Pipeline:
         self._expected: Expected | None = None
 
     @property
-    def _loss(self) -> LossProgram:
+    def loss_program(self) -> LossProgram:
+        """The program of the last stage."""
         program = self.programs[-1]
         assert isinstance(program, LossProgram)  # `programs_for` made it
         return program
@@ -176,10 +178,10 @@ class Pipeline:
             stage = program.init(self.placement.put(key, k), shapes, targets)
             stages.append(self.placement.own(stage, k))
             shapes = program.output_shape(stages[-1], shapes)
-        if self.schedule.is_local:
-            for program in self.programs[:-1]:
+        for program in self.programs:
+            if isinstance(program, LocalProgram):
                 program.check_auxiliary(shapes)
-        self._expected = Expected(x, shapes, self._loss)
+        self._expected = Expected(x, shapes, self.loss_program)
         return State(stages=tuple(stages), in_flight=tuple(InFlight() for _ in stages))
 
     def step(
@@ -291,7 +293,7 @@ class Pipeline:
         for inputs, targets in batches:
             logits = self.predict(state, inputs)
             sizes.append(jax.tree.leaves(targets)[0].shape[0])
-            scores.append(self._loss.score(logits, self.placement.put(targets, self._last)))
+            scores.append(self.loss_program.score(logits, self.placement.put(targets, self._last)))
             if len(scores) > self.run_ahead:
                 jax.block_until_ready(scores[-1 - self.run_ahead])
         if not sizes:
@@ -375,7 +377,7 @@ class Pipeline:
             logits = x = shape_of(inputs)
             for stage, program in zip(state.stages, self.programs, strict=True):
                 logits = program.output_shape(stage, logits)
-            self._expected = Expected(x, logits, self._loss)
+            self._expected = Expected(x, logits, self.loss_program)
         self._expected.check(inputs, targets, int(state.tick))
         return inputs, targets
 

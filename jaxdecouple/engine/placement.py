@@ -13,13 +13,14 @@ from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
+from jax import Device
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxdecouple.engine.packing import LARGE
 from jaxdecouple.network.jax_internals import copy_to_device, put_on_device
 from jaxdecouple.network.trees import PyTree
 
-Devices = Sequence[jax.Device] | Sequence[Sequence[jax.Device]] | Mesh
+Devices = Sequence[Device] | Sequence[Sequence[Device]] | Mesh
 Params = Literal["replicated", "sharded"]
 
 
@@ -96,7 +97,7 @@ class Placement:
 
     def _split_axis(self, leaf: Any) -> int | None:
         """The longest axis that the group divides, of a large array."""
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.size * leaf.dtype.itemsize < LARGE:
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.size * leaf.dtype.itemsize < LARGE:
             return None
         axes = [axis for axis, length in enumerate(leaf.shape) if length % self.group_size == 0]
         return max(axes, key=lambda axis: leaf.shape[axis], default=None)
@@ -104,14 +105,17 @@ class Placement:
     def _split(self, tree: PyTree, stage: int) -> PyTree:
         """Over the examples; what the group does not divide, as an epoch's last batch may be, is on all its devices."""
 
+        mesh = self._meshes[stage]
+        assert mesh is not None  # else `put_on_device` and `copy_to_device` serve
+
         def sharding(leaf: Any) -> Sharding:
             divided = np.ndim(leaf) and np.shape(leaf)[0] % self.group_size == 0
-            return NamedSharding(self._meshes[stage], PartitionSpec("data") if divided else PartitionSpec())
+            return NamedSharding(mesh, PartitionSpec("data") if divided else PartitionSpec())
 
         return jax.tree.map(sharding, tree)
 
 
-def _groups(num_stages: int, devices: Devices | None) -> tuple[tuple[jax.Device, ...], ...]:
+def _groups(num_stages: int, devices: Devices | None) -> tuple[tuple[Device, ...], ...]:
     available = jax.devices()
     if devices is None:
         if num_stages > len(available):
@@ -131,7 +135,7 @@ def _groups(num_stages: int, devices: Devices | None) -> tuple[tuple[jax.Device,
             )
         first = devices.axis_names.index("stage")
         devices = [list(group) for group in np.moveaxis(devices.devices, first, 0)]
-    groups = tuple((d,) if isinstance(d, jax.Device) else tuple(d) for d in devices)
+    groups = tuple((d,) if isinstance(d, Device) else tuple(d) for d in devices)
     if len(groups) != num_stages:
         raise ValueError(
             f"got {len(groups)} devices for {num_stages} stages; write one device, or one list of devices, per stage "

@@ -47,10 +47,13 @@ def programs_for(
         return [*(InnerProgram(*parts, donate) for parts in lower), last]
     networks = _networks(auxiliary, schedule, num_stages)
     theirs = [transform_of(auxiliary_optimizer or optimizer, k, num_stages) for k in range(num_stages - 1)]
-    local = [(*parts, *assistance) for parts, *assistance in zip(lower, networks, theirs, strict=True)]
-    if schedule.learning == "greedy":
-        return [*(GreedyProgram(*parts, loss, donate) for parts in local), last]
-    return [*(SyntheticProgram(*parts, donate) for parts in local), last]
+    programs: list[StageProgram] = []
+    for (stage, transform), network, its_transform in zip(lower, networks, theirs, strict=True):
+        if schedule.learning == "greedy":
+            programs.append(GreedyProgram(stage, transform, network, its_transform, loss, donate))
+        else:
+            programs.append(SyntheticProgram(stage, transform, network, its_transform, donate))
+    return [*programs, last]
 
 
 def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer]:
@@ -65,8 +68,10 @@ def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer
             f"schedule {schedule.name!r} needs an auxiliary network in every stage but the last; write "
             f"Pipeline(..., auxiliary=...) with {wanted}"
         )
-    is_function = callable(auxiliary) and not isinstance(auxiliary, nn.Module | nnx.Module)
-    found = [auxiliary(k, num_stages) if is_function else auxiliary for k in range(num_stages - 1)]
+    if callable(auxiliary) and not isinstance(auxiliary, nn.Module | nnx.Module):
+        found = [auxiliary(k, num_stages) for k in range(num_stages - 1)]
+    else:
+        found = [auxiliary] * (num_stages - 1)
     try:
         return [as_layer(network) for network in found]
     except TypeError as error:

@@ -20,7 +20,7 @@ from jaxdecouple.engine.state import NetworkState, Residual, StageState
 from jaxdecouple.engine.updates import Updates
 from jaxdecouple.network.stack import stacked
 from jaxdecouple.network.stage import Stage
-from jaxdecouple.network.trees import PyTree
+from jaxdecouple.network.trees import PyTree, Signature
 from jaxdecouple.schedules import Weights
 from jaxdecouple.transforms.gradient_norms import by_example, tensor_norms
 from jaxdecouple.transforms.layer_groups import stacked_counts
@@ -30,7 +30,7 @@ class Variant(NamedTuple):
     """What one dispatch of a stage does: each variant is a compiled function of its own.
 
     Attributes:
-      backward: structure, shapes and dtypes of the stage's input in the batch that goes backward, if any does.
+      backward: the signature of the stage's input in the batch that goes backward, if any does.
       forward: whether a batch goes forward.
       due: whether the gradient ends an accumulation group, so that the optimizer updates.
       observe: whether the gradient that the optimizer is given is wanted.
@@ -38,7 +38,7 @@ class Variant(NamedTuple):
       weights: the policy: which weights the backward uses.
     """
 
-    backward: Hashable | None = None
+    backward: Signature | None = None
     forward: bool = False
     due: bool = False
     observe: bool = False

@@ -22,6 +22,11 @@ class Updates:
         self._optimizer = optax.with_extra_args_support(optimizer)
         self.every = optimizer.every if isinstance(optimizer, Accumulation) else 1
 
+    @property
+    def _accumulation(self) -> Accumulation:
+        assert isinstance(self._optimizer, Accumulation)  # nothing else has groups
+        return self._optimizer
+
     def init(self, params: optax.Params) -> optax.OptState:
         """The optimizer's initial state."""
         return self._optimizer.init(params)
@@ -43,8 +48,8 @@ class Updates:
           norms: of single examples' gradients, for optimizers that need them.
         """
         if not due:
-            return None, pack(self._optimizer.add(grads, opt_state.tree))
-        finish: Any = self._optimizer.finish if self.every > 1 else self._optimizer.update
+            return None, pack(self._accumulation.add(grads, opt_state.tree))
+        finish: Any = self._accumulation.finish if self.every > 1 else self._optimizer.update
         extra = {} if norms is None else {"gradient_norms": norms.tree}
         updates, new_state = finish(grads, opt_state.tree, params.tree, **extra)
         return pack(optax.apply_updates(params.tree, updates)), pack(new_state)

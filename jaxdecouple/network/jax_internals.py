@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Literal, jaxpr_as_fun
 
 try:
-    from jax._src.lib import xla_client as _xla
+    from jax._src.lib import xla_client as _xla  # pyright: ignore[reportPrivateImportUsage]
 
     _copy_arrays = _xla.batched_copy_array_to_devices_with_sharding
     _put_array = _xla.batched_device_put
@@ -66,7 +67,7 @@ def put_on_device(arrays: list[Any], sharding: jax.sharding.SingleDeviceSharding
     for array in arrays:
         dtype = jax.dtypes.canonicalize_dtype(array.dtype)
         array = np.ascontiguousarray(array, dtype)
-        aval = jax.core.ShapedArray(array.shape, dtype)
+        aval = ShapedArray(array.shape, dtype)
         found.append(_put_array(aval, sharding, [array], list(sharding.device_set), True))
     return found
 

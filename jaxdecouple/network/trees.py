@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 PyTree = Any
+Signature = tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]  # structure; shape and dtype of each leaf
 _LEAF = jax.tree.structure(0)
 
 
@@ -21,7 +22,7 @@ def shape_of(tree: PyTree) -> PyTree:
     return jax.tree.map(shape, tree)
 
 
-def signature_of(tree: PyTree) -> tuple[Any, ...]:
+def signature_of(tree: PyTree) -> Signature:
     """Structure, shapes and dtypes of a tree, to compare and to look up by."""
     if isinstance(tree, jax.Array):  # the usual case, and often asked for
         return _LEAF, ((tree.shape, tree.dtype),)
