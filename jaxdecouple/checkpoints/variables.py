@@ -118,7 +118,7 @@ def read_variables(path: str | os.PathLike[str]) -> Variables:
     try:
         variables: Any = serialization.msgpack_restore(path.read_bytes())
         if isinstance(variables, Mapping) and _PARAMS in variables:
-            return variables
+            return dict(variables)
         reason = "it holds no params"
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}); write a file of exported variables") from error
