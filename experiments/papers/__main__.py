@@ -129,7 +129,7 @@ def run(
     page.parent.mkdir(parents=True, exist_ok=True)
     for name, rows in chosen.items():
         table = tables[name]
-        print(f"\n{table.title}: {len(rows)} rows", flush=True)
+        print(f"\n{table.title}: {len(rows)} of {len(table.rows)} rows", flush=True)
         given = {"scale": scale, "seeds": seeds, "store": store, "first": first, "only_known": only_known}
         lines = lines_of(name, table, rows, strict=single, **given)
         if only_known and not any(line.results for line in lines):
