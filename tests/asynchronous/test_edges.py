@@ -146,7 +146,7 @@ def test_the_dual_never_falls(loss: str, solver: str) -> None:
         problem = getattr(asynchronous, loss)(scale * PLAIN, labels(24), l2=l2)
         trace = getattr(asynchronous, solver)(problem, outer_steps=15).trace
         dual = trace.column("objective") - trace.column("gap")
-        assert (np.diff(dual) > -1e-9 * np.abs(dual[:-1]).max()).all()
+        assert (np.diff(dual) >= -1e-12 * trace.column("objective").max()).all()  # but for rounding
         assert np.isfinite(dual).all() and trace[-1].gap < 10 * trace[0].gap
 
 
