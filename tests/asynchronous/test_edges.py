@@ -147,7 +147,7 @@ def test_the_dual_never_falls(loss: str, solver: str) -> None:
         trace = getattr(asynchronous, solver)(problem, outer_steps=15).trace
         dual = trace.column("objective") - trace.column("gap")
         assert (np.diff(dual) >= -1e-12 * trace.column("objective").max()).all()  # but for rounding
-        assert np.isfinite(dual).all() and trace[-1].gap < 10 * trace[0].gap
+        assert np.isfinite(dual).all() and dual[-1] >= 0 and trace[-1].objective < 100
 
 
 def test_increase_of_the_logistic_loss_for_any_curvature() -> None:
