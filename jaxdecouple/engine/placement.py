@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
-from jax import Device
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxdecouple.engine.packing import LARGE
 from jaxdecouple.network.jax_internals import copy_to_device, put_on_device
 from jaxdecouple.network.trees import PyTree
 
-Devices = Sequence[Device] | Sequence[Sequence[Device]] | Mesh
+Devices = Sequence[jax.Device] | Sequence[Sequence[jax.Device]] | Mesh
+Groups = tuple[tuple[jax.Device, ...], ...]
 Params = Literal["replicated", "sharded"]
 
 
@@ -115,7 +115,7 @@ class Placement:
         return jax.tree.map(sharding, tree)
 
 
-def _groups(num_stages: int, devices: Devices | None) -> tuple[tuple[Device, ...], ...]:
+def _groups(num_stages: int, devices: Devices | None) -> Groups:
     available = jax.devices()
     if devices is None:
         if num_stages > len(available):
@@ -135,7 +135,7 @@ def _groups(num_stages: int, devices: Devices | None) -> tuple[tuple[Device, ...
             )
         first = devices.axis_names.index("stage")
         devices = [list(group) for group in np.moveaxis(devices.devices, first, 0)]
-    groups = tuple((d,) if isinstance(d, Device) else tuple(d) for d in devices)
+    groups = tuple((d,) if isinstance(d, jax.Device) else tuple(d) for d in devices)
     if len(groups) != num_stages:
         raise ValueError(
             f"got {len(groups)} devices for {num_stages} stages; write one device, or one list of devices, per stage "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
@@ -86,7 +87,7 @@ def from_linen(module: nn.Module) -> Layer:
     identity = module.clone(name=None) if _hashable(module) else None
 
     def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
-        traced = isinstance(key, jax.core.Tracer)  # within another compiled function, none may have options of its own
+        traced = isinstance(key, Tracer)  # within another compiled function, none may have options of its own
         init_linen = _init_linen if identity is None or traced else _compiled_init_linen
         variables = dict(init_linen(identity or module, *signature_of(x), key))
         variables.pop("intermediates", None)  # what a module sows is no state: it would grow with every batch
@@ -127,7 +128,7 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
         built = nnx.merge(graphs[train], state, _fill(abstract, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)), model_state))
         y = built(x, **_switch(abstract, train))
         updated = nnx.split(built, nnx.Param, nnx.RngState, ...)[3]
-        return y, nnx.to_pure_dict(updated)
+        return y, nnx.to_pure_dict(cast(nnx.State, updated))
 
     return Layer(init, apply, type(abstract).__name__)
 

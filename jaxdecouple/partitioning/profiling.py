@@ -175,6 +175,7 @@ def _measure(stage: Stage, x: PyTree, device: Any, repeats: int, seconds: float)
         state = jax.device_put(program.init(jax.random.key(0), x), device)
         passed = program.forward(state, x, 0, "stash")
         state, residual = passed.state, passed.residual
+        assert residual is not None  # of the forward
         gradient = jax.device_put(_random(shape_of(passed.y)), device)
         gradient = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, gradient)
         forward = _seconds(lambda: program.forward(state, x, 0, "stash"), repeats, seconds)
