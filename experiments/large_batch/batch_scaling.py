@@ -1,4 +1,4 @@
-"""Linear scaling of the learning rate with the batch, for Nesterov's momentum and for LARS (thesis, Figure 10).
+r"""Linear scaling of the learning rate with the batch, for Nesterov's momentum and for LARS (thesis, Figure 10).
 
     python -m experiments.large_batch.batch_scaling
 
@@ -6,7 +6,7 @@ trains with every batch size B of the list at the learning rate gamma_base B / B
 4.3), both with a linear warm-up over a tenth of the epochs and a polynomial decay to 0 (Figure 11). The thesis:
 ResNet-56 and VGG-11 with batch normalisation on CIFAR-10, 200 epochs, 20 of them warm-up, eta = 0.001:
 
-    python -m experiments.large_batch.batch_scaling --model=resnet56 --dataset=cifar10 --epochs=200 \\
+    python -m experiments.large_batch.batch_scaling --model=resnet56 --dataset=cifar10 --epochs=200 \
         --batch_sizes=128,512,2048,8192
 
 The directory gets results.json, table.md, run by run metrics.jsonl, and batch_scaling.png.

@@ -35,8 +35,7 @@ def sgd(
     coordinates: int | None = None,
     **options: Unpack[Options],
 ) -> Result:
-    """Stochastic gradient descent with the polynomial rate of section 2.5.1; asynchronous with several workers
-    (AsySGD).
+    """Stochastic gradient descent with the polynomial rate of section 2.5.1; with several workers, AsySGD.
 
         w <- w - eta_s (1/|I|) sum_{i in I} grad f_i(w_{t - tau})        eta_s = step_size / (1 + s)^decay
 

@@ -65,11 +65,11 @@ def variance_reduced(*, largest: float, h: int, delay: int, inner_steps: int, co
 
 
 def dual_free_default(problem: Problem, *, h: int, workers: int) -> float:
-    """A step size that works: ``1 / (l2 n + 2 L + K h L_f)``, where L_f is the constant of f, and L the largest of
-    phi_i.
+    """A step size that works: ``1 / (l2 n + 2 L + K h L_f)``.
 
-    Each of the h examples of a message, and of the K - 1 messages that may be under way, was computed with a w that the
-    others have moved meanwhile. What matters is how they move it together: that is L_f, not L.
+    L_f is the constant of f, and L the largest of phi_i. Each of the h examples of a message, and of the K - 1
+    messages that may be under way, was computed with a w that the others have moved meanwhile. What matters is how
+    they move it together: that is L_f, not L.
 
     Raises:
       ValueError: no such constants are known for the problem.

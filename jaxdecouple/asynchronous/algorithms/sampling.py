@@ -57,10 +57,10 @@ def rows_of(worker: int, workers: int, n: int) -> np.ndarray:
 
 
 def importance(problem: Problem, rows: np.ndarray) -> np.ndarray:
-    """Probabilities of ``rows`` in proportion to ``L_i + l2 n`` (Csiba and Richtarik 2015), where L_i is phi_i's
-    constant.
+    """Probabilities of ``rows`` in proportion to ``L_i + l2 n`` (Csiba and Richtarik 2015).
 
-    With them the step size may be ``1 / (mean L_i + l2 n)``, where uniform sampling has the largest L_i.
+    L_i is the constant of phi_i. With them the step size may be ``1 / (mean L_i + l2 n)``, where uniform sampling has
+    the largest L_i.
     """
     weights = np.asarray(problem.smoothness, np.float64)[rows] + problem.l2 * problem.n
     return weights / weights.sum()

@@ -1,9 +1,9 @@
-"""The local engine: the server and every worker are processes of this machine.
+r"""The local engine: the server and every worker are processes of this machine.
 
                         main  starts all of them, starts lost workers anew, measures what the server sends
-                       /    \\
+                       /    \
                  server      worker 0, worker 1, ...          by a socket each; that it closes means that one ended
-                      \\_______/  requests and answers         by a link each
+                      \_______/  requests and answers         by a link each
 
 A worker has one core, if there are enough, and takes no more of them than one.
 """

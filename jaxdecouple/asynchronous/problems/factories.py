@@ -77,7 +77,7 @@ def linear(x: Any, y: Any, loss: Loss, *, l2: float, weights: Any = None) -> Lin
 
 
 def pca(x: Any, *, mu: float, l2: float, b: Any = None) -> Components:
-    """A step towards the first principal component, eq. 3.40, whose parts need not be convex though their sum is:
+    """A step towards the first principal component, eq. 3.40, whose parts need not be convex though their sum is.
 
         phi_i(w) = w^T ((mu - l2) I - x_i x_i^T) w / 2 - b . w
 

@@ -1,4 +1,4 @@
-"""A problem is a finite sum with l2 regularisation, as a pytree of data and pure functions of it (thesis, eq. 3.1):
+"""A problem is a finite sum with l2 regularisation, as a pytree of data and pure functions of it (thesis, eq. 3.1).
 
     P(w) = (1/n) sum_i phi_i(w) + (l2/2) |w|^2                      w a vector [d], l2 the thesis's lambda
 
