@@ -187,9 +187,7 @@ class _LocalLoop(_Loop):
     def batch(self) -> Any:
         y = self.forward()
         if self._residual is not None:
-            self.state = self.program.teach(
-                self.state, self._residual, self.gradient, self.n - 1, self._weights
-            ).state
+            self.state = self.program.teach(self.state, self._residual, self.gradient, self.n - 1, self._weights).state
         return y
 
 

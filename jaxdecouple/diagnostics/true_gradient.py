@@ -71,4 +71,3 @@ class TrueGradient:
             grads, gradient = self._backward[k](send(gradient, k + 1, k), params[k], x[k], *rest[k])
             found.insert(0, grads)
         return found
-

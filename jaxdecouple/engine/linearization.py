@@ -168,9 +168,7 @@ def received(gradient: PyTree, outputs: PyTree) -> PyTree:
     """The cotangent that ``jax.vjp`` expects, from a gradient as it was sent."""
     sent = iter(jax.tree.leaves(gradient))
     return jax.tree.map(
-        lambda leaf: (
-            next(sent) if jnp.issubdtype(leaf.dtype, jnp.inexact) else np.zeros(leaf.shape, jax.dtypes.float0)
-        ),
+        lambda leaf: next(sent) if jnp.issubdtype(leaf.dtype, jnp.inexact) else np.zeros(leaf.shape, jax.dtypes.float0),
         outputs,
     )
 

@@ -213,9 +213,7 @@ class SyntheticProgram(LocalProgram):
         )
         return passed(state, outcome, residual)
 
-    def teach(
-        self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights
-    ) -> Passed:
+    def teach(self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights) -> Passed:
         """The state after the predictor has learned from ``gradient``, that of the output; its error is the loss."""
         due, auxiliary = self.auxiliary_updates.due(batch), _auxiliary_of(state)
         donated = ("params", "opt_state") if due and not keeps_versions(weights) else ("opt_state",)

@@ -127,9 +127,7 @@ class Dispatcher:
             return
         self._before(work, "backward_forward", k, n)
         residual, gradient, x = work.residuals[k].pop(n), work.gradients[k].pop(n), work.activations[k].pop(next_n)
-        passed = self.programs[k].backward_forward(
-            work.stages[k], residual, gradient, n, x, next_n, self._weights
-        )
+        passed = self.programs[k].backward_forward(work.stages[k], residual, gradient, n, x, next_n, self._weights)
         self._keep(work, "backward_forward", k, n, passed, down=True, up=next_n)
 
     def learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:

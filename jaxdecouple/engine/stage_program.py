@@ -150,9 +150,7 @@ class StageProgram:
         function = self._compiled(self._run_predict)
         return function(state.packed_params, state.packed_model_state, state.key, x)
 
-    def measure_norms(
-        self, state: StageState, x: PyTree, given: PyTree, chunk_size: int
-    ) -> tuple[PyTree, StageState]:
+    def measure_norms(self, state: StageState, x: PyTree, given: PyTree, chunk_size: int) -> tuple[PyTree, StageState]:
         """Measures the gradient norms of single examples, with today's weights and batch statistics left as they are.
 
         Args:
