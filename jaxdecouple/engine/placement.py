@@ -104,7 +104,6 @@ class Placement:
 
     def _split(self, tree: PyTree, stage: int) -> PyTree:
         """Over the examples; what the group does not divide, as an epoch's last batch may be, is on all its devices."""
-
         mesh = self._meshes[stage]
         assert mesh is not None  # else `put_on_device` and `copy_to_device` serve
 
