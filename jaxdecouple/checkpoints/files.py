@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from jaxdecouple.errors import CheckpointError, DamagedCheckpoint
 
 FORMAT = 1
 _OVERHEAD = 200_000  # bytes, about, of a checkpoint besides its arrays
+_ATTEMPTS, _PAUSE = 20, 0.1  # seconds
 Arrays = dict[str, dict[str, np.ndarray]]
 _UNFINISHED = re.compile(r"(.+)\.orbax-checkpoint-tmp")
 
@@ -53,7 +55,7 @@ def write(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
         _check_space(path.parent, arrays)
         _outside_event_loops(lambda: _save(path, arrays, sealed))
     except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk alone
-        remove_unfinished(path.parent, path.name)
+        _remove_abandoned(path)
         raise CheckpointError(
             f"checkpoint {path} cannot be written ({summary(error)}); free some space, or write another directory"
         ) from error
@@ -121,6 +123,15 @@ def remove_unfinished(directory: pathlib.Path, name: str = "") -> None:
         found = _UNFINISHED.match(entry.name)
         if found and name in ("", found[1]):
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _remove_abandoned(path: pathlib.Path) -> None:
+    """Removes a checkpoint whose writing failed. Other threads of TensorStore may still be at it for a moment."""
+    for _ in range(_ATTEMPTS):
+        remove_unfinished(path.parent, path.name)
+        time.sleep(_PAUSE)
+        if not any(path.parent.glob(f"{path.name}.orbax-checkpoint-tmp")):
+            return
 
 
 def summary(error: BaseException) -> str:
