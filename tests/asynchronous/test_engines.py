@@ -262,10 +262,10 @@ def test_ray_engine_on_three_nodes_of_which_one_is_killed(tmp_path: pathlib.Path
 
         def note(record: asynchronous.Record, w: Any) -> None:
             if record.outer == 3:
-                busy = {a["node_id"] for a in ray.util.state.list_actors() if a["class_name"] == "AsynchronousWorker"}
+                busy = {actor["Address"]["NodeID"] for actor in _workers(ray)}
                 removed.append(next(node for node in nodes if node.node_id in busy))
                 cluster.remove_node(removed[0])
-            if record.outer > 6 and _actors(ray) == 2:
+            if record.outer > 6 and len(_workers(ray)) == 2:
                 killer.go_on(record)
 
         with pytest.raises(ServerLost, match=r"write resume="):
@@ -281,10 +281,10 @@ def test_ray_engine_on_three_nodes_of_which_one_is_killed(tmp_path: pathlib.Path
         cluster.shutdown()
 
 
-def _actors(ray: Any) -> int:
-    """How many workers live."""
-    states = [actor["state"] for actor in ray.util.state.list_actors() if actor["class_name"] == "AsynchronousWorker"]
-    return states.count("ALIVE")
+def _workers(ray: Any) -> list[Any]:
+    """The actors of workers that live."""
+    actors = ray._private.state.actors().values()
+    return [a for a in actors if a["ActorClassName"] == "AsynchronousWorker" and a["State"] == "ALIVE"]
 
 
 class Killer:

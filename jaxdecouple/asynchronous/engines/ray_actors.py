@@ -8,9 +8,10 @@ If no Ray is running, one is started on this machine for the run, and stopped af
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from jaxdecouple.asynchronous.outer import Outer
 
 try:
     import ray
+    from ray._private import ray_constants
     from ray.exceptions import RayActorError, RayTaskError
 except ImportError as error:
     raise ValueError("engine is 'ray', and Ray is not installed; write pip install ray, or engine='local'") from error
@@ -152,5 +154,22 @@ def _initialized() -> bool:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
         else:
-            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            with _on_loopback():
+                ray.init(address="local", include_dashboard=False, **quiet)
     return True
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Lets a Ray that is started within it use the loopback interface, as on systems where it has no clusters.
+
+    An address that is given it would replace: Ray takes a loopback address for an oversight.
+    """
+    name, constants = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ray_constants
+    before, enabled = os.environ.get(name), constants.ENABLE_RAY_CLUSTER
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = enabled
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
