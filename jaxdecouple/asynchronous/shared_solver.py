@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator, Iterator
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, Unpack, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.asynchronous.algorithms import bounds
-from jaxdecouple.asynchronous.algorithms.algorithm import Svrg, View
-from jaxdecouple.asynchronous.algorithms.sampling import How, stacked
+from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Svrg, View
+from jaxdecouple.asynchronous.algorithms.sampling import Draw, How, stacked
 from jaxdecouple.asynchronous.algorithms.steps import Steps
 from jaxdecouple.asynchronous.engines import clock, sharing
 from jaxdecouple.asynchronous.engines.clock import DrawnDelays, Plan
@@ -116,7 +116,8 @@ def _simulate(run: Run, at: Outer, coordinates: int, missing: np.ndarray | None)
         for k, count in enumerate(np.bincount(plan.worker)):
             if count:
                 how, where = How(algorithm.h, coordinates=coordinates), plan.worker == k
-                drawn = stacked(problem, everything, count, how, (settings.seed, k, at.outer, 0))
+                drawn = stacked(problem, everything, int(count), how, (settings.seed, k, at.outer, 0))
+                assert isinstance(drawn, Draw)  # nothing adaptive
                 rows[where], chosen[where] = drawn.rows, drawn.coordinates
         iterations = Iterations(rows, chosen, unseen)
         w = _outer_iteration(algorithm, problem, at.w, jnp.asarray(go.step, problem.dtype), iterations)
@@ -136,7 +137,8 @@ def _outer_iteration(
         w, places, changes = carry  # and the last updates, youngest first, ``[Delta, c]`` each
         unseen = jnp.where(now.missing[:, None], changes, 0)
         seen = w.at[places].add(-unseen)
-        v = algorithm.message(problem, view._replace(w=seen), None, now).v
+        draw = cast(Draw, now)  # of which SVRG reads the rows alone
+        v = algorithm.message(problem, view._replace(w=seen), None, draw).v
         change = -step * v[now.coordinates]
         places = jnp.concatenate([now.coordinates[None], places])[:window]
         changes = jnp.concatenate([change[None], changes])[:window]
@@ -147,7 +149,7 @@ def _outer_iteration(
 
 
 def _plans(
-    problem: Problem, algorithm: Svrg, settings: Settings, at: Outer, missing: np.ndarray | None
+    problem: Problem, algorithm: Algorithm, settings: Settings, at: Outer, missing: np.ndarray | None
 ) -> Iterator[tuple[Plan, np.ndarray]]:
     """The plans after ``at``, and what is missing in each, ``[m, Delta]``.
 

@@ -6,8 +6,8 @@ import dataclasses
 import math
 from typing import Any, Literal, Unpack
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxdecouple.asynchronous.algorithms import bounds
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, DualAscent, DualFree, Sgd, Svrg, SvrgInRounds
@@ -297,12 +297,12 @@ def _alone(name: str, options: Options, problem: Problem) -> Any:
     """``options`` of the solver ``name``, which has one worker."""
     Settings.of(name, options, problem)
     if options.get("workers", 1) != 1:
-        raise ValueError(f"workers is {options['workers']}, and {name} has one; leave it out")
+        raise ValueError(f"workers is {options.get('workers')}, and {name} has one; leave it out")
     return {**options, "workers": 1}
 
 
 def _check_dual(problem: Problem, name: str) -> None:
-    if not isinstance(problem.l2, jax.core.Tracer) and problem.l2 <= 0:
+    if not isinstance(problem.l2, Tracer) and problem.l2 <= 0:
         raise ValueError(
             f"l2 is {problem.l2:g}, and {name} needs it above 0: w is the sum of the dual vectors by l2 n; write a "
             "positive l2"

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
@@ -114,9 +115,9 @@ class _Compiling:
     seconds = 0.0
 
     @classmethod
-    def note(cls, event: str, seconds: float, **_: Any) -> None:
+    def note(cls, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            cls.seconds += seconds
+            cls.seconds += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_Compiling.note)
@@ -143,8 +144,8 @@ class Meter:
 
     def measure(self, at: Outer, step_size: float) -> Record:
         """A record of what is there; arrays instead of numbers where the problem is being traced."""
-        found = _measures(self._problem, at.w, at.alpha)
-        if not any(isinstance(value, jax.core.Tracer) for value in found.values()):
+        found: dict[str, Any] = _measures(self._problem, at.w, at.alpha)
+        if not any(isinstance(value, Tracer) for value in found.values()):
             found = {name: None if value is None else float(value) for name, value in found.items()}
         there = len(at.delays) > 0
         return Record(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxdecouple.asynchronous.algorithms.sampling import Chances, Draw, How, Sampling, choose
 from jaxdecouple.asynchronous.problems.problem import Linear, Problem
+from jaxdecouple.asynchronous.problems.rows import Array
 
 _BLOCK = 64  # examples whose predictions are kept up to date by their Gram matrix
 
@@ -44,7 +45,7 @@ class Message(NamedTuple):
     """
 
     v: jax.Array
-    rows: jax.Array | None = None
+    rows: Array | None = None
     change: jax.Array | None = None
 
 
@@ -96,6 +97,7 @@ def update(server: Server, message: Message, step: jax.Array) -> Server:
     """The server's part in every algorithm: ``w <- w - eta v`` (eqs. 2.32, 3.5), and the changes of dual vectors."""
     alpha = server.alpha
     if message.change is not None:
+        assert alpha is not None  # of a method with a dual
         alpha = alpha.at[message.rows].add(message.change)
     return Server(server.w - step * message.v, alpha)
 
@@ -139,6 +141,7 @@ class Svrg(Algorithm):
     needs_mean = True
 
     def message(self, problem: Problem, view: View, alpha: None, draw: Draw) -> Message:
+        assert view.snapshot is not None and view.mean is not None  # as SVRG needs
         here = problem.mean_gradient(view.w, draw.rows)
         return Message(here - problem.mean_gradient(view.snapshot, draw.rows) + view.mean)
 
@@ -214,7 +217,7 @@ class DualAscent(Algorithm):
         return Message(-moved, draw.rows, change)
 
     def _by_blocks(
-        self, problem: Linear, w: jax.Array, alpha: jax.Array, rows: jax.Array, scale: Any
+        self, problem: Linear, w: jax.Array, alpha: jax.Array, rows: Array, scale: Any
     ) -> tuple[jax.Array, jax.Array]:
         """By how much w and alpha change."""
         count = -(-self.h // _BLOCK)
@@ -236,7 +239,7 @@ class DualAscent(Algorithm):
         return moved, change.reshape(-1)[: self.h]
 
     def _one_by_one(
-        self, problem: Linear, w: jax.Array, alpha: jax.Array, rows: jax.Array, scale: Any
+        self, problem: Linear, w: jax.Array, alpha: jax.Array, rows: Array, scale: Any
     ) -> tuple[jax.Array, jax.Array]:
         """The same, for rows that are too wide and empty to be made dense."""
         loss, quadratic = problem.loss_of(rows), self.sigma * scale * problem.rows.squared_norms(rows)

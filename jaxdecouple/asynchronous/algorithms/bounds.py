@@ -76,8 +76,9 @@ def dual_free_default(problem: Problem, *, h: int, workers: int) -> float:
     """
     if problem.smoothness is None:
         raise ValueError("no Lipschitz constant is known for this problem; write step_size=..., or give its bounds")
-    largest = float(np.max(problem.smoothness))
-    return 1 / (problem.l2 * problem.n + 2 * largest + workers * h * problem.curvature)
+    largest, curvature = float(np.max(problem.smoothness)), problem.curvature
+    assert curvature is not None  # known wherever the smoothness is
+    return 1 / (problem.l2 * problem.n + 2 * largest + workers * h * curvature)
 
 
 def check_positive(name: str, value: Any) -> None:

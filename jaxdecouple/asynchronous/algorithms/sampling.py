@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.asynchronous.problems.problem import Problem
+from jaxdecouple.asynchronous.problems.rows import Array
 
 Sampling = Literal["uniform", "shuffled", "importance", "adaptive"]
 SAMPLINGS = ("uniform", "shuffled", "importance", "adaptive")
@@ -31,10 +32,10 @@ class Draw(NamedTuple):
       coordinates: the coordinates of w that the message may change, ``[c]``; None: all of them.
     """
 
-    rows: np.ndarray | jax.Array
-    weights: np.ndarray | jax.Array
-    repeats: np.ndarray | jax.Array
-    coordinates: np.ndarray | jax.Array | None = None
+    rows: Array
+    weights: Array
+    repeats: Array
+    coordinates: Array | None = None
 
 
 class Chances(NamedTuple):
@@ -46,9 +47,9 @@ class Chances(NamedTuple):
       every: how far apart its examples are: all of them are ``first``, ``first + every``, and so on.
     """
 
-    uniforms: np.ndarray | jax.Array
-    first: np.ndarray | jax.Array
-    every: np.ndarray | jax.Array
+    uniforms: Array
+    first: Array
+    every: Array
 
 
 def rows_of(worker: int, workers: int, n: int) -> np.ndarray:
@@ -182,7 +183,9 @@ def choose(problem: Problem, w: jax.Array, alpha: jax.Array, chances: Chances, s
     residues = problem.residue(w, alpha, jnp.arange(problem.num_rows))
     mine = (jnp.arange(problem.num_rows) - chances.first) % chances.every == 0
     norms = jnp.where(mine, problem.residue_norms(residues), 0)
-    wanted = norms * jnp.sqrt(problem.smoothness + problem.l2 * problem.n)
+    smoothness = problem.smoothness
+    assert smoothness is not None  # or the solver would have refused to sample so
+    wanted = norms * jnp.sqrt(smoothness + problem.l2 * problem.n)
     total, count = jnp.sum(wanted), jnp.sum(mine)
     p = jnp.where(total > 0, wanted / jnp.where(total > 0, total, 1), mine / count)
     cumulated = jnp.cumsum(p)

@@ -41,7 +41,8 @@ def read_libsvm(
         raise ValueError(f"there is no file {path}; write the path of a file in LIBSVM format")
     try:
         with _open(path) as file:
-            x, y = load_svmlight_file(file, n_features=num_columns, dtype=dtype, zero_based=False)
+            # Its type is taken from the default, "auto"; it may be a bool as well.
+            x, y = load_svmlight_file(file, n_features=num_columns, dtype=dtype, zero_based=False)  # pyright: ignore[reportArgumentType]
     except (ValueError, OverflowError, OSError, EOFError, lzma.LZMAError) as error:
         raise ValueError(_complaint(path, error)) from error
     if not len(y):

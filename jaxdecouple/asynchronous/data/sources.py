@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class Source:
             return dataclasses.replace(self, x=x, y=y)
         if self.x_test is None:
             raise ValueError(f"num_tests is {num_tests}, and {self.name} has no test part; write 0")
+        assert self.y_test is not None  # as x_test
         _check_count("num_tests", num_tests, self.x_test.shape[0], self.name)
         return dataclasses.replace(self, x=x, y=y, x_test=self.x_test[:num_tests], y_test=self.y_test[:num_tests])
 
@@ -216,7 +217,7 @@ def _kind(array: np.ndarray | None) -> str | None:
 
 
 def _made(name: str, rest: str, dtype: Any, seed: int) -> Source:
-    match = _MADE.fullmatch(rest)
+    match = cast(re.Match[str], _MADE.fullmatch(rest))  # or None, which has no groups: a TypeError
     try:
         n, d, density = int(match[1]), int(match[2]), float(match[3] or 1)
     except (TypeError, ValueError):

@@ -74,7 +74,7 @@ class Child:
 def _pickled(value: Any) -> bytes:
     phi = getattr(getattr(value, "part", None), "phi", None)
     try:
-        if getattr(phi, "__module__", None) == "__main__":
+        if phi is not None and getattr(phi, "__module__", None) == "__main__":
             raise AttributeError(f"{phi.__qualname__} is defined in the program that was started")
         return pickle.dumps(value)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

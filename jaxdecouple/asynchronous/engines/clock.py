@@ -198,7 +198,9 @@ def asynchronous(
         for t in range(inner_steps):
             arrival, worker, version = heapq.heappop(ready)
             now = max(now, arrival) + clock.update
-            sent.append(worker), delays.append(t - version), times.append(now)
+            sent.append(worker)
+            delays.append(t - version)
+            times.append(now)
             if t + 1 < inner_steps:
                 heapq.heappush(ready, (_arrival(clock, work, late[worker], now), worker, t + 1))
         free[:] = now

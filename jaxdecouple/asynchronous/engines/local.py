@@ -46,7 +46,7 @@ def serve(job: Job, at: Outer, tasks: list[Task]) -> Generator[Outer, Go | None,
             while True:
                 name, news = children.receive()
                 if isinstance(news, Lost):
-                    begin(name)
+                    begin(int(name))
                 elif isinstance(news, Outer):
                     last = news.outer
                     go = yield news

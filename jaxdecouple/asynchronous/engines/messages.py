@@ -166,3 +166,4 @@ class Crew(Protocol):
 
     def receive(self) -> tuple[int, Sent | Part | Lost | Joined]:
         """Waits for whoever has something to say."""
+        ...

@@ -98,7 +98,7 @@ class Settings:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
                 raise TypeError(f"{solver} has no argument {name!r}; {hint}it takes its own and {', '.join(known)}")
-        given = {name: value for name, value in options.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         for name, least in (("workers", 1), ("outer_steps", 1), ("inner_steps", 1), ("seed", 0)):
             if name in given:
                 check_whole(name, given[name], least)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -124,7 +124,7 @@ def serve(job: Job, at: Outer, tasks: list[Task]) -> Generator[Outer, Go, None]:
         server = make.remote(job, at, [ray.put(task) for task in tasks], environment)
         asked = server.next.remote(None)
         while True:
-            outer = ray.get(asked)
+            outer = cast(Outer, ray.get(asked))  # of one reference, one object
             last = outer.outer
             # What is known beforehand is computed while this process measures.
             ahead = last < len(job.steps) and not job.safeguarded
@@ -165,7 +165,7 @@ def _on_loopback() -> Iterator[None]:
 
     An address that is given it would replace: Ray takes a loopback address for an oversight.
     """
-    name, constants = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ray_constants
+    name, constants = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", cast(Any, ray_constants)
     before, enabled = os.environ.get(name), constants.ENABLE_RAY_CLUSTER
     os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
     try:

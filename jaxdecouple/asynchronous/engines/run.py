@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm
 from jaxdecouple.asynchronous.algorithms.bounds import CALLER
@@ -172,7 +173,7 @@ class Run:
         """
         settings, best = self.settings, self.settings.optimum
         if best is None and (known := self.problem.optimum()) is not None:
-            best = known[1] if isinstance(known[1], jax.core.Tracer) else float(known[1])
+            best = known[1] if isinstance(known[1], Tracer) else float(known[1])
         meter = Meter(self.problem, best, settings.on_record)
         fingerprint = self.fingerprint if settings.checkpoint else ""
         record = first = meter.measure(at, self.steps.of(at.outer))
@@ -206,7 +207,7 @@ class Run:
         )
 
     def _is_over(self, first: Record, record: Record) -> bool:
-        if isinstance(record.objective, jax.core.Tracer):
+        if isinstance(record.objective, Tracer):
             return False
         tol = self.settings.tol
         return _has_diverged(first, record) or bool(tol and self._has_converged(first, record, tol))
@@ -219,7 +220,7 @@ class Run:
         l2 = self.problem.l2
         if record.gap is not None:
             gap, what = record.gap, "the duality gap is"
-        elif self.problem.is_convex and (isinstance(l2, jax.core.Tracer) or l2 > 0):
+        elif self.problem.is_convex and (isinstance(l2, Tracer) or l2 > 0):
             gap, what = record.squared_gradient / (2 * l2), "the objective may be above its minimum by"
         else:
             share = (record.squared_gradient / (first.squared_gradient or 1.0)) ** 0.5
@@ -257,7 +258,7 @@ def _merit(record: Record) -> float:
 
 
 def _traced(record: Record) -> bool:
-    return isinstance(record.objective, jax.core.Tracer)
+    return isinstance(record.objective, Tracer)
 
 
 def _has_diverged(first: Record, record: Record) -> bool:

@@ -101,6 +101,7 @@ class Serving:
         """Updates w and alpha; the message's delay."""
         self._w -= np.asarray(step, self._w.dtype) * message.v
         if message.rows is not None:  # which are numbers of the worker's examples
+            assert self._alpha is not None  # of a method with a dual
             np.add.at(self._alpha[worker :: self._job.workers], message.rows, message.change)
         delay, self._version = self._version - message.version, self._version + 1
         self._taken.add(worker)

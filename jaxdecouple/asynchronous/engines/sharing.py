@@ -13,14 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Svrg, View
-from jaxdecouple.asynchronous.algorithms.sampling import How, draws, rows_of
+from jaxdecouple.asynchronous.algorithms.sampling import Draw, How, draws, rows_of
 from jaxdecouple.asynchronous.engines.children import Children
 from jaxdecouple.asynchronous.engines.clock import Stragglers
 from jaxdecouple.asynchronous.engines.links import in_memory
@@ -144,7 +144,7 @@ def take_part(pipe: Connection, descriptor: int) -> None:
     sharer = _Sharer(task, problem, memory)
     w = np.array(memory.w)
     sharer.begin(0)
-    sharer.direction(View(w, None, w, w))  # compiles it
+    sharer.direction(_view(w, w, w))  # compiles it
     jax.block_until_ready(gradient_sum(part, w))
     pipe.send(Joined())
     while True:
@@ -153,6 +153,11 @@ def take_part(pipe: Connection, descriptor: int) -> None:
             pipe.send(np.asarray(gradient_sum(part, request.w)))
         else:
             pipe.send(sharer.iterate(request))
+
+
+def _view(w: Any, snapshot: Any, mean: Any) -> View:
+    """For a compiled function, which takes NumPy's arrays as JAX's; SVRG reads no step, and w may be put in later."""
+    return View(w, cast(Any, None), snapshot, mean)
 
 
 class _Sharer:
@@ -172,14 +177,15 @@ class _Sharer:
     def direction(self, view: View) -> tuple[np.ndarray, np.ndarray]:
         """v of eq. 2.5, and the coordinates of it that are to be taken."""
         draw = next(self._draws)
+        assert isinstance(draw, Draw)  # nothing adaptive
         message = self._message(self._problem, view, None, draw._replace(coordinates=None))
-        return np.asarray(message.v), draw.coordinates
+        return np.asarray(message.v), np.asarray(draw.coordinates)
 
     def iterate(self, request: Iterate) -> np.ndarray:
         """Iterations of Algorithm 1 until there are enough; how many of others fell into each."""
         self.begin(request.outer)
         memory, mine, delays = self._memory, self._task.worker, []
-        view = View(None, None, request.snapshot, request.mean)
+        view = _view(None, request.snapshot, request.mean)
         while (seen := int(memory.counts.sum())) < request.target:
             begun, slowdown = time.perf_counter(), next(self._late)
             v, chosen = self.direction(view._replace(w=np.array(memory.w)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxdecouple.asynchronous.trace import ONE_THREAD
 
 def run(
     problem: Problem, algorithm: Algorithm, settings: Settings, at: Outer, epochs: float, safeguarded: bool
-) -> Generator[Outer, Go | None, None]:
+) -> Generator[Outer, Go, None]:
     """The outer iterations of a run, as they are asked for.
 
     Args:
@@ -44,7 +44,8 @@ def run(
         drawn = _drawn(problem, algorithm, settings, mine, plan, at.outer)
         w = jnp.copy(server.w)  # w itself is given up
         mean = _mean_gradient(problem, w) if algorithm.needs_mean else None
-        view = View(None, jnp.asarray(go.step, w.dtype), w if algorithm.needs_mean else None, mean)
+        later = cast(Any, None)  # each message has a w of its own
+        view = View(later, jnp.asarray(go.step, w.dtype), w if algorithm.needs_mean else None, mean)
         server = _outer_iteration(algorithm, num_slots, problem, server, view, read, write, drawn)
         there = {"w": jnp.copy(server.w), "alpha": None if server.alpha is None else jnp.copy(server.alpha)}
         at = at.after(len(plan.worker), epochs, seconds=plan.end, delays=plan.delay, free=plan.free, **there)
@@ -74,7 +75,7 @@ def _drawn(
     for k, count in enumerate(np.bincount(plan.worker, minlength=len(mine))):
         if count:
             seed = (settings.seed, k, outer, 0)
-            parts.append(stacked(problem, mine[k], count, algorithm.how, seed))
+            parts.append(stacked(problem, mine[k], int(count), algorithm.how, seed))
     place = np.argsort(order)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[place], *parts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ def _message(
 ) -> tuple[Message, jax.Array | None]:
     """A message, and the dual vectors that it was computed with: with those of the last one, if it was taken."""
     if alpha is not None and last is not None:
+        assert last.change is not None  # of a method with a dual
         alpha = alpha.at[last.rows].add(taken * last.change)
     return algorithm.message(part, view, alpha, draw), alpha
 
@@ -66,7 +67,8 @@ class Worker:
         if isinstance(request, Full):
             content = Part(np.asarray(_gradient_sum(self._part, request.w)))
         else:
-            content = Sent(*jax.tree.map(np.asarray, tuple(self._compute(request))), request.version)
+            v, rows, change = jax.tree.map(np.asarray, tuple(self._compute(request)))
+            content = Sent(v, rows, change, request.version)
         if slowdown:
             time.sleep(slowdown * (time.perf_counter() - begun))
         return content
@@ -83,7 +85,9 @@ class Worker:
             self._begin(request.outer)
         if request.snapshot is not None:
             self._snapshot, self._mean = jnp.array(request.snapshot), jnp.array(request.mean)
-        view = View(request.w, np.asarray(request.step, self._part.dtype), self._snapshot, self._mean)
+        # A compiled function takes NumPy's arrays as JAX's.
+        w, step = cast(Any, request.w), cast(Any, np.asarray(request.step, self._part.dtype))
+        view = View(w, step, self._snapshot, self._mean)
         rest = self._last, float(request.taken), view, next(self._draws)
         message, self._alpha = _message(self._task.algorithm, self._part, self._alpha, *rest)
         self._last = message if self._task.algorithm.has_dual else None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.asynchronous.problems.problem import OfRows, VectorDual
+from jaxdecouple.asynchronous.problems.rows import Array, Dense
 
 
 @jax.tree_util.register_dataclass
@@ -17,10 +18,12 @@ class Components(OfRows, VectorDual):
     """``phi_i(w) = (shift |w|^2 - (x_i . w)^2) / 2 - b . w``; alpha is ``[num_rows, d]``.
 
     Attributes:
+      rows: the x_i, dense.
       b: ``[d]``.
       shift: mu - l2.
     """
 
+    rows: Dense
     b: jax.Array
     shift: float
 
@@ -46,11 +49,11 @@ class Components(OfRows, VectorDual):
     def gradient_sum(self, w: jax.Array) -> jax.Array:
         return self.num_rows * (self.shift * w - self.b) - (self.x @ w) @ self.x
 
-    def mean_gradient(self, w: jax.Array, rows: jax.Array) -> jax.Array:
+    def mean_gradient(self, w: jax.Array, rows: Array) -> jax.Array:
         x = self.x[rows]
         return (self.shift + self.l2) * w - self.b - (x @ w) @ x / len(rows)
 
-    def residue(self, w: jax.Array, alpha: jax.Array, rows: jax.Array) -> jax.Array:
+    def residue(self, w: jax.Array, alpha: jax.Array, rows: Array) -> jax.Array:
         x = self.x[rows]
         return self.shift * w - self.b - (x @ w)[:, None] * x + alpha
 

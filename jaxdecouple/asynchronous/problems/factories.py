@@ -97,6 +97,7 @@ def pca(x: Any, *, mu: float, l2: float, b: Any = None) -> Components:
     if hasattr(x, "tocsr"):
         raise ValueError("X is sparse, and the dual state of pca is dense; write X.toarray(), if it fits")
     rows = as_rows(x)
+    assert isinstance(rows, Dense)  # X is not sparse
     n, d = rows.shape
     b = np.random.default_rng(0).standard_normal(d) if b is None else np.asarray(b)
     if b.shape != (d,):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.asynchronous.problems.losses import Loss, Weighted
-from jaxdecouple.asynchronous.problems.rows import Dense, Sparse, largest_eigenvalue
+from jaxdecouple.asynchronous.problems.rows import Array, Dense, Sparse, largest_eigenvalue
 
 PyTree = Any
 STATIC = {"static": True}  # of a field that is no data: another value compiles anew
@@ -98,15 +98,15 @@ class Problem:
         """The sum of their gradients, ``[d]``: what Algorithm 3 calls the worker's full gradient."""
         raise NotImplementedError
 
-    def mean_gradient(self, w: jax.Array, rows: jax.Array) -> jax.Array:
+    def mean_gradient(self, w: jax.Array, rows: Array) -> jax.Array:
         """The mean over ``rows`` of the gradients of phi_i + (l2/2)|w|^2, the f_i of eq. 2.1, ``[d]``."""
         raise NotImplementedError
 
-    def residue(self, w: jax.Array, alpha: jax.Array, rows: jax.Array) -> jax.Array:
+    def residue(self, w: jax.Array, alpha: jax.Array, rows: Array) -> jax.Array:
         """kappa of eq. 3.6, the gradient of phi_i plus alpha_i, for ``rows`` and their alpha; stored like alpha."""
         raise NotImplementedError
 
-    def combine(self, rows: jax.Array, kappa: jax.Array) -> jax.Array:
+    def combine(self, rows: Array, kappa: jax.Array) -> jax.Array:
         """The sum over ``rows`` of residues or dual vectors that are stored like alpha, ``[d]``."""
         raise NotImplementedError
 
@@ -192,15 +192,15 @@ class Linear(OfRows):
     def gradient_sum(self, w: jax.Array) -> jax.Array:
         return self.rows.combine_all(self.loss_of().derivative(self.rows.dot_all(w), self.y))
 
-    def mean_gradient(self, w: jax.Array, rows: jax.Array) -> jax.Array:
+    def mean_gradient(self, w: jax.Array, rows: Array) -> jax.Array:
         derivative = self.loss_of(rows).derivative(self.rows.dot(rows, w), self.y[rows])
         return self.rows.combine(rows, derivative / len(rows)) + self.l2 * w
 
-    def residue(self, w: jax.Array, alpha: jax.Array, rows: jax.Array) -> jax.Array:
+    def residue(self, w: jax.Array, alpha: jax.Array, rows: Array) -> jax.Array:
         """A number for each example, ``[h]``; kappa_i is this times x_i."""
         return self.loss_of(rows).derivative(self.rows.dot(rows, w), self.y[rows]) + alpha
 
-    def combine(self, rows: jax.Array, kappa: jax.Array) -> jax.Array:
+    def combine(self, rows: Array, kappa: jax.Array) -> jax.Array:
         return self.rows.combine(rows, kappa)
 
     def residue_norms(self, kappa: jax.Array) -> jax.Array:
@@ -227,7 +227,7 @@ class Linear(OfRows):
 class VectorDual(Problem):
     """A problem that keeps a whole vector alpha_i for each example."""
 
-    def combine(self, rows: jax.Array, kappa: jax.Array) -> jax.Array:
+    def combine(self, rows: Array, kappa: jax.Array) -> jax.Array:
         return jnp.sum(kappa, axis=0)
 
     def residue_norms(self, kappa: jax.Array) -> jax.Array:
@@ -287,12 +287,12 @@ class General(VectorDual):
     def gradient_sum(self, w: jax.Array) -> jax.Array:
         return jax.grad(self.loss_sum)(w)
 
-    def mean_gradient(self, w: jax.Array, rows: jax.Array) -> jax.Array:
+    def mean_gradient(self, w: jax.Array, rows: Array) -> jax.Array:
         examples = self._of(rows)
         mean = jax.grad(lambda w: jnp.mean(jax.vmap(self.phi, (None, 0))(w, examples)))
         return mean(w) + self.l2 * w
 
-    def residue(self, w: jax.Array, alpha: jax.Array, rows: jax.Array) -> jax.Array:
+    def residue(self, w: jax.Array, alpha: jax.Array, rows: Array) -> jax.Array:
         return jax.vmap(jax.grad(self.phi), (None, 0))(w, self._of(rows)) + alpha
 
     def part(self, rows: np.ndarray) -> General:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Array = np.ndarray | jax.Array  # numbers of rows are either: NumPy's on the host, JAX's in what is compiled
 
 _CHUNK = 4096  # rows of a sparse matrix that are padded at once, when all are read
 # A sparse matrix of so many numbers, zeros among them, is held dense if this share of them are no zeros.
@@ -35,7 +37,7 @@ class Dense:
     @property
     def shape(self) -> tuple[int, int]:
         """``(n, d)``."""
-        return self.matrix.shape
+        return cast(tuple[int, int], self.matrix.shape)
 
     @property
     def dtype(self) -> Any:
@@ -47,19 +49,19 @@ class Dense:
         """Whether some rows, as a dense matrix, take little room: so that matrix products serve for vector ones."""
         return True
 
-    def block(self, rows: jax.Array) -> jax.Array:
+    def block(self, rows: Array) -> jax.Array:
         """These rows as a dense matrix, ``[h, d]``."""
         return self.matrix[rows]
 
-    def added(self, w: jax.Array, row: jax.Array, weight: jax.Array) -> jax.Array:
+    def added(self, w: jax.Array, row: Array, weight: jax.Array) -> jax.Array:
         """``w + weight x_i``."""
         return w + weight * self.matrix[row]
 
-    def dot(self, rows: jax.Array, w: jax.Array) -> jax.Array:
+    def dot(self, rows: Array, w: jax.Array) -> jax.Array:
         """``x_i . w`` of these rows, ``[h]``."""
         return self.matrix[rows] @ w
 
-    def combine(self, rows: jax.Array, weights: jax.Array) -> jax.Array:
+    def combine(self, rows: Array, weights: jax.Array) -> jax.Array:
         """The sum of ``weights_i x_i`` over these rows, ``[d]``."""
         return weights @ self.matrix[rows]
 
@@ -71,7 +73,7 @@ class Dense:
         """The sum of ``weights_i x_i`` over all rows, ``[d]``."""
         return weights @ self.matrix
 
-    def squared_norms(self, rows: jax.Array) -> jax.Array:
+    def squared_norms(self, rows: Array) -> jax.Array:
         """``|x_i|^2`` of these rows, ``[h]``."""
         return jnp.sum(self.matrix[rows] ** 2, axis=1)
 
@@ -113,7 +115,7 @@ class Sparse:
         """Of the numbers."""
         return self.values.dtype
 
-    def _padded(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _padded(self, rows: Array) -> tuple[jax.Array, jax.Array]:
         """Values and columns of these rows, ``[h, width]``; a value beyond the end of its row is 0."""
         first, last = self.starts[rows, None], self.starts[rows + 1, None]
         at = first + jnp.arange(self.width, dtype=first.dtype)
@@ -123,24 +125,24 @@ class Sparse:
     def is_narrow(self) -> bool:
         return self.num_columns <= _NARROW
 
-    def block(self, rows: jax.Array) -> jax.Array:
+    def block(self, rows: Array) -> jax.Array:
         values, columns = self._padded(rows)
         return (
             jnp.zeros((len(rows), self.num_columns), self.dtype).at[jnp.arange(len(rows))[:, None], columns].add(values)
         )
 
-    def added(self, w: jax.Array, row: jax.Array, weight: jax.Array) -> jax.Array:
+    def added(self, w: jax.Array, row: Array, weight: jax.Array) -> jax.Array:
         values, columns = self._padded(row[None])
         return w.at[columns[0]].add(weight * values[0])
 
-    def dot(self, rows: jax.Array, w: jax.Array) -> jax.Array:
+    def dot(self, rows: Array, w: jax.Array) -> jax.Array:
         values, columns = self._padded(rows)
         return jnp.sum(values * jnp.asarray(w)[columns], axis=1)
 
-    def combine(self, rows: jax.Array, weights: jax.Array) -> jax.Array:
+    def combine(self, rows: Array, weights: jax.Array) -> jax.Array:
         return self._add(jnp.zeros(self.num_columns, jnp.result_type(self.dtype, weights)), rows, weights)
 
-    def _add(self, total: jax.Array, rows: jax.Array, weights: jax.Array) -> jax.Array:
+    def _add(self, total: jax.Array, rows: Array, weights: jax.Array) -> jax.Array:
         values, columns = self._padded(rows)
         return total.at[columns].add(values * weights[:, None])
 
@@ -157,7 +159,7 @@ class Sparse:
 
         return jax.lax.scan(add, total, (blocks, inside))[0]
 
-    def squared_norms(self, rows: jax.Array) -> jax.Array:
+    def squared_norms(self, rows: Array) -> jax.Array:
         return jnp.sum(self._padded(rows)[0] ** 2, axis=1)
 
     def all_squared_norms(self) -> jax.Array:
