@@ -22,8 +22,18 @@ TWO = CODES > 0
 WEIGHTS = GENERATOR.integers(0, 4, 120)
 
 
+# A weight of 2 and an example given twice have the same solution, but not the same random draws: the two fits end
+# within `tol` of it, and the checks compare to 1e-7.
+UNLIKE_DRAWS = {
+    f"check_sample_weight_equivalence_on_{kind}_data": "both fits end within tol of one solution"
+    for kind in ("dense", "sparse")
+}
+
+
 def test_the_rules_of_scikit_learn() -> None:
-    failed = [result for result in check_estimator(asynchronous.LogisticClassifier(), on_fail=None) if _failed(result)]
+    model = asynchronous.LogisticClassifier(max_iter=100)
+    results = check_estimator(model, on_fail=None, expected_failed_checks=UNLIKE_DRAWS)
+    failed = [result for result in results if _failed(result)]
     assert [(result["check_name"], str(result["exception"])) for result in failed] == []
 
 
