@@ -15,6 +15,8 @@ usage: ./run.sh [WORD] [ARGUMENTS]
   train      train one model:     python -m experiments.train ARGUMENTS
   benchmark  measure speed, host time and memory of all methods: python -m experiments.benchmark ARGUMENTS
   plan       plan a pipeline for devices that need not be there:  python -m experiments.plan ARGUMENTS
+  docs       build the documentation into site/; `./run.sh docs serve` shows it while it is written
+  package    build wheel and source package into dist/, and try the wheel in an empty environment
   test       run the tests, several at once: python -m pytest ARGUMENTS, on the CPU unless JAX_PLATFORMS is set
   python     run the environment's Python
   setup      set the environment up and print the path of its Python
@@ -133,7 +135,7 @@ ensure_environment() {
 }
 
 set_up() {
-  local cost='about a minute, 1.8 GB' extras=(--extra experiments --extra ray --extra test)
+  local cost='about a minute, 1.8 GB' extras=(--extra data --extra plots --extra ray --group programs --group test --group docs)
   case "$variant" in
     cuda*) cost='some minutes, 5.5 GB'; extras+=(--extra "$variant") ;;
   esac
@@ -196,11 +198,27 @@ failed() {
   exit 1
 }
 
+# ---- The wheel, tried where nothing but what its extras name is installed, in the versions of uv.lock.
+
+package() {
+  configure_uv
+  trial=$(mktemp -d)
+  trap 'rm -rf "$trial"' EXIT
+  rm -rf "$top/dist"
+  "${uv[@]}" build --quiet --no-create-gitignore --out-dir "$top/dist" "$top"
+  "${uv[@]}" venv --quiet --python "$venv/bin/python" "$trial/env"
+  set -- "$top"/dist/*.whl
+  "${uv[@]}" pip install --quiet ${no_index:+--no-index} --python "$trial/env" --constraints "$venv/requirements.txt" "$1[data,plots]"
+  "${uv[@]}" pip check --python "$trial/env"
+  cd "$trial"
+  env -u PYTHONPATH "$trial/env/bin/python" -I "$top/.ci/trial.py" "$1"
+}
+
 # ---- What to run.
 
 word=compare
 case "${1--}" in
-  compare | train | benchmark | plan | test | python | setup | pythons) word=$1; shift ;;
+  compare | train | benchmark | plan | docs | package | test | python | setup | pythons) word=$1; shift ;;
   help | -h | --help) usage; exit 0 ;;
   -*) ;;
   *) say "there is no '$1' to run"; usage >&2; exit 2 ;;
@@ -224,6 +242,12 @@ case "$word" in
     export JAX_PLATFORMS="${JAX_PLATFORMS-cpu}"
     # Most of the time goes to compilation, which takes one core; -n 0 runs them in one process.
     exec "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@" ;;
+  docs)
+    cd "$top"
+    if [ $# = 0 ]; then set -- build --strict --quiet; fi
+    export NO_MKDOCS_2_WARNING=1  # a notice of the theme, not on these pages
+    exec "$venv/bin/python" -P -m mkdocs "$@" ;;
+  package) package ;;
   python) exec "$venv/bin/python" "$@" ;;
   setup) printf '%s\n' "$venv/bin/python" ;;
 esac

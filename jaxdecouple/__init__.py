@@ -4,4 +4,4 @@ import lazy_loader
 
 # What is exported stands in __init__.pyi. Loading on first use keeps `jaxdecouple.schedules` free of JAX.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__version__ = "0.1.0"  # as in pyproject.toml
+__version__ = "0.1.0"

@@ -7,13 +7,12 @@ from typing import Any
 
 import flax.linen as nn
 import optax
-from flax import nnx
 
 from jaxdecouple.engine.inner_program import InnerProgram
 from jaxdecouple.engine.local_program import GreedyProgram, SyntheticProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.stage_program import StageProgram
-from jaxdecouple.network.adapters import as_layer
+from jaxdecouple.network.adapters import as_layer, is_nnx
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.schedules import Schedule
@@ -68,7 +67,7 @@ def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer
             f"schedule {schedule.name!r} needs an auxiliary network in every stage but the last; write "
             f"Pipeline(..., auxiliary=...) with {wanted}"
         )
-    if callable(auxiliary) and not isinstance(auxiliary, nn.Module | nnx.Module):
+    if callable(auxiliary) and not (isinstance(auxiliary, nn.Module) or is_nnx(auxiliary)):
         found = [auxiliary(k, num_stages) for k in range(num_stages - 1)]
     else:
         found = [auxiliary] * (num_stages - 1)

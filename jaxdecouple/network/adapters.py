@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.core import Tracer
 
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, signature_of
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 # How a linen module may spell its training switch, and the value that means training.
 _TRAIN_ARGUMENTS = {
@@ -36,7 +39,7 @@ def as_layer(item: Any) -> Layer:
         return item
     if isinstance(item, nn.Module):
         return from_linen(item)
-    if isinstance(item, nnx.Module):
+    if is_nnx(item):
         return from_nnx(item)
     if callable(item) and not isinstance(item, type):
         return from_function(item)
@@ -44,6 +47,12 @@ def as_layer(item: Any) -> Layer:
         f"{item!r} is no layer; write a Flax module object (linen or nnx), a function of one argument, "
         "or Layer(init, apply)"
     )
+
+
+def is_nnx(item: Any, kind: str = "Module") -> bool:
+    """Whether this is an nnx module, or another kind of nnx object."""
+    nnx = sys.modules.get("flax.nnx")  # not loaded here, which takes a while: until it is, there are no such objects
+    return nnx is not None and isinstance(item, getattr(nnx, kind))
 
 
 def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
@@ -111,6 +120,8 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
     variables are model state. The module's random streams are re-seeded from the layer's key for every batch.
     Training is switched with ``module.train()`` and ``module.eval()``, and by the arguments that `from_linen` names.
     """
+    from flax import nnx
+
     build = module if not isinstance(module, nnx.Module) else lambda rngs: nnx.clone(module)
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     abstract.eval()
@@ -183,6 +194,8 @@ def _seed(streams: nnx.State, key: jax.Array) -> nnx.State:
 
 def _fill(abstract: nnx.Module, kinds: Any, values: PyTree) -> nnx.State:
     """The module's variables of some kinds, holding ``values``."""
+    from flax import nnx
+
     state = nnx.state(abstract, kinds)
     nnx.replace_by_pure_dict(state, values)
     return state

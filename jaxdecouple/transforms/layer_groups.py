@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from flax.core.meta import AxisMetadata
 
+from jaxdecouple.network.adapters import is_nnx
 from jaxdecouple.network.stack import stacked as of_stacks
 from jaxdecouple.network.trees import PyTree
 
@@ -255,7 +255,7 @@ def _hidden_paths(params: PyTree) -> list[Path]:
 
 
 def _is_box(node: Any) -> bool:
-    return isinstance(node, nnx.Variable | AxisMetadata)
+    return isinstance(node, AxisMetadata) or is_nnx(node, "Variable")
 
 
 def _is_hidden(node: Any) -> bool:
