@@ -1,7 +1,7 @@
 """Brings pages that stand beside the code, such as CHANGELOG.md, into the documentation, and their links with them.
 
-Links in a page lead where they lead in the repository. Here, those to pages and pictures become links of the site. Those
-to code become links to the repository, if mkdocs.yml has its address, and text if it has none.
+Links in a page lead where they lead in the repository. Here, those to pages and pictures become links of the site.
+Those to code become links to the repository, if mkdocs.yml has its address, or else text.
 """
 
 from __future__ import annotations
