@@ -20,6 +20,7 @@ from .engine.pipeline import Evaluation as Evaluation
 from .engine.pipeline import Pipeline as Pipeline
 from .engine.state import Metrics as Metrics
 from .engine.state import State as State
+from .errors import CutWarning as CutWarning
 from .network.adapters import as_layer as as_layer
 from .network.adapters import from_function as from_function
 from .network.adapters import from_linen as from_linen
@@ -41,6 +42,7 @@ from .planning import save_trace as save_trace
 from .planning import timeline as timeline
 from .transforms import accumulate_gradients as accumulate_gradients
 from .transforms import clars as clars
+from .transforms import clip_by_global_norm as clip_by_global_norm
 from .transforms import lars as lars
 from .transforms import per_example_gradient_norms as per_example_gradient_norms
 from .transforms import scale_by_clars as scale_by_clars

@@ -20,6 +20,10 @@ class DataWarning(UserWarning):
     """Data that can be used, but perhaps not as they were meant."""
 
 
+class CutWarning(UserWarning):
+    """Numbers that will depend on where the network is cut."""
+
+
 class CheckpointError(JaxdecoupleError):
     """A checkpoint that cannot be written, is not there, or does not fit."""
 

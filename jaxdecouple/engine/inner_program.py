@@ -40,9 +40,22 @@ class InnerProgram(StageProgram):
         batch: int,
         weights: Weights,
         observe: bool = False,
+        others: tuple[jax.Array, ...] | None = None,
+        hold: bool = False,
     ) -> Passed:
-        """The gradient of the stage's input (``None`` at stage 0), and the state after the update."""
-        return self._dispatch(state, weights, residual, gradient, batch, observe=observe)
+        """The gradient of the stage's input (``None`` at stage 0), and the state after the update.
+
+        Args:
+          state: of the stage.
+          residual: of the batch's forward.
+          gradient: of the output.
+          batch: its index.
+          weights: the policy.
+          observe: whether the gradient that the optimizer is given is wanted.
+          others: the other stages' shares of what the optimizers sum over stages.
+          hold: whether an update waits for `update`.
+        """
+        return self._dispatch(state, weights, residual, gradient, batch, observe=observe, others=others, hold=hold)
 
     def backward_forward(
         self,
@@ -53,12 +66,13 @@ class InnerProgram(StageProgram):
         x: PyTree,
         next_batch: int,
         weights: Weights,
+        others: tuple[jax.Array, ...] | None = None,
     ) -> Passed:
         """`backward` of one batch, then `forward` of another, in one dispatch if both have the same shape."""
         if residual.signature != signature_of(x):  # not worth a compilation for every pair of shapes
-            back = self.backward(state, residual, gradient, batch, weights)
+            back = self.backward(state, residual, gradient, batch, weights, others=others)
             return self.forward(back.state, x, next_batch, weights)._replace(sent=back.sent)
-        return self._dispatch(state, weights, residual, gradient, batch, x, next_batch)
+        return self._dispatch(state, weights, residual, gradient, batch, x, next_batch, others=others)
 
     def _dispatch(
         self,
@@ -70,6 +84,8 @@ class InnerProgram(StageProgram):
         x: PyTree = None,
         next_batch: int | None = None,
         observe: bool = False,
+        others: tuple[jax.Array, ...] | None = None,
+        hold: bool = False,
     ) -> Passed:
         backward, forward = residual is not None, next_batch is not None
         variant = Variant(
@@ -79,6 +95,7 @@ class InnerProgram(StageProgram):
             observe=observe,
             sends=self.stage.first > 0,
             weights=weights,
+            hold=hold,
         )
         old = residual or Residual()
         outcome = self._compiled(self._run, variant, _donated(variant))(
@@ -93,6 +110,7 @@ class InnerProgram(StageProgram):
             batch,
             x,
             next_batch,
+            others,
         )
         after = passed(state, outcome)
         return after._replace(residual=self._residual(state, after.state, x, outcome, weights)) if forward else after
@@ -105,9 +123,8 @@ class InnerProgram(StageProgram):
         if not redoes_forward(weights):
             inputs = self._linearizations[signature].inputs_of(x)
             return Residual(outcome.values, inputs, params, signature=signature)
-        # A replay takes today's model state; a rematerialised forward is to be the very same one.
-        model_state = before.packed_model_state if weights == "remat" else None
-        return Residual(None, x, params, model_state, signature)
+        # Policies choose weights. What a layer carries from batch to batch is always that of the batch's forward.
+        return Residual(None, x, params, before.packed_model_state, signature)
 
     def _run(
         self,
@@ -123,18 +140,17 @@ class InnerProgram(StageProgram):
         batch: jax.Array,
         x: PyTree,
         next_batch: jax.Array | None,
+        others: tuple[jax.Array, ...] | None,
     ) -> Outcome:
         outcome = Outcome()
         if variant.backward is not None and opt_state is not None:
             grads, sent = self._gradients(variant, params, model_state, key, values, held, gradient, batch)
-            new_params, opt_state = self.updates.apply(variant.due, grads, opt_state, params, norms)
-            params = params if new_params is None else new_params
-            outcome = Outcome(
-                params=new_params,
-                opt_state=opt_state,
+            outcome = dataclasses.replace(
+                self._updated(variant, grads, opt_state, params, norms, others),
                 sent=sent if variant.sends else None,
                 grads=grads if variant.observe else None,
             )
+            params = params if outcome.params is None else outcome.params
         if variant.forward:
             arguments: tuple[Any, ...] = (params.tree, x, model_state.tree, key, next_batch)
             if redoes_forward(variant.weights):
@@ -159,9 +175,9 @@ class InnerProgram(StageProgram):
         inputs, stashed, before = held
         chosen = (params if stashed is None else stashed).tree
         if values is None:
-            arguments = (chosen, inputs, (model_state if before is None else before).tree, key, batch)
+            arguments = (chosen, inputs, before.tree, key, batch)
             # The batch statistics that it gathers again are dropped: each batch counts once, in its forward.
-            return self._linearization(*arguments).forward_then_backward(*arguments)[2](gradient)
+            return self._linearization(*arguments).forward_then_backward(*arguments, again=True)[2](gradient)
         assert variant.backward is not None  # there are values of it
         structure, leaves = variant.backward
         x = jax.tree.unflatten(structure, [jax.numpy.zeros(shape, dtype) for shape, dtype in leaves])
@@ -176,7 +192,7 @@ class InnerProgram(StageProgram):
 
 
 def _donated(variant: Variant) -> tuple[str, ...]:
-    if variant.backward is None:
+    if variant.backward is None or variant.hold:
         return ()
     updated = ("params",) if variant.due and not keeps_versions(variant.weights) else ()
     return ("opt_state", *updated, "values") if variant.forward else ("opt_state", *updated)

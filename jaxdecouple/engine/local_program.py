@@ -45,9 +45,9 @@ class LocalProgram(StageProgram):
     ):
         super().__init__(stage, optimizer, donate)
         self.auxiliary = auxiliary
-        self.auxiliary_updates = Updates(auxiliary_optimizer)
         self._top = stage.first + stage.num_layers - 1  # the layer that it stands on
         self._index = _BEYOND_LAYERS + self._top
+        self.auxiliary_updates = Updates(auxiliary_optimizer, self._index)
 
     def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
         """The initial state of the stage and its auxiliary network, for inputs and targets shaped like these.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import optax
 
 from jaxdecouple.engine.linearization import linearize
-from jaxdecouple.engine.losses import accuracy
+from jaxdecouple.engine.losses import label_hits, predicts_labels
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
 from jaxdecouple.engine.state import StageState
@@ -16,6 +17,8 @@ from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, describe
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
+# The loss of a batch; how many labels were found, and how many there were, or ``None`` where there is no accuracy.
+Score = tuple[jax.Array, tuple[jax.Array, jax.Array] | None]
 
 
 class LossProgram(StageProgram):
@@ -42,12 +45,31 @@ class LossProgram(StageProgram):
             raise ValueError(f"the loss returns {describe(loss)}; write one that returns a scalar, the batch's mean")
 
     def train(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int, sends: bool = True, observe: bool = False
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        sends: bool = True,
+        observe: bool = False,
+        others: tuple[jax.Array, ...] | None = None,
+        hold: bool = False,
     ) -> Passed:
-        """Loss, accuracy, the gradient of the stage's input, if the stage below wants it, and the state after."""
+        """Loss, accuracy, the gradient of the stage's input, if the stage below wants it, and the state after.
+
+        Args:
+          state: of the stage.
+          x, targets: of the batch.
+          batch: its index.
+          sends: whether the stage below wants a gradient.
+          observe: whether the gradient that the optimizer is given is wanted.
+          others: the other stages' shares of what the optimizers sum over stages.
+          hold: whether an update waits for `update`.
+        """
         due = self.updates.due(batch)
-        variant = Variant(forward=True, due=due, observe=observe, sends=sends and self.stage.first > 0)
-        outcome = self._compiled(self._run, variant, ("params", "opt_state") if due else ("opt_state",))(
+        variant = Variant(forward=True, due=due, observe=observe, sends=sends and self.stage.first > 0, hold=hold)
+        donated = () if hold else ("params", "opt_state") if due else ("opt_state",)
+        outcome = self._compiled(self._run, variant, donated)(
             state.packed_params,
             state.packed_opt_state,
             state.packed_model_state,
@@ -56,11 +78,12 @@ class LossProgram(StageProgram):
             targets,
             state.packed_gradient_norms,
             batch,
+            others,
         )
         return passed(state, outcome)
 
-    def score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
-        """Loss and accuracy of a batch."""
+    def score(self, logits: PyTree, targets: PyTree) -> Score:
+        """Loss of a batch, and how many of its labels were found."""
         return self._compiled(self._run_score)(logits, targets)
 
     def _run(
@@ -74,6 +97,7 @@ class LossProgram(StageProgram):
         targets: PyTree,
         norms: Packed | None,
         batch: jax.Array,
+        others: tuple[jax.Array, ...] | None,
     ) -> Outcome:
         def loss_of(params: PyTree, x: PyTree, *rest: PyTree) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
             logits, new_state = self._apply(params, x, *rest)
@@ -81,14 +105,13 @@ class LossProgram(StageProgram):
 
         arguments = (params.tree, x, model_state.tree, key, batch)
         loss, (logits, new_state), (grads, sent) = linearize(loss_of, *arguments).gradients_of_loss(*arguments)
-        new_params, opt_state = self.updates.apply(variant.due, grads, opt_state, params, norms)
-        return Outcome(
-            params=new_params,
-            opt_state=opt_state,
+        hits = self._hits(logits, targets)
+        return dataclasses.replace(
+            self._updated(variant, grads, opt_state, params, norms, others),
             model_state=pack(new_state),
             sent=sent if variant.sends else None,
             loss=loss,
-            accuracy=accuracy(logits, targets),
+            accuracy=None if hits is None else hits[0] / hits[1],
             grads=grads if variant.observe else None,
         )
 
@@ -98,5 +121,8 @@ class LossProgram(StageProgram):
         loss, pull = jax.vjp(lambda params, x: self.loss(self._predict(params, model_state, key, x), given), params, x)
         return pull(jax.numpy.ones_like(loss))
 
-    def _run_score(self, _: None, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None]:
-        return self.loss(logits, targets), accuracy(logits, targets)
+    def _run_score(self, _: None, logits: PyTree, targets: PyTree) -> Score:
+        return self.loss(logits, targets), self._hits(logits, targets)
+
+    def _hits(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array] | None:
+        return label_hits(logits, targets) if predicts_labels(self.loss) else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,10 +32,30 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array | None:
-    """Share of examples whose largest logit is the label, or ``None`` where targets are not labels."""
+    """Share of labels that are the largest logit, or ``None`` where targets are not labels.
+
+    Negative labels, such as the -100 of padding, are left out; NaN where there is no other.
+    """
+    hits = label_hits(logits, targets)
+    return None if hits is None else hits[0] / hits[1]
+
+
+def label_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    """How many labels are the largest logit, and how many labels there are; negative ones are left out of both."""
     if not is_labels(logits, targets) or logits.shape[-1] < 2:
         return None
-    return jnp.mean(jnp.argmax(logits, axis=-1) == targets)
+    kept = targets >= 0
+    return jnp.sum((jnp.argmax(logits, axis=-1) == targets) & kept), jnp.sum(kept)
+
+
+def predicts_labels(loss: Callable) -> bool:
+    """Whether ``loss`` is known to want the largest logit to be the label: then an accuracy has a meaning.
+
+    A loss of the user's own may leave labels out, or mean something else by integers.
+    """
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return loss is softmax_cross_entropy
 
 
 def is_labels(logits: jax.Array | jax.ShapeDtypeStruct, targets: jax.Array | jax.ShapeDtypeStruct) -> bool:

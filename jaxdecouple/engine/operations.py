@@ -5,6 +5,7 @@ Each call is one asynchronous dispatch on the stage's device, and the sending of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from jaxdecouple.engine.stage_program import Passed
 from jaxdecouple.engine.state import Metrics
 from jaxdecouple.engine.workspace import Operation, Workspace
 from jaxdecouple.network.trees import PyTree
-from jaxdecouple.schedules import BACKWARD, Op, Schedule, join
+from jaxdecouple.schedules import BACKWARD, Op, Schedule, is_synchronous, join
 
 
 class Dispatch(NamedTuple):
@@ -108,7 +109,8 @@ class Dispatcher:
         """Forward, loss, backward and update of the last stage."""
         observe = self._before(work, "train", k, n)
         x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
-        passed = self.programs[k].train(work.stages[k], x, targets, n, self._sends[k], observe)
+        hold, others = self._over_stages(work, k, n)
+        passed = self.programs[k].train(work.stages[k], x, targets, n, self._sends[k], observe, others, hold)
         self._keep(work, "train", k, n, passed, down=True)
         return Metrics(n, passed.loss, passed.accuracy)
 
@@ -116,18 +118,22 @@ class Dispatcher:
         """The backward of a stage below the loss, with its update."""
         observe = self._before(work, "backward", k, n)
         residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        passed = self.programs[k].backward(work.stages[k], residual, gradient, n, self._weights, observe)
-        self._keep(work, "backward", k, n, passed, down=True)
+        hold, others = self._over_stages(work, k, n)
+        arguments = (work.stages[k], residual, gradient, n, self._weights, observe, others, hold)
+        self._keep(work, "backward", k, n, self.programs[k].backward(*arguments), down=True)
 
     def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
         """The backward of a batch and the forward of another, in one dispatch."""
-        if work.observer is not None and (work.observer.wants(n) or work.observer.wants(next_n)):
+        hold, others = self._over_stages(work, k, n)
+        observed = work.observer is not None and (work.observer.wants(n) or work.observer.wants(next_n))
+        if hold or observed:
             self.backward(work, k, n)
             self.forward(work, k, next_n)
             return
         self._before(work, "backward_forward", k, n)
         residual, gradient, x = work.residuals[k].pop(n), work.gradients[k].pop(n), work.activations[k].pop(next_n)
-        passed = self.programs[k].backward_forward(work.stages[k], residual, gradient, n, x, next_n, self._weights)
+        arguments = (work.stages[k], residual, gradient, n, x, next_n, self._weights, others)
+        passed = self.programs[k].backward_forward(*arguments)
         self._keep(work, "backward_forward", k, n, passed, down=True, up=next_n)
 
     def learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
@@ -145,6 +151,40 @@ class Dispatcher:
         passed = self.programs[k].teach(work.stages[k], residual, gradient, n, self._weights)
         self._keep(work, "teach", k, n, passed)
         return passed.loss
+
+    def _over_stages(self, work: Workspace, k: int, n: int) -> tuple[bool, tuple[jax.Array, ...] | None]:
+        """Whether the update waits for those of all stages, and the other stages' shares of the sum over all.
+
+        The shares are ``None`` where there is no sum, and those from before the tick where updates do not wait: so no
+        stage waits for what another computes in the same tick.
+        """
+        if work.stages[k].share is None or not self.programs[k].updates.due(n):
+            return False, None
+        if self._together:
+            return True, ()
+        return False, self._others(work.shares, k)
+
+    def _others(self, shares: Sequence[jax.Array | None], k: int) -> tuple[jax.Array, ...]:
+        """The shares of all stages but ``k``, where that lives."""
+        apart = ((j, share) for j, share in enumerate(shares) if j != k and share is not None)
+        return tuple(self.placement.send(share, j, k) for j, share in apart)
+
+    @functools.cached_property
+    def _together(self) -> bool:
+        """Whether all stages update in the same tick, from the same batches, so that they can wait for one another."""
+        groups = {program.updates.every for program in self.programs}
+        return len(self.programs) > 1 and len(groups) == 1 and is_synchronous(self.schedule, *groups)
+
+    def _update_together(self, work: Workspace, n: int) -> None:
+        """The updates that waited: all stages have the gradient of batch ``n``, and their shares of the sum."""
+        shares = [stage.share for stage in work.stages]
+        for k, (operation, held) in sorted(work.held.items()):
+            others = self._others(shares, k)
+            passed = self.programs[k].update(work.stages[k], held.held, n, self._weights, others)
+            work.stages[k] = passed.state
+            if work.observer is not None:
+                work.observer.after(operation, k, n, held.grads, updated=True)
+        work.held.clear()
 
     def _before(self, work: Workspace, operation: Operation, k: int, n: int) -> bool:
         """Tells the observer; whether it wants the gradient."""
@@ -173,13 +213,17 @@ class Dispatcher:
           up: the batch whose output goes up, if one does.
         """
         before, work.stages[k] = work.stages[k], passed.state
+        if passed.held is not None:
+            work.held[k] = operation, passed
         if down and self._sends[k]:
             work.gradients[k - 1][n] = self.placement.send(passed.sent, k, k - 1)
         if up is not None:
             work.activations[k + 1][up] = self.placement.send(passed.y, k, k + 1)
             if passed.residual is not None:
                 work.residuals[k][up] = passed.residual
-        if work.observer is not None:
+        if work.held and len(work.held) == sum(stage.share is not None for stage in work.stages):
+            self._update_together(work, n)
+        elif work.observer is not None and passed.held is None:
             updated = passed.state.packed_params is not before.packed_params
             work.observer.after(operation, k, n, passed.grads, updated)
 

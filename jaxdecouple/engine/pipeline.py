@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from jaxdecouple.engine.losses import softmax_cross_entropy
 from jaxdecouple.engine.operations import Dispatcher, ShapesDispatcher
 from jaxdecouple.engine.placement import Devices, Params, Placement
 from jaxdecouple.engine.programs import programs_for
+from jaxdecouple.engine.shares import with_shares
 from jaxdecouple.engine.state import InFlight, Metrics, State
 from jaxdecouple.engine.workspace import Observer, Workspace
 from jaxdecouple.network.adapters import as_stages
@@ -36,7 +38,11 @@ from jaxdecouple.transforms.gradient_norms import sample_of
 
 
 class Evaluation(NamedTuple):
-    """Means over all examples; ``accuracy`` is ``None`` where targets are not labels."""
+    """Means over all examples.
+
+    ``accuracy`` is over all labels but negative ones; ``None`` where targets are not labels, or with a loss of one's
+    own, which may leave labels out or mean something else by them.
+    """
 
     loss: float
     accuracy: float | None
@@ -182,7 +188,8 @@ class Pipeline:
             if isinstance(program, LocalProgram):
                 program.check_auxiliary(shapes)
         self._expected = Expected(x, shapes, self.loss_program)
-        return State(stages=tuple(stages), in_flight=tuple(InFlight() for _ in stages))
+        stages = with_shares(stages, self.programs, self.placement, alone=self.schedule.is_local)
+        return State(stages=stages, in_flight=tuple(InFlight() for _ in stages))
 
     def step(
         self, state: State, batch: tuple[PyTree, PyTree], *, observer: Observer | None = None
@@ -298,10 +305,11 @@ class Pipeline:
                 jax.block_until_ready(scores[-1 - self.run_ahead])
         if not sizes:
             raise ValueError("evaluate got no batches; write an iterable of (inputs, targets)")
-        losses, accuracies = zip(*jax.device_get(scores), strict=True)
+        losses, hits = zip(*jax.device_get(scores), strict=True)
+        found, labels = (None, 0) if hits[0] is None else np.sum(hits, axis=0)
         return Evaluation(
             loss=_mean(losses, sizes),
-            accuracy=None if accuracies[0] is None else _mean(accuracies, sizes),
+            accuracy=None if found is None else float(found / labels) if labels else math.nan,
             examples=sum(sizes),
         )
 

@@ -17,11 +17,11 @@ import optax
 from jaxdecouple.engine.linearization import as_sent, received
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.state import NetworkState, Residual, StageState
-from jaxdecouple.engine.updates import Updates
+from jaxdecouple.engine.updates import SumOverStages, Updates
 from jaxdecouple.network.stack import stacked
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, Signature
-from jaxdecouple.schedules import Weights
+from jaxdecouple.schedules import Weights, keeps_versions
 from jaxdecouple.transforms.gradient_norms import by_example, tensor_norms
 from jaxdecouple.transforms.layer_groups import stacked_counts
 
@@ -36,6 +36,7 @@ class Variant(NamedTuple):
       observe: whether the gradient that the optimizer is given is wanted.
       sends: whether the gradient of the stage's input is wanted.
       weights: the policy: which weights the backward uses.
+      hold: whether the gradient of a group's end is handed back, for `StageProgram.update`.
     """
 
     backward: Signature | None = None
@@ -44,6 +45,7 @@ class Variant(NamedTuple):
     observe: bool = False
     sends: bool = True
     weights: Weights = "stash"
+    hold: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -59,6 +61,8 @@ class Outcome:
       loss, accuracy: scalars.
       grads: the gradient that the optimizer was given, a tree.
       auxiliary: of the auxiliary network.
+      share: the stage's, of what the optimizer sums over stages.
+      held: the gradient that the optimizer will be given, packed.
     """
 
     params: Packed | None = None
@@ -71,6 +75,8 @@ class Outcome:
     accuracy: jax.Array | None = None
     grads: PyTree = None
     auxiliary: Outcome | None = None
+    share: jax.Array | None = None
+    held: Packed | None = None
 
 
 class Passed(NamedTuple):
@@ -83,6 +89,7 @@ class Passed(NamedTuple):
       residual: for the backward, or for the auxiliary network to be taught.
       loss, accuracy: scalars.
       grads: the gradient that the optimizer was given, if it was to be observed.
+      held: that which it will be given, packed, if the stage waits for others with its update.
     """
 
     state: StageState
@@ -92,6 +99,7 @@ class Passed(NamedTuple):
     loss: jax.Array | None = None
     accuracy: jax.Array | None = None
     grads: PyTree = None
+    held: Packed | None = None
 
 
 def passed(state: StageState, outcome: Outcome, residual: Residual | None = None) -> Passed:
@@ -99,8 +107,9 @@ def passed(state: StageState, outcome: Outcome, residual: Residual | None = None
     auxiliary = state.auxiliary
     if outcome.auxiliary is not None and auxiliary is not None:
         auxiliary = NetworkState(*_changed(auxiliary, outcome.auxiliary))
-    new = StageState(*_changed(state, outcome), state.key, state.packed_gradient_norms, auxiliary)
-    return Passed(new, outcome.y, outcome.sent, residual, outcome.loss, outcome.accuracy, outcome.grads)
+    share = state.share if outcome.share is None else outcome.share
+    new = StageState(*_changed(state, outcome), state.key, state.packed_gradient_norms, auxiliary, share)
+    return Passed(new, outcome.y, outcome.sent, residual, outcome.loss, outcome.accuracy, outcome.grads, outcome.held)
 
 
 def _changed(state: NetworkState, outcome: Outcome) -> tuple[Packed, Packed, Packed]:
@@ -124,7 +133,7 @@ class StageProgram:
 
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, donate: bool):
         self.stage = stage
-        self.updates = Updates(optimizer)
+        self.updates = Updates(optimizer, stage.first)
         self.donate = donate
         self.keep: Callable[[PyTree], PyTree] = lambda owned: owned
         self.functions: dict[Hashable, Callable] = {}
@@ -165,6 +174,52 @@ class StageProgram:
         function = self._compiled(self._run_norms, chunk_size)
         norms, sent = function(state.packed_params, state.packed_model_state, state.key, x, given)
         return sent, state.replace(packed_gradient_norms=norms)
+
+    def update(
+        self, state: StageState, held: Packed, batch: int, weights: Weights, others: tuple[jax.Array, ...]
+    ) -> Passed:
+        """The state after the update that waited for other stages.
+
+        Args:
+          state: of the stage.
+          held: the gradient of ``batch``, which ends a group.
+          batch: its index.
+          weights: the policy.
+          others: the other stages' shares of what the optimizers sum over stages.
+        """
+        donated = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
+        outcome = self._compiled(self._run_update, Variant(due=True, weights=weights), donated)(
+            state.packed_params, state.packed_opt_state, held, state.packed_gradient_norms, others
+        )
+        return passed(state, outcome)
+
+    def _run_update(
+        self,
+        variant: Variant,
+        params: Packed,
+        opt_state: Packed,
+        held: Packed,
+        norms: Packed | None,
+        others: tuple[jax.Array, ...],
+    ) -> Outcome:
+        return self._updated(variant, held.tree, opt_state, params, norms, others)
+
+    def _updated(
+        self,
+        variant: Variant,
+        grads: PyTree,
+        opt_state: Packed,
+        params: Packed,
+        norms: Packed | None,
+        others: tuple[jax.Array, ...] | None,
+    ) -> Outcome:
+        """What the optimizer makes of a gradient."""
+        total = None if others is None else SumOverStages(others)
+        new_params, new_state = self.updates.apply(variant.due, grads, opt_state, params, norms, total)
+        share = None if total is None else total.share
+        if variant.hold:  # of all that, the compiler keeps what the share needs
+            return Outcome(held=pack(grads), share=share)
+        return Outcome(params=new_params, opt_state=new_state, share=share)
 
     def _compiled(self, run: Callable, variant: Hashable = None, donated: tuple[str, ...] = ()) -> Callable:
         """``run(variant, ...)``, compiled; it may reuse the memory of the arguments named in ``donated``."""

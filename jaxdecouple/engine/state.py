@@ -64,11 +64,14 @@ class StageState(NetworkState):
       key: the run's random key, the same at every stage.
       packed_gradient_norms: `gradient_norms`, packed.
       auxiliary: the stage's auxiliary network, under schedules by which stages learn locally; else ``None``.
+      share: the stage's share of what its optimizer sums over all stages, as of its last update; ``None`` where that
+        sums nothing (`clip_by_global_norm` does).
     """
 
     key: jax.Array
     packed_gradient_norms: Packed | None = None
     auxiliary: NetworkState | None = None
+    share: jax.Array | None = None
 
     @property
     def gradient_norms(self) -> PyTree | None:
@@ -85,13 +88,13 @@ class Residual(struct.PyTreeNode):
     * ``stash``   the activations, and a reference to the weights of the forward;
     * ``remat``   the stage's input, and references to those weights and the model state; the forward is redone;
     * ``latest``  the activations alone; the backward reads today's weights;
-    * ``replay``  the stage's input alone; the forward is redone with today's weights.
+    * ``replay``  the stage's input, and a reference to the model state; the forward is redone with today's weights.
 
     Attributes:
       values: the activations, packed, made by the forward and held by nobody else; ``None`` where it is redone.
       inputs: what the backward needs of the stage's input, by reference.
       params: the weights of the forward, by reference, or ``None``.
-      model_state: that before the forward, by reference, or ``None``.
+      model_state: that before the forward, by reference, or ``None`` where the forward is not redone.
       signature: structure, shapes and dtypes of the stage's input.
     """
 
@@ -140,7 +143,8 @@ class Metrics(struct.PyTreeNode):
     Attributes:
       batch: its index.
       loss: scalar array on the last stage's device.
-      accuracy: scalar array there, or ``None`` where targets are not labels.
+      accuracy: scalar array there, the share of labels found; ``None`` where targets are not labels, or with a loss of
+        one's own, which may leave labels out or mean something else by them.
       auxiliary: by stage, the loss of each auxiliary network that learned in the tick, of whatever batch it had: scalar
         arrays on the stages' devices; empty unless stages learn locally.
     """

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdecouple.engine.packing import Packed, pack
@@ -11,14 +15,35 @@ from jaxdecouple.schedules import ends_group
 from jaxdecouple.transforms.accumulation import Accumulation
 
 
+class SumOverStages:
+    """Adds a stage's share of a sum, which its optimizer gives, to those of the other stages.
+
+    Attributes:
+      share: the stage's, once the optimizer has given it.
+    """
+
+    def __init__(self, others: Sequence[jax.Array]):
+        self.share: jax.Array | None = None
+        self._others = others
+
+    def __call__(self, share: jax.Array) -> jax.Array:
+        """The sum."""
+        self.share = share
+        return sum(self._others, share)
+
+
 class Updates:
     """An optax transform, of which batches that end no group only add a gradient to the sum.
 
     Attributes:
+      optimizer: the transform.
       every: M, the batches of a group.
     """
 
-    def __init__(self, optimizer: optax.GradientTransformation):
+    def __init__(self, optimizer: optax.GradientTransformation, number: int = 0):
+        """Updates by ``optimizer`` of the part of a network that begins with layer ``number``."""
+        self.optimizer = optimizer
+        self._number = number
         self._optimizer = optax.with_extra_args_support(optimizer)
         self.every = optimizer.every if isinstance(optimizer, Accumulation) else 1
 
@@ -28,15 +53,21 @@ class Updates:
         return self._optimizer
 
     def init(self, params: optax.Params) -> optax.OptState:
-        """The optimizer's initial state."""
-        return self._optimizer.init(params)
+        """The optimizer's initial state. Random keys in it are folded, so that no two stages add the same noise."""
+        return _folded(self._optimizer.init(params), self._number)
 
     def due(self, batch: int) -> bool:
         """Whether the gradient of ``batch`` ends its group, and so updates."""
         return ends_group(batch, self.every)
 
     def apply(
-        self, due: bool, grads: optax.Updates, opt_state: Packed, params: Packed, norms: Packed | None = None
+        self,
+        due: bool,
+        grads: optax.Updates,
+        opt_state: Packed,
+        params: Packed,
+        norms: Packed | None = None,
+        over_stages: SumOverStages | None = None,
     ) -> tuple[Packed | None, Packed]:
         """Parameters, ``None`` unless an update is due, and the optimizer's state after a gradient.
 
@@ -46,10 +77,41 @@ class Updates:
           opt_state: the optimizer's.
           params: of the network.
           norms: of single examples' gradients, for optimizers that need them.
+          over_stages: for optimizers that sum over all stages.
         """
         if not due:
             return None, pack(self._accumulation.add(grads, opt_state.tree))
         finish: Any = self._accumulation.finish if self.every > 1 else self._optimizer.update
-        extra = {} if norms is None else {"gradient_norms": norms.tree}
+        extra: dict[str, Any] = {} if norms is None else {"gradient_norms": norms.tree}
+        if over_stages is not None:
+            extra["over_stages"] = over_stages
         updates, new_state = finish(grads, opt_state.tree, params.tree, **extra)
         return pack(optax.apply_updates(params.tree, updates)), pack(new_state)
+
+
+def _folded(opt_state: optax.OptState, number: int) -> optax.OptState:
+    """``opt_state`` with ``number`` folded into its random keys; those of the first stage stay as they were given."""
+
+    def fold(path: Any, leaf: Any) -> Any:
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
+            return _fold_in(leaf, number)
+        if _is_raw_key(path, leaf):
+            return jax.random.key_data(_fold_in(jax.random.wrap_key_data(leaf), number))
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(fold, opt_state) if number else opt_state
+
+
+def _fold_in(keys: jax.Array, number: int) -> jax.Array:
+    fold = jax.random.fold_in
+    for _ in range(keys.ndim):
+        fold = jax.vmap(fold, in_axes=(0, None))
+    return fold(keys, number)
+
+
+def _is_raw_key(path: Any, leaf: Any) -> bool:
+    """Whether a leaf is a key of the older kind, ``jax.random.PRNGKey``: an array like any other but for its name."""
+    shape = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    if getattr(leaf, "dtype", None) != shape.dtype or leaf.shape[-1:] != shape.shape:
+        return False
+    return re.search("key|rng", jax.tree_util.keystr(path[-1:])) is not None

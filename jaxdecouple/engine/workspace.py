@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from jaxdecouple.engine.state import InFlight, State
 from jaxdecouple.network.trees import PyTree
@@ -15,11 +15,15 @@ class Workspace:
 
     Attributes:
       observer: who is told of the tick's operations, if anybody.
+      shares: of the stages, as they were before the tick.
+      held: by stage, what an operation gave whose update waits for those of all stages, within the tick.
     """
 
     def __init__(self, state: State, observer: Observer | None = None):
         self.observer = observer
+        self.held: dict[int, tuple[Operation, Any]] = {}
         self.stages = list(state.stages)
+        self.shares = [stage.share for stage in state.stages]
         self.activations = [dict(flight.activations) for flight in state.in_flight]
         self.targets = [dict(flight.targets) for flight in state.in_flight]
         self.residuals = [dict(flight.residuals) for flight in state.in_flight]

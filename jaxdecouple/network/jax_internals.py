@@ -28,11 +28,14 @@ except (ImportError, AttributeError):  # another version of JAX: `jax.device_put
 
 PyTree = Any
 
+# Callbacks whose caller wants nothing back.
+_REPORTS = ("debug_callback", "debug_print")
+
 # What may be taken apart and put together again anywhere. A shard_map, for one, has axes that exist within it alone.
 _TRANSPARENT = ("jit", "pjit", "scan", "checkpoint", "remat", "remat2", "closed_call", "core_call")
 
 
-__all__ = ["attach_weights", "copy_to_device", "depends", "detach_weights", "fast_in_loops", "jaxpr_as_fun"]
+__all__ = ["attach_weights", "copy_to_device", "depends", "detach_weights", "fast_in_loops", "jaxpr_as_fun", "quiet"]
 
 
 def detach_weights(vjp: Any) -> Any:
@@ -88,6 +91,49 @@ def depends(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
     return marks(jaxpr.outvars)
 
 
+def quiet(closed: Any, wanted: Sequence[bool]) -> Any:
+    """A recorded function with its ``wanted`` outputs alone, which reports nothing.
+
+    What does not help to compute an output, such as ``jax.debug.print``, is left out, in loops and calls as well.
+    """
+    jaxpr = _without_reports(closed.jaxpr)
+    outputs = [variable for variable, wants in zip(jaxpr.outvars, wanted, strict=True) if wants]
+    needed, kept = {variable for variable in outputs if not isinstance(variable, Literal)}, []
+    for equation in reversed(jaxpr.eqns):
+        if any(variable in needed for variable in equation.outvars):
+            kept.append(equation)
+            needed.update(variable for variable in equation.invars if not isinstance(variable, Literal))
+    names = jaxpr.debug_info._replace(result_paths=None)
+    return closed.replace(jaxpr=jaxpr.replace(eqns=kept[::-1], outvars=outputs, debug_info=names))
+
+
+def _without_reports(jaxpr: Any) -> Any:
+    """``jaxpr`` without callbacks that give nothing back, at any depth."""
+    equations = [_quiet_within(equation) for equation in jaxpr.eqns if equation.primitive.name not in _REPORTS]
+    effects = frozenset().union(*(equation.effects for equation in equations))
+    return jaxpr.replace(eqns=equations, effects=effects)
+
+
+def _quiet_within(equation: Any) -> Any:
+    def rewritten(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(rewritten, value))
+        if hasattr(value, "eqns"):
+            return (
+                value.replace(jaxpr=_without_reports(value.jaxpr))
+                if hasattr(value, "consts")
+                else _without_reports(value)
+            )
+        return value
+
+    if not equation.effects:  # there are no callbacks in it
+        return equation
+    params = {name: rewritten(value) for name, value in equation.params.items()}
+    inner = [value for given in params.values() for value in (given if isinstance(given, tuple) else (given,))]
+    effects = [value.effects for value in inner if hasattr(value, "eqns")]
+    return equation.replace(params=params, effects=frozenset().union(*effects)) if effects else equation
+
+
 def fast_in_loops(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
     """``function(*args)``, with convolutions that the CPU computes as fast in loops as outside of them.
 
@@ -104,6 +150,9 @@ def fast_in_loops(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
 def _depends_through(equation: Any, given: list[bool]) -> list[bool]:
     inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     inner = getattr(inner, "jaxpr", inner)
+    if equation.primitive.name == "cond" and not given[0]:  # which branch is taken depends on nothing given
+        branches = [depends(branch.jaxpr, given[1:]) for branch in equation.params["branches"]]
+        return [any(marks) for marks in zip(*branches, strict=True)]
     if inner is None or not any(given):
         return [any(given)] * len(equation.outvars)
     if (len(inner.invars), len(inner.outvars)) != (len(equation.invars), len(equation.outvars)):

@@ -31,7 +31,7 @@ from jaxdecouple.schedules.schedule import (
     keeps_versions,
     redoes_forward,
 )
-from jaxdecouple.schedules.staleness import GradientAge, ends_group, gradient_ages, staleness
+from jaxdecouple.schedules.staleness import GradientAge, ends_group, gradient_ages, is_synchronous, staleness
 from jaxdecouple.schedules.validation import validate
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "features_replay",
     "gpipe",
     "gradient_ages",
+    "is_synchronous",
     "join",
     "keeps_versions",
     "pipedream",

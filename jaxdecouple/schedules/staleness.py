@@ -71,6 +71,18 @@ def gradient_ages(schedule: Schedule, num_batches: int, accumulate: int = 1) -> 
     return ages
 
 
+def is_synchronous(schedule: Schedule, accumulate: int = 1) -> bool:
+    """Whether all stages update as one network would: in one tick, by the gradients of the weights at hand."""
+    if any(map(any, staleness(schedule, accumulate))):
+        return False
+    ticks: dict[int, set[int]] = defaultdict(set)  # by batch that ends a group
+    for tick, ops in schedule.run(2 * accumulate * schedule.repeats):
+        for kind, stage, batch in ops:
+            if schedule.learns_in_forward(stage) == (kind is FORWARD) and ends_group(batch, accumulate):
+                ticks[batch].add(tick)
+    return all(len(found) == 1 for found in ticks.values())
+
+
 def staleness(schedule: Schedule, accumulate: int = 1) -> tuple[tuple[int, ...], ...]:
     """Level of staleness in the steady state: ``staleness(...)[stage][j]`` for the j-th batch of a group of M.
 

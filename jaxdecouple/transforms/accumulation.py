@@ -32,10 +32,11 @@ class Accumulation(optax.GradientTransformationExtraArgs):
 
     Attributes:
       every: M.
+      inner: the transform that sees the means.
     """
 
     every: int
-    _inner: optax.GradientTransformationExtraArgs
+    inner: optax.GradientTransformationExtraArgs
 
     def __new__(cls, transform: optax.GradientTransformation, every: int, dtype: Any = None) -> Accumulation:
         inner = optax.with_extra_args_support(transform)
@@ -64,7 +65,7 @@ class Accumulation(optax.GradientTransformationExtraArgs):
 
         self = super().__new__(cls, init, update)
         self.every = every
-        self._inner = inner
+        self.inner = inner
         return self
 
     def add(self, grads: optax.Updates, state: AccumulationState) -> AccumulationState:
@@ -77,7 +78,7 @@ class Accumulation(optax.GradientTransformationExtraArgs):
     ) -> tuple[optax.Updates, AccumulationState]:
         """Updates and state after the gradient that ends its group."""
         mean = jax.tree.map(lambda total, g: ((total + g) / self.every).astype(g.dtype), state.total, grads)
-        updates, inner = self._inner.update(mean, state.inner, params, **extra)
+        updates, inner = self.inner.update(mean, state.inner, params, **extra)
         return updates, AccumulationState(jnp.zeros_like(state.count), jax.tree.map(jnp.zeros_like, state.total), inner)
 
 
