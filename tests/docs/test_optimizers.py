@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 
-import jaxdecouple as jd
 from jaxdecouple.transforms import dependence_of
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "how_to" / "optimizers.md").read_text()
