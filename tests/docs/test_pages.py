@@ -81,7 +81,12 @@ def test_the_table_of_predicted_speeds():
 
 
 def test_every_public_name_has_an_entry_in_the_reference():
-    entries = re.findall(r"^::: jaxdecouple\.(\S+)", "".join(p.read_text() for p in DOCS.glob("reference/*.md")), re.M)
-    assert len(entries) > 40
-    assert set(jd.__all__) - set(entries) == {"checkpoints"}  # whose names stand one by one
-    assert {f"checkpoints.{name}" for name in jd.checkpoints.__all__ if name not in jd.__all__} <= set(entries)
+    pages = "".join(page.read_text() for page in DOCS.glob("reference/*.md"))
+    entries = re.findall(r"^::: jaxdecouple\.(\S+)|`(schedules\.[A-Z]+)`", pages, re.MULTILINE)
+    entries = [entry or constant for entry, constant in entries]
+    rooms = {"asynchronous", "checkpoints", "data", "models", "schedules"}
+    missing = set(jd.__all__) - rooms - set(entries)
+    for room in rooms & set(jd.__all__):
+        names = set(getattr(jd, room).__all__) - set(jd.__all__)
+        missing |= {f"{room}.{name}" for name in names} - set(entries)
+    assert missing == set() and len(entries) == len(set(entries)) > 40
