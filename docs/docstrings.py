@@ -1,4 +1,4 @@
-"""Docstrings here document two parameters at once ("start, stop: seconds"). The reference gives each an entry of its own."""
+"""Gives each parameter an entry of its own where a docstring documents several ("start, stop: seconds")."""
 
 from __future__ import annotations
 
