@@ -4,8 +4,8 @@
 
 The directory gets config.json, metrics.jsonl (a line per epoch), speed.json, summary.json, curves.png, schedule.png,
 the weights as model.msgpack, and checkpoints; with --method=auto, what it measured and the timeline it expects as well;
-with --diagnose_every, diagnostics.jsonl (a line per probe) and diagnostics.png. Nothing is written before the data are
-loaded and the settings have been found trainable.
+with --diagnose_every, diagnostics.jsonl (a line per probe) and diagnostics.png; with --log, metrics.csv, tensorboard/.
+Nothing is written before the data are loaded and the settings have been found trainable.
 
 The same command again goes on with a run that was stopped or killed, at its newest checkpoint, and ends with the same
 weights, metrics.jsonl and summary.json as if it had never been. SIGTERM and Ctrl-C save before they stop it.
@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments import cli as command_line
 from experiments import settings
-from experiments.training.config import Config, Saving
+from experiments.training.config import Config, Logging, Saving
 from experiments.training.run_directory import Standing, default_path, standing
 
 FLAGS = flags.FLAGS
@@ -29,6 +29,7 @@ def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
     settings.define(Config)
     settings.define(Saving)
+    settings.define(Logging)
     flags.DEFINE_bool("share_devices", False, "put several stages on one device where devices are fewer than stages")
     settings.show("share_devices", "the run")
     command_line.define_workdir()
@@ -37,7 +38,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     again = "the same command without --overwrite" if FLAGS.overwrite else "the same command"
     with command_line.frame(argv, interrupted=f"{again} goes on where the run was saved last"):
-        config, saving = settings.read(Config), settings.read(Saving)
+        config, saving, logging = settings.read(Config), settings.read(Saving), settings.read(Logging)
         workdir = pathlib.Path(FLAGS.workdir).expanduser() if FLAGS.workdir else default_path(config)
         if not FLAGS.overwrite and standing(workdir, config) is Standing.FINISHED:
             print(f"this run is finished, in {workdir}; write a new --workdir, or --overwrite to repeat it")
@@ -47,7 +48,12 @@ def main(argv: list[str]) -> None:
 
         devices.request(config.num_stages)
         run = session.train(
-            config, workdir, overwrite=FLAGS.overwrite, share_devices=FLAGS.share_devices, saving=saving
+            config,
+            workdir,
+            overwrite=FLAGS.overwrite,
+            share_devices=FLAGS.share_devices,
+            saving=saving,
+            loggers=logging.log,
         )
         print(f"test error {100 * run.test_error:.2f} % after the flush; everything is in {workdir}")
 

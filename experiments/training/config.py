@@ -27,6 +27,7 @@ LAYER_WISE = ("lars", "clars")
 LARGEST_SAMPLE = 512  # thesis, section 4.4.4
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("step", "cosine", "polynomial", "constant")
+LOGS = ("csv", "tensorboard", "wandb")
 
 
 def _as_float32(logits: jax.Array) -> jax.Array:
@@ -41,6 +42,15 @@ class Saving(Settings):
         500, "ticks between two checkpoints; 0: only when the run is stopped", least=0, group="the run"
     )
     keep: int = option(3, "checkpoints to keep: the newest, and besides them that of the best epoch", least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Logging(Settings):
+    """Where the numbers of a run go besides ``metrics.jsonl``."""
+
+    log: tuple[str, ...] = option(
+        (), f"also log to: {', '.join(LOGS)}; several with commas between", choices=LOGS, group="the run", common=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

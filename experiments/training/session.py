@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from experiments.report import plots
 from experiments.report.workdir import check_free, drawing
 from experiments.training.config import Config, Saving
 from experiments.training.loading import write_model
+from experiments.training.loggers import Logger, Loggers
 from experiments.training.progress import EpochRecord, NonFiniteLoss, as_json
 from experiments.training.run_directory import (
     CHECKPOINTS,
@@ -46,8 +47,17 @@ def train(
     overwrite: bool = False,
     share_devices: bool = False,
     saving: Saving | None = None,
+    loggers: Sequence[str | Logger] = (),
 ) -> Finished:
     """Trains, or goes on with the run that ``workdir`` holds, and writes the files that `experiments.train` names.
+
+    Args:
+      config: the settings.
+      workdir: new, or that of the run to go on with.
+      overwrite: whether to replace the run that is there.
+      share_devices: whether several stages may be on one device.
+      saving: how often to save.
+      loggers: where the numbers go besides ``metrics.jsonl``: names of `LOGS`, or loggers of your own.
 
     Raises:
       ValueError: the settings, the data or the workdir cannot be used, or it holds another run or a finished one.
@@ -70,10 +80,11 @@ def train(
         with (
             StopRequest() as stop,
             jd.Checkpoints(output.file(CHECKPOINTS), keep=saving.keep, report=_warn) as checkpoints,
+            Loggers(loggers, output, config, _warn) as logs,
         ):
             saver = Saver(checkpoints, saving, trainer, stop, again(overwrite))
             try:
-                run = _run(config, trainer, saver, output)
+                run = _run(config, trainer, saver, output, logs)
             except ValueError:
                 checkpoints.wait()
                 if output.standing is Standing.NEW and checkpoints.newest is None:
@@ -83,9 +94,11 @@ def train(
     return run
 
 
-def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory) -> Finished:
+def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory, logs: Loggers) -> Finished:
     start = saver.start()
     records = _write_findings(start, output)
+    for record in records:
+        logs.log(record)
     begun, total = start.state.tick if start else 0, config.epochs * trainer.batches_per_epoch
     if start:
         print(f"going on after {begun} of {total} batches")
@@ -100,6 +113,7 @@ def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory) -
             records.append(record)
             output.append(METRICS, record.results())
             output.write_json("speed.json", [record.times() for record in records], depth=1)
+            logs.log(record)
             tqdm.write(_line(record, config.epochs), file=sys.stdout)
 
         try:
