@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from experiments import settings
 from experiments.report.workdir import Workdir
+from experiments.training.launching import TERMINAL
 from experiments.training.stopping import NonFiniteLoss, Stopped
 from jaxdecouple.errors import DataWarning
 
@@ -94,10 +95,10 @@ def workdir(name: str, **inputs: str) -> pathlib.Path:
     return path
 
 
-def bar(total: int, unit: str, initial: int = 0) -> tqdm:
-    """Shows progress: a bar on a terminal, elsewhere a line every few seconds."""
-    how = {"total": total, "unit": unit, "initial": initial, "leave": False}
-    if sys.stderr.isatty():
+def bar(total: int, unit: str, initial: int = 0, *, shown: bool = True) -> tqdm:
+    """Shows progress: a bar on a terminal, elsewhere a line every few seconds; or nothing, if it is not to be shown."""
+    how = {"total": total, "unit": unit, "initial": initial, "leave": False, "disable": not shown}
+    if sys.stderr.isatty() or os.environ.get(TERMINAL) == "1":
         return tqdm(**how)
     line = "{desc}{n_fmt} of {total_fmt} after {elapsed}, {remaining} to go, {rate_fmt}{postfix}"
     every = {"mininterval": SECONDS, "maxinterval": SECONDS, "delay": SECONDS, "miniters": 1}

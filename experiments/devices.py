@@ -7,6 +7,8 @@ import tempfile
 
 import jax
 
+from jaxdecouple.engine.processes import default_devices
+
 
 def request(num_stages: int) -> None:
     """Asks for as many CPU devices as stages. Must come before JAX starts its backends."""
@@ -33,6 +35,8 @@ def of_stages(num_stages: int, share: bool = False) -> list[jax.Device]:
     Raises:
       ValueError: too few devices, and ``share`` is false.
     """
+    if jax.process_count() > 1:
+        return list(default_devices(num_stages))
     devices = jax.devices()
     if num_stages <= len(devices):
         return devices[:num_stages]

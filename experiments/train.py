@@ -13,13 +13,17 @@ weights, metrics.jsonl and summary.json as if it had never been. SIGTERM and Ctr
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+import sys
 
 from absl import flags
 
 from experiments import cli as command_line
 from experiments import settings
+from experiments.training import launching
 from experiments.training.config import Config, Logging, Saving
+from experiments.training.launching import Processes
 from experiments.training.run_directory import Standing, default_path, standing
 
 FLAGS = flags.FLAGS
@@ -30,6 +34,7 @@ def define_flags() -> None:
     settings.define(Config)
     settings.define(Saving)
     settings.define(Logging)
+    settings.define(Processes)
     flags.DEFINE_bool("share_devices", False, "put several stages on one device where devices are fewer than stages")
     settings.show("share_devices", "the run")
     command_line.define_workdir()
@@ -38,23 +43,27 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     again = "the same command without --overwrite" if FLAGS.overwrite else "the same command"
     with command_line.frame(argv, interrupted=f"{again} goes on where the run was saved last"):
-        config, saving, logging = settings.read(Config), settings.read(Saving), settings.read(Logging)
+        config, saving = settings.read(Config), settings.read(Saving)
+        logging, asked = settings.read(Logging), settings.read(Processes)
         workdir = pathlib.Path(FLAGS.workdir).expanduser() if FLAGS.workdir else default_path(config)
         if not FLAGS.overwrite and standing(workdir, config) is Standing.FINISHED:
             print(f"this run is finished, in {workdir}; write a new --workdir, or --overwrite to repeat it")
             return
+        if asked.processes > 1 and not launching.is_one_of_several():
+            sys.exit(launching.watch(asked, config.num_stages, workdir))
         from experiments import devices  # not before: --help need not wait for JAX
-        from experiments.training import session
+        from experiments.training import processes, session
 
         devices.request(config.num_stages)
-        run = session.train(
-            config,
-            workdir,
-            overwrite=FLAGS.overwrite,
-            share_devices=FLAGS.share_devices,
-            saving=saving,
-            loggers=logging.log,
-        )
+        with processes.joined({**dataclasses.asdict(config), "workdir": str(workdir)}):
+            run = session.train(
+                config,
+                workdir,
+                overwrite=FLAGS.overwrite,
+                share_devices=FLAGS.share_devices,
+                saving=saving,
+                loggers=logging.log,
+            )
         print(f"test error {100 * run.test_error:.2f} % after the flush; everything is in {workdir}")
 
 

@@ -14,9 +14,9 @@ from .checkpoints import restore as restore
 from .checkpoints import save as save
 from .checkpoints import write_variables as write_variables
 from .diagnostics import Diagnostics as Diagnostics
+from .engine.evaluation import Evaluation as Evaluation
 from .engine.losses import accuracy as accuracy
 from .engine.losses import softmax_cross_entropy as softmax_cross_entropy
-from .engine.pipeline import Evaluation as Evaluation
 from .engine.pipeline import Pipeline as Pipeline
 from .engine.state import Metrics as Metrics
 from .engine.state import State as State

@@ -28,6 +28,10 @@ class CheckpointError(JaxdecoupleError):
     """A checkpoint that cannot be written, is not there, or does not fit."""
 
 
+class ProcessError(JaxdecoupleError):
+    """Another process of the run is gone, or does not say what is waited for."""
+
+
 class DamagedCheckpoint(CheckpointError):
     """A checkpoint whose files are incomplete or changed. An older one may still be whole."""
 

@@ -1,11 +1,14 @@
 """Kills training runs at random moments, resumes them, and compares how they end with runs that were left alone.
 
     python -m experiments.measure.kills
+    python -m experiments.measure.kills --processes=2 --kills=40 --jobs=1
 
 Every method, with K = 2 and 4 stages and updates of 1 and 4 batches, trains ResNet-8 on the handwritten digits, saved
 every few ticks, so that many kills come in the middle of a save. Each run is killed with SIGKILL two or three times,
 resumed each time as the same command would, and must end with the same bytes as an undisturbed run: metrics, summary,
 what probes found, exported weights, and all arrays of the final checkpoint, optimizer states and random keys included.
+
+With several processes, one of them is killed, without probes; the others must end within half a minute.
 
 The directory gets results.json and table.md.
 """
@@ -21,6 +24,8 @@ import multiprocessing
 import os
 import pathlib
 import random
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -53,6 +58,7 @@ class Case:
 
     Attributes:
       config: of all its runs.
+      processes: how many train together.
       kills: how often a run is to be killed.
       resumed_at: ticks of the checkpoints that resumed runs went on from; 0: from the beginning.
       during_saves: how many kills left a half-written checkpoint.
@@ -61,6 +67,7 @@ class Case:
 
     config: Config
     kills: int
+    processes: int = 1
     resumed_at: list[int] = dataclasses.field(default_factory=list)
     during_saves: int = 0
     exact: bool = False
@@ -70,15 +77,18 @@ class Case:
 BASE = Config(model="resnet8", batch_size=100, learning_rate=0.02, epochs=3, diagnose_every=11)
 
 
-def cases(kills: int, base: Config = BASE) -> list[Case]:
+def cases(kills: int, base: Config = BASE, processes: int = 1) -> list[Case]:
     """Every method with every number of stages and accumulation, the kills spread evenly over them."""
     combinations = list(itertools.product(METHODS, STAGES, ACCUMULATE))
+    if processes > 1:
+        base = dataclasses.replace(base, diagnose_every=0)
+        combinations = [of for of in combinations if of[1] % processes == 0]
     found = []
     for n, (method, num_stages, accumulate) in enumerate(combinations):
         config = dataclasses.replace(base, method=method, num_stages=num_stages, accumulate=accumulate)
         share = kills * (n + 1) // len(combinations) - kills * n // len(combinations)
         if share:
-            found.append(Case(config, share))
+            found.append(Case(config, share, processes))
     return found
 
 
@@ -90,11 +100,11 @@ def run_case(case: Case, directory: pathlib.Path, seed: int) -> None:
     """
     draw = random.Random(seed)
     undisturbed, killed = directory / "undisturbed", directory / "killed"
-    span = _seconds_of_training(case.config, undisturbed)
+    span = _seconds_of_training(case, undisturbed)
     ticks = json.loads((undisturbed / METRICS).read_text().splitlines()[-1])["ticks"]
     resumed_at, begun = [], 0
     while len(resumed_at) < case.kills:
-        if _kill(case.config, killed, draw, span, ticks):
+        if _kill(case, killed, draw, span, ticks):
             checkpoints = killed / CHECKPOINTS
             case.during_saves += any(checkpoints.glob("*tmp*"))
             saved = jd.checkpoints.saved_in(checkpoints)
@@ -104,20 +114,20 @@ def run_case(case: Case, directory: pathlib.Path, seed: int) -> None:
             begun += 1
             killed = directory / f"killed-{begun}"
             resumed_at, case.during_saves = [], 0
-    _finish(_start(case.config, killed), killed)
+    _finish(_start(case, killed), killed)
     case.resumed_at, case.exact = resumed_at, _same(undisturbed, killed)
 
 
-def _seconds_of_training(config: Config, workdir: pathlib.Path) -> float:
+def _seconds_of_training(case: Case, workdir: pathlib.Path) -> float:
     started = time.time()
-    process = _start(config, workdir)
+    process = _start(case, workdir)
     _wait_for_training(process, workdir, started)
     begun = time.monotonic()
     _finish(process, workdir)
     return time.monotonic() - begun
 
 
-def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: float, ticks: int) -> bool:
+def _kill(case: Case, workdir: pathlib.Path, draw: random.Random, span: float, ticks: int) -> bool:
     """Kills a run at a random moment of its training; ``False`` if it ended before, as a run should.
 
     Much of the time goes to compilation, before the first tick. So one moment in three is drawn from all the time, one
@@ -125,7 +135,7 @@ def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: floa
     """
     started, saved = time.time(), jd.checkpoints.saved_in(workdir / CHECKPOINTS)
     to_come = range((saved[-1].tick if saved else 0) + SAVING.save_every, ticks, SAVING.save_every)
-    process = _start(config, workdir)
+    process = _start(case, workdir)
     _wait_for_training(process, workdir, started)
     kind = draw.choice(("any", "after", "within")) if to_come else "any"
     if kind == "any":
@@ -146,8 +156,44 @@ def _kill(config: Config, workdir: pathlib.Path, draw: random.Random, span: floa
     return True
 
 
-def _start(config: Config, workdir: pathlib.Path) -> multiprocessing.process.BaseProcess:
-    process = _PROCESSES.Process(target=_train, args=(config, workdir, workdir.with_suffix(".log")), daemon=True)
+class _Joint:
+    """A run in several processes, with what of a `multiprocessing` process is asked for here."""
+
+    def __init__(self, case: Case, workdir: pathlib.Path, log: pathlib.Path):
+        settings = {**dataclasses.asdict(case.config), **dataclasses.asdict(SAVING), "processes": case.processes}
+        changed = {name: value for name, value in settings.items() if value != getattr(Config, name, None)}
+        flags = [f"--{name}={value}" for name, value in {**changed, "workdir": workdir}.items()]
+        with log.open("a") as output:
+            self._watcher = subprocess.Popen(
+                [sys.executable, "-P", "-m", "experiments.train", *flags], stdout=output, stderr=output
+            )
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._watcher.poll()
+
+    def is_alive(self) -> bool:
+        return self._watcher.poll() is None
+
+    def join(self, timeout: float | None = None) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._watcher.wait(timeout)
+
+    def kill(self) -> None:
+        """One of the processes, drawn."""
+        pid = self._watcher.pid
+        children = [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        os.kill(random.choice(children), signal.SIGKILL)
+        begun = time.monotonic()
+        self._watcher.wait(60)
+        if time.monotonic() - begun > 30:
+            raise RuntimeError(f"the others took {time.monotonic() - begun:.0f} s to end")
+
+
+def _start(case: Case, workdir: pathlib.Path) -> multiprocessing.process.BaseProcess | _Joint:
+    if case.processes > 1:
+        return _Joint(case, workdir, workdir.with_suffix(".log"))
+    process = _PROCESSES.Process(target=_train, args=(case.config, workdir, workdir.with_suffix(".log")), daemon=True)
     process.start()
     return process
 
@@ -158,14 +204,16 @@ def _train(config: Config, workdir: pathlib.Path, log: pathlib.Path) -> None:
         train(config, workdir, saving=SAVING)
 
 
-def _wait_for_training(process: multiprocessing.process.BaseProcess, workdir: pathlib.Path, begun: float) -> None:
+def _wait_for_training(
+    process: multiprocessing.process.BaseProcess | _Joint, workdir: pathlib.Path, begun: float
+) -> None:
     """Just before a run begins to train, it writes where the network was cut."""
     layout = workdir / LAYOUT
     while process.is_alive() and not (layout.is_file() and layout.stat().st_mtime >= begun):
         time.sleep(0.005)
 
 
-def _finish(process: multiprocessing.process.BaseProcess, workdir: pathlib.Path) -> None:
+def _finish(process: multiprocessing.process.BaseProcess | _Joint, workdir: pathlib.Path) -> None:
     process.join()
     if process.exitcode != 0:
         log = workdir.with_suffix(".log")
@@ -234,6 +282,7 @@ class Asked(Settings):
 
     kills: int = option(100, "how many runs to kill, over all methods, K and M", least=1)
     jobs: int = option(2, "runs at a time", least=1)
+    processes: int = option(1, "how many processes each run has", least=1)
     seed: int = option(0, "of the moments", least=0)
 
 
@@ -248,7 +297,7 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         asked = read(Asked)
         output = Workdir(command_line.workdir("kills"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
-        done = cases(asked.kills)
+        done = cases(asked.kills, processes=asked.processes)
         with tempfile.TemporaryDirectory(prefix="jaxdecouple-kills-") as scratch:
             run_cases(done, pathlib.Path(scratch), asked.jobs, asked.seed)
         exact, seconds = report(done, output), time.perf_counter() - start

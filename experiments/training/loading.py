@@ -16,6 +16,7 @@ from experiments import devices
 from experiments.report.workdir import in_lines, write_whole
 from experiments.training.config import Config
 from experiments.training.inputs import Inputs
+from experiments.training.processes import is_speaker
 from experiments.training.run_directory import CHECKPOINTS, config_of
 from experiments.training.saving import check_data
 from experiments.training.trainer import Layout, Trainer
@@ -136,7 +137,10 @@ def write_model(path: pathlib.Path, trainer: Trainer, state: State) -> None:
     Raises:
       CheckpointError: they cannot be written.
     """
-    jd.write_variables(path, jd.export_variables(trainer.pipeline, state))
+    variables = jd.export_variables(trainer.pipeline, state)  # of several processes, one gets them all
+    if not is_speaker():
+        return
+    jd.write_variables(path, variables)
     about = {"model": trainer.config.model, "dtype": trainer.config.dtype, **dataclasses.asdict(trainer.inputs)}
     try:
         write_whole(path.with_suffix(".json"), in_lines(about, 1) + "\n")

@@ -181,7 +181,8 @@ def _explain(tick: int, batch: int, loss: float, state: State) -> str:
     last = len(state.stages) - 1
 
     def finite(tree: Any) -> bool:
-        return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+        here = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]  # other processes have the rest
+        return all(bool(jnp.isfinite(leaf).all()) for leaf in here)
 
     broken = [k for k, stage in enumerate(state.stages) if not finite((stage.params, stage.model_state))]
     where = f"weights not finite at stages {', '.join(map(str, broken))}" if broken else "all weights finite"

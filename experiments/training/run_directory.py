@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import json
 import pathlib
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -114,6 +115,18 @@ class RunDirectory(Workdir):
     def close(self) -> None:
         """Lets others in."""
         self._lock.release()
+
+
+class Unwritten(Files):
+    """A training run's directory in a process that leaves all of its files but checkpoints to another."""
+
+    standing = Standing.BEGUN
+
+    def write(self, name: str, text: str) -> None:
+        """Nothing."""
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Nothing."""
 
 
 def default_path(config: Config) -> pathlib.Path:

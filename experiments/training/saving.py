@@ -9,6 +9,7 @@ from typing import Any
 
 import jaxdecouple as jd
 from experiments.training.config import Saving
+from experiments.training.processes import Stop
 from experiments.training.progress import EpochRecord, Progress
 from experiments.training.stopping import Stopped, StopRequest
 from experiments.training.trainer import Start, Trainer
@@ -60,11 +61,12 @@ class Saver:
           stop: the request.
           again: what goes on with the run after a stop.
         """
-        self.checkpoints, self._saving, self._stop, self._again = checkpoints, saving, stop, again
+        self.checkpoints, self._saving, self._stop, self._again = checkpoints, saving, Stop(stop), again
         self._trainer, self.described = trainer, description(trainer)
         # A probe follows a batch until every stage has used its gradient in an update.
         self._patience = 2 * trainer.pipeline.schedule.drain + trainer.config.steps_per_update + 1
         self._due_since: int | None = None
+        self._signum: int | None = None
 
     def start(self) -> Start | None:
         """Where the run goes on: at its newest whole checkpoint, if there is one.
@@ -89,7 +91,9 @@ class Saver:
           Stopped: the run is to end; it has been saved, if that was possible.
         """
         record = None if state.tick % self._trainer.batches_per_epoch else progress.records[-1]
-        every, stopping = self._saving.save_every, self._stop.signum is not None
+        every, signum = self._saving.save_every, self._stop.signum(state.tick)
+        self._signum = self._signum or signum
+        stopping = self._signum is not None
         if stopping or (every and (state.tick % every == 0 or _is_best(record, progress))):
             self._due_since = state.tick if self._due_since is None else self._due_since
         if self._due_since is None:
@@ -97,8 +101,8 @@ class Saver:
         if progress.at_rest(state) or state.tick - self._due_since >= self._patience:
             self.save(state, progress, record)
             self._due_since = None
-            if stopping:
-                raise Stopped(self._farewell(state, self._stop.signum), self._stop.signum)
+            if self._signum is not None:
+                raise Stopped(self._farewell(state, self._signum), self._signum)
 
     def save(self, state: State, progress: Progress, record: EpochRecord | None = None) -> None:
         """Begins to save a state; ``record`` is that of the epoch that it ends, if it does."""

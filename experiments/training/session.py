@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from experiments import cli as command_line
 from experiments import devices
 from experiments.report import plots
 from experiments.report.workdir import check_free, drawing
+from experiments.training import processes
 from experiments.training.config import Config, Saving
 from experiments.training.loading import write_model
 from experiments.training.loggers import Logger, Loggers
@@ -29,6 +30,7 @@ from experiments.training.run_directory import (
     SUMMARY,
     RunDirectory,
     Standing,
+    Unwritten,
     standing,
 )
 from experiments.training.saving import Saver
@@ -64,15 +66,11 @@ def train(
       NonFiniteLoss: the loss became NaN or infinite.
       Stopped: by a signal, after saving.
     """
-    check_free(workdir)
-    if overwrite:
-        RunDirectory.check(workdir, overwrite=True, inputs={"init_from": config.init_from})
-    elif standing(workdir, config) is Standing.FINISHED:
-        raise ValueError(f"workdir {workdir} holds this run, finished; write a new --workdir, or --overwrite")
+    processes.agreed(lambda: _check(config, workdir, overwrite))
     saving = saving or Saving()
     dataset, places = config.load_data(), devices.of_stages(config.num_stages, share_devices)
     trainer = Trainer(config, dataset, places, None if overwrite else _saved_layout(workdir))
-    with RunDirectory(workdir, config, overwrite=overwrite) as output:
+    with _claimed(config, workdir, overwrite) as output:
         if trainer.choice is not None:
             print(trainer.choice.explain())
             trainer.choice.save(output)
@@ -94,7 +92,29 @@ def train(
     return run
 
 
-def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory, logs: Loggers) -> Finished:
+def _check(config: Config, workdir: pathlib.Path, overwrite: bool) -> None:
+    check_free(workdir)
+    if overwrite:
+        RunDirectory.check(workdir, overwrite=True, inputs={"init_from": config.init_from})
+    elif standing(workdir, config) is Standing.FINISHED:
+        raise ValueError(f"workdir {workdir} holds this run, finished; write a new --workdir, or --overwrite")
+
+
+@contextlib.contextmanager
+def _claimed(config: Config, workdir: pathlib.Path, overwrite: bool) -> Iterator[RunDirectory | Unwritten]:
+    """The directory of the run, as one process holds it. The others leave its files alone."""
+    with contextlib.ExitStack() as held:
+        output: RunDirectory | Unwritten = Unwritten(workdir)
+
+        def claim() -> None:
+            nonlocal output
+            output = held.enter_context(RunDirectory(workdir, config, overwrite=overwrite))
+
+        processes.agreed(claim)
+        yield output
+
+
+def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory | Unwritten, logs: Loggers) -> Finished:
     start = saver.start()
     records = _write_findings(start, output)
     for record in records:
@@ -102,7 +122,7 @@ def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory, l
     begun, total = start.state.tick if start else 0, config.epochs * trainer.batches_per_epoch
     if start:
         print(f"going on after {begun} of {total} batches")
-    with command_line.bar(total, "batch", begun) as bar:
+    with command_line.bar(total, "batch", begun, shown=processes.is_speaker()) as bar:
 
         def on_tick(loss: float) -> None:
             if math.isfinite(loss):  # one is known
@@ -144,7 +164,7 @@ def _saved_layout(workdir: pathlib.Path) -> Layout | None:
     return None
 
 
-def _write_findings(start: Start | None, output: RunDirectory) -> list[EpochRecord]:
+def _write_findings(start: Start | None, output: RunDirectory | Unwritten) -> list[EpochRecord]:
     """Puts the files of lines back to where the run goes on; the records of the epochs finished by then."""
     saved = start.progress if start else {"records": [], "diagnoses": []}
     records = [EpochRecord(**record) for record in saved["records"]]
@@ -154,13 +174,17 @@ def _write_findings(start: Start | None, output: RunDirectory) -> list[EpochReco
     return records
 
 
-def _write_results(trainer: Trainer, run: Finished, output: RunDirectory, described: Mapping[str, Any]) -> None:
+def _write_results(
+    trainer: Trainer, run: Finished, output: RunDirectory | Unwritten, described: Mapping[str, Any]
+) -> None:
     """The weights first, and the summary last: where it is, a run is finished."""
     output.file(ABOUT)
     write_model(output.file(VARIABLES), trainer, run.state)
     jd.save(output.file(CHECKPOINTS) / "final", run.state, described, overwrite=True)
     config, name = trainer.config, trainer.pipeline.schedule.name
     title = f"{name}, K = {config.num_stages}, {config.model} on {trainer.dataset.name}"
+    if not processes.is_speaker():
+        return
     with drawing():
         plots.curves({config.method: [run.records]}, output.file("curves.png"), title)
         plots.schedules({name: trainer.pipeline.schedule}, output.file("schedule.png"))

@@ -22,7 +22,7 @@ from experiments.training.inputs import Inputs
 from experiments.training.methods import AUTO
 from experiments.training.progress import Diagnosis, EpochRecord, Progress
 from jaxdecouple.data import DataError, ImageData, Preprocess, num_batches
-from jaxdecouple.engine.pipeline import Evaluation
+from jaxdecouple.engine.evaluation import Evaluation
 from jaxdecouple.engine.state import Metrics, State
 from jaxdecouple.schedules import DelaySchedule, Schedule
 
@@ -204,6 +204,11 @@ class Trainer:
             optimizer=config.stage_optimizer(self.batches_per_epoch),
         )
 
+    @property
+    def _reads_images(self) -> bool:
+        """Whether the first stage lives in this process."""
+        return self.pipeline.placement.owns(0)
+
     def init(self, seed: int) -> State:
         """The initial state of a run with this seed, and with the weights of ``init_from``, if it is given."""
         state = self.pipeline.init(jax.random.key(seed), self._sample)
@@ -217,8 +222,8 @@ class Trainer:
         """
         return jd.restore(path, self.pipeline, self._sample)
 
-    def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array, np.ndarray]]:
-        """The training batches of epoch 0, 1, ..., augmented on the first stage's device.
+    def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array | None, np.ndarray]]:
+        """The training batches of epoch 0, 1, ..., augmented on the first stage's device; elsewhere labels alone.
 
         They are a function of (epoch, seed); ``start`` skips the first batches and changes nothing of the others.
         """
@@ -228,6 +233,9 @@ class Trainer:
             config.batch_size, seed=seed, epoch=epoch, drop_last=config.drop_last, start=start, augment=config.augment
         )
         for n, (images, labels) in enumerate(batches, first):
+            if not self._reads_images:
+                yield None, labels
+                continue
             images = self.pipeline.placement.put(images, 0)
             yield self.preprocess.train(jax.random.fold_in(key, n), images), labels
 
@@ -244,10 +252,10 @@ class Trainer:
         """On the test set."""
         return self.pipeline.evaluate(state, self.test_batches())
 
-    def test_batches(self) -> Iterator[tuple[jax.Array, np.ndarray]]:
+    def test_batches(self) -> Iterator[tuple[jax.Array | None, np.ndarray]]:
         """The test set, in order, as inputs of the network."""
         batches = self.dataset.test_batches(min(self.config.eval_batch_size, self.dataset.num_test))
-        return ((self.preprocess.eval(images), labels) for images, labels in batches)
+        return ((self.preprocess.eval(images) if self._reads_images else None, labels) for images, labels in batches)
 
     def run(
         self,

@@ -6,21 +6,27 @@ import importlib.metadata
 import pathlib
 import shutil
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from jaxdecouple.checkpoints import files
+from jaxdecouple.checkpoints import files, joint
 from jaxdecouple.checkpoints.restoring import restore_state
 from jaxdecouple.checkpoints.snapshot import Snapshot, take
 from jaxdecouple.engine.pipeline import Pipeline
+from jaxdecouple.engine.processes import told
 from jaxdecouple.engine.state import State
 from jaxdecouple.errors import CheckpointError
 from jaxdecouple.network.trees import PyTree
 
+Metadata = Any | Callable[[], Any]  # JSON, or what gives it
+
 
 def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwrite: bool = False) -> None:
     """Saves a state, whatever is in flight, and waits until it is on the disk, whole or not at all.
+
+    Several processes all call it, and write into a file system that they share.
 
     Args:
       path: a directory to be, in which Orbax writes arrays and JSON.
@@ -32,17 +38,47 @@ def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwr
       CheckpointError: there is something at ``path``, or it cannot be written.
     """
     path = pathlib.Path(path).expanduser()
-    if path.exists():
-        if not overwrite:
-            raise CheckpointError(f"{path} exists; write another path, or overwrite=True to replace a checkpoint")
-        files.read_document(path)  # nothing else is ever removed
-    for left in path.parent.glob(f".{path.name}.*.saving"):  # by a program that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    new, old = (path.with_name(f".{path.name}.{part}-{uuid.uuid4().hex}.saving") for part in ("new", "old"))
+    mark = agreed(lambda: _cleared(path, overwrite))
+    new, old = (path.with_name(f".{path.name}.{part}-{mark}.saving") for part in ("new", "old"))
     try:
         write(new, take(state), metadata)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(new), str(path))) from error
+    agreed(lambda: _replace(path, new, old))
+
+
+def agreed(act: Callable[[], Any]) -> Any:
+    """What ``act`` gives in the first process, which alone does it, in every process; or, in every one, its error.
+
+    Raises:
+      CheckpointError: ``act`` did.
+    """
+    found, failure = None, None
+    if jax.process_index() == 0:
+        try:
+            found = act()
+        except CheckpointError as error:
+            if jax.process_count() == 1:
+                raise
+            failure = str(error)
+    found, failure = told([found, failure], 0)
+    if failure is not None:
+        raise CheckpointError(failure)
+    return found
+
+
+def _cleared(path: pathlib.Path, overwrite: bool) -> str:
+    """Makes sure that ``path`` may be written; a mark for the names of what is written on the way."""
+    if path.exists():
+        if not overwrite:
+            raise CheckpointError(f"{path} exists; write another path, or overwrite=True to replace a checkpoint")
+        files.read_document(path)  # nothing else is ever removed
+    for left in path.parent.glob(f".{path.name}.*.saving*"):  # by a program that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    return uuid.uuid4().hex
+
+
+def _replace(path: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -> None:
     if path.exists():
         path.rename(old)
     new.rename(path)
@@ -86,12 +122,32 @@ def document(path: str | pathlib.Path) -> dict[str, Any]:
     return files.read_document(pathlib.Path(path).expanduser())
 
 
-def write(path: pathlib.Path, snapshot: Snapshot, metadata: Any, score: float | None = None) -> None:
-    """Writes a snapshot.
+def write(
+    path: pathlib.Path, snapshot: Snapshot, metadata: Metadata, score: float | None = None, *, finite: bool = False
+) -> None:
+    """Writes a snapshot, with the other processes if there are any.
+
+    Args:
+      path: a directory that does not exist.
+      snapshot: of this process's stages.
+      metadata: JSON, or what gives it.
+      score: the lower, the better.
+      finite: refuse weights that are not finite.
 
     Raises:
       CheckpointError: it cannot be written.
     """
-    arrays, document = snapshot.pack()
-    versions = {"jax": jax.__version__, "flax": importlib.metadata.version("flax")}
-    files.write(path, arrays, {**document, "versions": versions, "metadata": metadata, "score": score})
+
+    def contents() -> tuple[files.Arrays, dict[str, Any]]:
+        problem = snapshot.problem() if finite else None
+        if problem:
+            raise CheckpointError(f"tick {snapshot.tick} is not saved: {problem}")
+        found = metadata() if callable(metadata) else metadata
+        arrays, document = snapshot.pack()
+        versions = {"jax": jax.__version__, "flax": importlib.metadata.version("flax")}
+        return arrays, {**document, "versions": versions, "metadata": found, "score": score}
+
+    if jax.process_count() > 1:
+        joint.write(path, contents)
+    else:
+        files.write(path, *contents())

@@ -13,14 +13,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import jax
+
 from jaxdecouple.checkpoints import files
-from jaxdecouple.checkpoints.api import write
+from jaxdecouple.checkpoints.api import Metadata, agreed, write
 from jaxdecouple.checkpoints.snapshot import Snapshot, take
+from jaxdecouple.engine.processes import told_by_all
 from jaxdecouple.engine.state import State
 from jaxdecouple.errors import CheckpointError, DamagedCheckpoint
 
 _NAME = re.compile(r"tick-(\d{8,})")
-Metadata = dict[str, Any] | Callable[[], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +67,7 @@ class Checkpoints:
         if keep < 1:
             raise CheckpointError(f"keep is {keep}; write how many of the newest checkpoints to keep, at least 1")
         self.path, self.keep, self._report = pathlib.Path(path).expanduser(), keep, report
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.path).close()
-        except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be written ({error}); write another directory") from error
-        files.remove_unfinished(self.path)
+        agreed(self._open)
         self._executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._writing: concurrent.futures.Future | None = None
         self._saved = {saved.tick: saved for saved in saved_in(self.path)}
@@ -94,7 +91,7 @@ class Checkpoints:
         scored = [saved for saved in self._saved.values() if saved.score is not None and math.isfinite(saved.score)]
         return min(scored, key=lambda saved: (saved.score, -saved.tick), default=None)
 
-    def save(self, state: State, metadata: Metadata | None = None, *, score: float | None = None) -> None:
+    def save(self, state: State, metadata: Metadata = None, *, score: float | None = None) -> None:
         """Begins to save a state; waits for the one before, should it still be on its way to the disk.
 
         A tick that is there already is not saved again.
@@ -135,35 +132,49 @@ class Checkpoints:
         self.wait()
         damage = None
         while saved := self.newest:
+            found, failure = None, None
             try:
-                metadata = files.read_document(saved.path)["metadata"]
-                return restore(saved.path), metadata
+                found = restore(saved.path), files.read_document(saved.path)["metadata"]
             except CheckpointError as error:
                 if files.is_complete(saved.path) and not isinstance(error, DamagedCheckpoint):
                     raise
-                damage = error
-                self._put_aside(saved, error)
+                failure = str(error)
+            failures = list(filter(None, told_by_all(failure)))  # what one process cannot read, none takes
+            if not failures:
+                return found
+            damage = DamagedCheckpoint(failures[0])
+            self._put_aside(saved, damage)
         if damage is not None:
             raise CheckpointError(f"no checkpoint in {self.path} is whole; the oldest: {damage}") from damage
         return None
 
+    def _open(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be written ({error}); write another directory") from error
+        files.remove_unfinished(self.path)
+
     def _put_aside(self, saved: Saved, error: CheckpointError) -> None:
         aside = saved.path.with_name(f"damaged-{saved.path.name}")
-        self._report(f"{error}; it is put aside as {aside.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        saved.path.rename(aside)
+
+        def rename() -> None:
+            self._report(f"{error}; it is put aside as {aside.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            saved.path.rename(aside)
+
+        agreed(rename)
         del self._saved[saved.tick]
 
-    def _write(self, snapshot: Snapshot, metadata: Metadata | None, score: float | None) -> None:
+    def _write(self, snapshot: Snapshot, metadata: Metadata, score: float | None) -> None:
         path = self.path / f"tick-{snapshot.tick:08d}"
         try:
-            problem = snapshot.problem()
-            if problem:
-                raise CheckpointError(f"tick {snapshot.tick} is not saved: {problem}")
-            write(path, snapshot, metadata() if callable(metadata) else metadata, score)
+            write(path, snapshot, metadata, score, finite=True)
         except CheckpointError as error:
-            kept = f"the newest is that of tick {self.newest.tick}" if self.newest else "there is none yet"
-            self._report(f"{error}; training goes on, and {kept}")
+            if jax.process_index() == 0:
+                kept = f"the newest is that of tick {self.newest.tick}" if self.newest else "there is none yet"
+                self._report(f"{error}; training goes on, and {kept}")
             return
         self._saved[snapshot.tick] = Saved(path, snapshot.tick, score)
         self._retain()
@@ -171,7 +182,9 @@ class Checkpoints:
     def _retain(self) -> None:
         kept = {*sorted(self._saved)[-self.keep :], *({self.best.tick} if self.best else ())}
         for tick in [tick for tick in self._saved if tick not in kept]:
-            shutil.rmtree(self._saved.pop(tick).path, ignore_errors=True)
+            left = self._saved.pop(tick)
+            if jax.process_index() == 0:
+                shutil.rmtree(left.path, ignore_errors=True)
 
 
 def saved_in(path: str | pathlib.Path) -> list[Saved]:

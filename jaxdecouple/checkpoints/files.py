@@ -16,9 +16,10 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
@@ -28,6 +29,7 @@ FORMAT = 1
 _OVERHEAD = 200_000  # bytes, about, of a checkpoint besides its arrays
 _ATTEMPTS, _PAUSE = 20, 0.1  # seconds
 Arrays = dict[str, dict[str, np.ndarray]]
+_HEAD = "_CHECKPOINT_METADATA"  # Orbax's name for it
 _UNFINISHED = re.compile(r"(.+)\.orbax-checkpoint-tmp")
 
 
@@ -42,14 +44,7 @@ def write(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
     Raises:
       CheckpointError: it cannot be written. What was begun is removed, and frees its space.
     """
-    checksums = {group: {name: zlib.crc32(array) for name, array in of.items()} for group, of in arrays.items()}
-    try:
-        document = json.loads(json.dumps({**document, "checksums": checksums}))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"metadata of {path} are not JSON ({error}); write numbers, strings, lists, dicts"
-        ) from error
-    sealed = {"format": FORMAT, "checksum": _checksum(document), "document": document}
+    sealed = _sealed(path, {**document, "checksums": _checksums(arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path.parent, arrays)
@@ -59,6 +54,50 @@ def write(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
         raise CheckpointError(
             f"checkpoint {path} cannot be written ({summary(error)}); free some space, or write another directory"
         ) from error
+
+
+def write_part(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:
+    """Writes one process's part of a checkpoint.
+
+    Orbax would have all processes meet on their devices, which are training meanwhile. So parts are files of NumPy.
+
+    Args:
+      path: a directory that does not exist, within the one that is to be the checkpoint.
+      arrays, document: as of `write`.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
+    sealed = _sealed(path, {**document, "checksums": _checksums(arrays)})
+    try:
+        path.mkdir(parents=True)
+        _check_space(path, arrays)
+        for group, name in ((group, name) for group, of in arrays.items() for name in of):
+            np.save(path / _file(group, name), arrays[group][name], allow_pickle=False)
+        (path / _HEAD).write_text(json.dumps({"custom_metadata": sealed}))
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written ({summary(error)}); free some space, or write another directory"
+        ) from error
+
+
+def write_head(path: pathlib.Path, document: dict[str, Any]) -> None:
+    """Makes one checkpoint of parts that lie in its directory already: from now on it is whole.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
+    begun, sealed = unfinished(path), _sealed(path, document)
+    try:
+        (begun / _HEAD).write_text(json.dumps({"custom_metadata": sealed}))
+        begun.rename(path)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be written ({summary(error)})") from error
+
+
+def unfinished(path: pathlib.Path) -> pathlib.Path:
+    """The name of a checkpoint's directory while it is being written."""
+    return path.with_name(f"{path.name}.orbax-checkpoint-tmp")
 
 
 def read_document(path: pathlib.Path) -> dict[str, Any]:
@@ -74,7 +113,7 @@ def read_document(path: pathlib.Path) -> dict[str, Any]:
     if not is_complete(path):
         raise CheckpointError(f"{path} is no checkpoint; write the directory that one was saved as")
     try:
-        sealed = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+        sealed = json.loads((path / _HEAD).read_text())["custom_metadata"]
         version, checksum, document = sealed["format"], sealed["checksum"], sealed["document"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged ({summary(error)}); write an older one") from error
@@ -85,17 +124,29 @@ def read_document(path: pathlib.Path) -> dict[str, Any]:
     return document
 
 
-def read_arrays(path: pathlib.Path, document: dict[str, Any]) -> Arrays:
-    """The arrays of a checkpoint with this document, compared with their checksums.
+def read_arrays(path: pathlib.Path, document: dict[str, Any], groups: Collection[str]) -> Arrays:
+    """Arrays of a checkpoint with this document, compared with their checksums.
+
+    Args:
+      path: of the checkpoint.
+      document: as `read_document` gives it.
+      groups: which groups of them to read. Of a checkpoint that one process wrote, all are.
 
     Raises:
       DamagedCheckpoint: files are incomplete or changed.
     """
+    parts: dict[str, str] = document.get("parts", {})  # by group, where several processes wrote it
+    arrays: Arrays = {}
+    wanted = {group: checksums for group, checksums in document["checksums"].items() if group in groups}
     try:
-        arrays = _outside_event_loops(lambda: ocp.load(str(path.absolute()))) if document["checksums"] else {}
+        if parts:
+            for group, names in wanted.items():
+                arrays[group] = {name: _read_array(path / parts[group] / _file(group, name)) for name in names}
+        elif wanted:
+            arrays = _outside_event_loops(lambda: ocp.load(str(path.absolute())))
     except Exception as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged ({summary(error)}); write an older one") from error
-    for group, checksums in document["checksums"].items():
+    for group, checksums in wanted.items():
         for name, checksum in checksums.items():
             array = arrays.get(group, {}).get(name)
             if array is None or zlib.crc32(np.ascontiguousarray(array)) != checksum:
@@ -114,7 +165,7 @@ def _check_readable(path: pathlib.Path) -> None:
 
 def is_complete(path: pathlib.Path) -> bool:
     """Whether a checkpoint was ever written as ``path``: what its files hold is another question."""
-    return (path / "_CHECKPOINT_METADATA").is_file()
+    return (path / _HEAD).is_file()
 
 
 def remove_unfinished(directory: pathlib.Path, name: str = "") -> None:
@@ -130,7 +181,7 @@ def _remove_abandoned(path: pathlib.Path) -> None:
     for _ in range(_ATTEMPTS):
         remove_unfinished(path.parent, path.name)
         time.sleep(_PAUSE)
-        if not any(path.parent.glob(f"{path.name}.orbax-checkpoint-tmp")):
+        if not unfinished(path).exists():
             return
 
 
@@ -149,8 +200,31 @@ def _check_space(directory: pathlib.Path, arrays: Arrays) -> None:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB free")
 
 
+def _file(group: str, name: str) -> str:
+    return f"{group}.{name}.npy"
+
+
+def _read_array(path: pathlib.Path) -> np.ndarray:
+    # NumPy's files know no bfloat16 and the like: the array's name begins with its type.
+    return np.load(path, allow_pickle=False).view(jnp.dtype(path.suffixes[-2].lstrip(".").rsplit("_", 1)[0]))
+
+
+def _checksums(arrays: Arrays) -> dict[str, dict[str, int]]:
+    return {group: {name: zlib.crc32(array) for name, array in of.items()} for group, of in arrays.items()}
+
+
 def _checksum(document: Any) -> int:
     return zlib.crc32(json.dumps(document, sort_keys=True).encode())
+
+
+def _sealed(path: pathlib.Path, document: dict[str, Any]) -> dict[str, Any]:
+    try:
+        document = json.loads(json.dumps(document))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"metadata of {path} are not JSON ({error}); write numbers, strings, lists, dicts"
+        ) from error
+    return {"format": FORMAT, "checksum": _checksum(document), "document": document}
 
 
 def _save(path: pathlib.Path, arrays: Arrays, document: dict[str, Any]) -> None:

@@ -37,7 +37,8 @@ def restore_state(
         )
     leaves, tick, first = document["leaves"], document["tick"], document["first"]
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        reading = executor.submit(files.read_arrays, path, document)  # meanwhile, the model is traced
+        own = [f"stage_{k}" for k in range(len(pipeline.stages)) if pipeline.placement.owns(k)]
+        reading = executor.submit(files.read_arrays, path, document, own)  # meanwhile, the model is traced
         wanted = pipeline.shapes(x, targets, tick=tick, first=first, fed=_fed(document, x, targets))
         wanted = _with_gradient_norms(wanted, leaves)
         mismatch = _mismatch(leaves, wanted, pipeline)
@@ -151,6 +152,8 @@ def _load(arrays: files.Arrays, leaves: Leaves, wanted: State, placement: Placem
 
     def load(prefix: str, path: tuple, node: Any) -> Any:
         k, name = path[0].idx, prefix + jax.tree_util.keystr(path)
+        if not placement.owns(k):
+            return node
         if isinstance(node, Packed):
             name = name.replace(".packed_", ".")
             saved = [leaves[name + within] for within, _ in node.named_places()]

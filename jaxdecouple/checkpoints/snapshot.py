@@ -69,7 +69,7 @@ class Snapshot:
       tick, first: of the state.
       batch_sizes: number of examples of each batch in flight.
       places: of each leaf of the state, by name.
-      copies: of each stage.
+      copies: of each stage; of stages of other processes there are none.
     """
 
     tick: int
@@ -119,7 +119,7 @@ class Snapshot:
 
 
 def take(state: State) -> Snapshot:
-    """Dispatches the copying of a state's arrays, and returns at once."""
+    """Dispatches the copying of a state's arrays, of this process's stages, and returns at once."""
     places: dict[str, Place] = {}
     copies = []
     for k, groups in enumerate(_groups(state)):
@@ -129,6 +129,8 @@ def take(state: State) -> Snapshot:
         for group in groups:
             new = []
             for leaf in group:
+                if isinstance(leaf.array, jax.ShapeDtypeStruct):  # another process has it
+                    continue
                 if id(leaf.array) not in known:
                     known[id(leaf.array)] = len(copied) + len(new)
                     new.append(jax.random.key_data(leaf.array) if is_key(leaf.array) else leaf.array)
@@ -224,8 +226,8 @@ def _batch_sizes(state: State) -> dict[int, int]:
     for stage, flight in zip(state.stages, state.in_flight, strict=True):
         known |= flight.targets
         if stage.auxiliary is not None:  # it waits with the output and the targets to be taught
-            known |= {n: residual.inputs[1] for n, residual in flight.residuals.items()}
-    sizes = {n: jax.tree.leaves(tree)[0].shape[0] for n, tree in known.items()}
+            known |= {n: residual.inputs[1:] for n, residual in flight.residuals.items()}
+    sizes = {n: jax.tree.leaves(tree)[0].shape[0] for n, tree in known.items() if jax.tree.leaves(tree)}
     if state.stages[0].auxiliary is None:
         sizes |= {n: residual.signature[1][0][0][0] for n, residual in state.in_flight[0].residuals.items()}
     return sizes

@@ -28,6 +28,8 @@ _PARAMS, _OTHER_PARAMS, _STATE = "params", "params_of_model_state", "state"
 def export_variables(pipeline: Pipeline, state: State) -> Variables:
     """The variables of the whole network, as NumPy arrays, from a state with nothing in flight.
 
+    Several processes all call it. That of the last stage gets the variables; the others may get shapes in their place.
+
     Args:
       pipeline: that the state is of.
       state: flushed.
@@ -45,14 +47,18 @@ def export_variables(pipeline: Pipeline, state: State) -> Variables:
             f"batches {waiting[0]} to {waiting[-1]} are in flight, and their gradients would be lost; write "
             "state = pipeline.flush(state) first"
         )
-    plain, variables = serialization.to_state_dict, {_PARAMS: {}}
-    for stage, own in zip(pipeline.stages, state.stages, strict=True):
-        for label, tree in stage.by_layer(own.params).items():
+    plain, variables, last = serialization.to_state_dict, {_PARAMS: {}}, len(pipeline.stages) - 1
+    for k, (stage, own) in enumerate(zip(pipeline.stages, state.stages, strict=True)):
+        packed = own.packed_params, own.packed_model_state
+        if pipeline.placement.owners[k] != pipeline.placement.owners[last]:
+            packed = pipeline.placement.send(packed, k, last)
+        params, model_state = (part.tree for part in packed)
+        for label, tree in stage.by_layer(params).items():
             variables[_PARAMS][_key(label)] = plain(tree)
-        for label, collections in stage.by_layer(own.model_state).items():
+        for label, collections in stage.by_layer(model_state).items():
             for collection, tree in _collections(collections).items():
                 variables.setdefault(collection, {})[_key(label)] = plain(tree)
-    return jax.tree.map(np.asarray, variables)
+    return jax.tree.map(np.asarray, variables) if pipeline.placement.owns(last) else variables
 
 
 def import_variables(pipeline: Pipeline, state: State, variables: Mapping[str, Any]) -> State:
@@ -80,7 +86,9 @@ def import_variables(pipeline: Pipeline, state: State, variables: Mapping[str, A
             found = {label: _filled(variables, _key(label), kind, wanted, used) for label, wanted in layers}
             parts.append(pipeline.placement.own(stage.from_layers(found), k))
         params, model_state = parts
-        opt_state = pipeline.placement.own(pipeline.programs[k].updates.init(params), k)
+        init = pipeline.programs[k].updates.init
+        opt_state = init(params) if pipeline.placement.owns(k) else jax.eval_shape(init, params)
+        opt_state = pipeline.placement.own(opt_state, k)
         stages.append(own.replace(params=params, model_state=model_state, opt_state=opt_state))
     unused = [path for path in _paths(variables) if path not in used]
     if unused:

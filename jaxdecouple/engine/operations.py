@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxdecouple.engine.placement import Placement
+from jaxdecouple.engine.placement import Nowhere, Placement
 from jaxdecouple.engine.stage_program import Passed
 from jaxdecouple.engine.state import Metrics
 from jaxdecouple.engine.workspace import Operation, Workspace
-from jaxdecouple.network.trees import PyTree
 from jaxdecouple.schedules import BACKWARD, Op, Schedule, is_synchronous, join
 
 
@@ -45,7 +43,7 @@ class Dispatcher:
       schedule: what there is to do.
     """
 
-    def __init__(self, programs: Sequence[Any], placement: Placement, schedule: Schedule):
+    def __init__(self, programs: Sequence[Any], placement: Placement | Nowhere, schedule: Schedule):
         self.programs = programs
         self.placement = placement
         self.schedule = schedule
@@ -226,39 +224,3 @@ class Dispatcher:
         elif work.observer is not None and passed.held is None:
             updated = passed.state.packed_params is not before.packed_params
             work.observer.after(operation, k, n, passed.grads, updated)
-
-
-class ShapesDispatcher(Dispatcher):
-    """What a state will look like: the operations within ``jax.eval_shape``, without their arithmetic.
-
-    Backward passes, which take long to trace, are not traced. A gradient has the shape and dtype of what it belongs to,
-    so that a stage's input says what it sends down.
-    """
-
-    def train(self, work: Workspace, k: int, n: int) -> Metrics:
-        x, _ = work.activations[k].pop(n), work.targets[k].pop(n)
-        if self._sends[k]:
-            self._send_down(work, x, k, n)
-        return Metrics()
-
-    def backward(self, work: Workspace, k: int, n: int) -> None:
-        residual, _ = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        if self._sends[k]:
-            structure, leaves = residual.signature
-            x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
-            self._send_down(work, x, k, n)
-
-    def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
-        self.backward(work, k, n)
-        self.forward(work, k, next_n)
-
-    def teach(self, work: Workspace, k: int, n: int) -> jax.Array:
-        work.residuals[k].pop(n), work.gradients[k].pop(n)
-        return jnp.zeros(())
-
-    def _send_down(self, work: Workspace, x: PyTree, k: int, n: int) -> None:
-        """The gradient of an input ``x``; integer activations have none."""
-        gradient = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, x
-        )
-        work.gradients[k - 1][n] = self.placement.send(gradient, k, k - 1)

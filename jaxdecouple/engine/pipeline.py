@@ -11,42 +11,33 @@ from __future__ import annotations
 import collections
 import copy
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 from jaxdecouple.engine.checks import Expected, check_usable
+from jaxdecouple.engine.evaluation import Evaluation, evaluation_of
 from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
-from jaxdecouple.engine.operations import Dispatcher, ShapesDispatcher
-from jaxdecouple.engine.placement import Devices, Params, Placement
+from jaxdecouple.engine.operations import Dispatcher
+from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
+from jaxdecouple.engine.processes import told
 from jaxdecouple.engine.programs import programs_for
+from jaxdecouple.engine.remote_program import RemoteProgram
+from jaxdecouple.engine.shapes import shapes_in_flight
 from jaxdecouple.engine.shares import with_shares
 from jaxdecouple.engine.state import InFlight, Metrics, State
-from jaxdecouple.engine.workspace import Observer, Workspace
+from jaxdecouple.engine.workspace import Observer, Workspace, feed
 from jaxdecouple.network.adapters import as_stages
 from jaxdecouple.network.trees import PyTree, shape_of
 from jaxdecouple.planning import least_run_ahead
 from jaxdecouple.schedules import Schedule, Weights, validate
 from jaxdecouple.transforms import StageOptimizer
 from jaxdecouple.transforms.gradient_norms import sample_of
-
-
-class Evaluation(NamedTuple):
-    """Means over all examples.
-
-    ``accuracy`` is over all labels but negative ones; ``None`` where targets are not labels, or with a loss of one's
-    own, which may leave labels out or mean something else by them.
-    """
-
-    loss: float
-    accuracy: float | None
-    examples: int
 
 
 class Pipeline:
@@ -151,7 +142,9 @@ class Pipeline:
         self.run_ahead = least_run_ahead(self.schedule) if run_ahead is None else run_ahead
 
     def _begin(self) -> None:
-        self._dispatcher = Dispatcher(self.programs, self.placement, self.schedule)
+        owned = self.placement.owns
+        self._acting = [program if owned(k) else RemoteProgram(program) for k, program in enumerate(self.programs)]
+        self._dispatcher = Dispatcher(self._acting, self.placement, self.schedule)
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: Expected | None = None
 
@@ -180,13 +173,11 @@ class Pipeline:
         if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
             key = jax.random.wrap_key_data(key)
         stages, shapes = [], x
-        for k, program in enumerate(self.programs):
+        for k, program in enumerate(self._acting):
             stage = program.init(self.placement.put(key, k), shapes, targets)
             stages.append(self.placement.own(stage, k))
             shapes = program.output_shape(stages[-1], shapes)
-        for program in self.programs:
-            if isinstance(program, LocalProgram):
-                program.check_auxiliary(shapes)
+        self._check_auxiliary(shapes)
         self._expected = Expected(x, shapes, self.loss_program)
         stages = with_shares(stages, self.programs, self.placement, alone=self.schedule.is_local)
         return State(stages=stages, in_flight=tuple(InFlight() for _ in stages))
@@ -212,10 +203,8 @@ class Pipeline:
         self._bound_run_ahead()
         tick = int(state.tick)
         work, first = Workspace(state, observer), int(state.first)
-        self._feed(work, tick, inputs, targets)
-        metrics = self._dispatcher.tick(work, tick, first, tick + 1)
-        if metrics.loss is not None:
-            self._unfinished.append(metrics.loss)
+        feed(work, self.placement, self.schedule, tick, inputs, targets)
+        metrics = self._dispatch(work, tick, first, tick + 1)
         return work.freeze(tick=tick + 1, first=first), metrics
 
     def flush(
@@ -239,9 +228,7 @@ class Pipeline:
         first, stop = int(state.first), int(state.tick)
         for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
             work = Workspace(state, observer)
-            metrics = self._dispatcher.tick(work, tick, first, stop)
-            if metrics.loss is not None:
-                self._unfinished.append(metrics.loss)
+            metrics = self._dispatch(work, tick, first, stop)
             state = work.freeze(tick=stop, first=first)
             if on_tick is not None:
                 on_tick(state, metrics)
@@ -267,24 +254,21 @@ class Pipeline:
           ValueError: as of `init`.
         """
         x, targets, fed = shape_of(x), shape_of(_labels_for(x) if targets is None else targets), fed or {}
-        stages = jax.eval_shape(lambda key: self.init(key, x, targets).stages, _key_shape())
+        self._check_groups(x)
+        stages, shapes = [], x
+        for program in self.programs:
+            stages.append(jax.eval_shape(functools.partial(program.init, x=shapes, targets=targets), _key_shape()))
+            shapes = program.output_shape(stages[-1], shapes)
+        self._check_auxiliary(shapes)
         oldest = max(first, tick - self.schedule.drain)  # that can still be in flight
         recent = {n: fed.get(n, (x, targets)) for n in range(oldest, tick)}
-
-        def in_flight(stages: tuple, batches: dict[int, tuple[PyTree, PyTree]]) -> tuple[InFlight, ...]:
-            dispatcher = ShapesDispatcher(self.programs, self.placement, self.schedule)
-            work = Workspace(State(stages, tuple(InFlight() for _ in stages)))
-            for now, batch in batches.items():
-                self._feed(work, now, *batch)
-                dispatcher.tick(work, now, oldest, now + 1)
-            return work.freeze(tick, first).in_flight
-
-        return State(stages, jax.eval_shape(in_flight, stages, recent), tick, first)
+        whole = with_shares(stages, self.programs, Nowhere(), alone=self.schedule.is_local)
+        return State(whole, shapes_in_flight(self.programs, self.schedule, whole, recent, oldest), tick, first)
 
     def predict(self, state: State, x: PyTree) -> PyTree:
         """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
         x = self.placement.put(x, 0)
-        for k, program in enumerate(self.programs):
+        for k, program in enumerate(self._acting):
             if k:
                 x = self.placement.send(x, k - 1, k)
             x = program.predict(state.stages[k], x)
@@ -296,22 +280,19 @@ class Pipeline:
         Raises:
           ValueError: there are no batches.
         """
-        sizes, scores = [], []
+        sizes, scores, marks, owned = [], [], [], self.placement.owns(self._last)
         for inputs, targets in batches:
-            logits = self.predict(state, inputs)
-            sizes.append(jax.tree.leaves(targets)[0].shape[0])
-            scores.append(self.loss_program.score(logits, self.placement.put(targets, self._last)))
-            if len(scores) > self.run_ahead:
-                jax.block_until_ready(scores[-1 - self.run_ahead])
+            logits = self.predict(state, self._inputs(inputs, targets))
+            sizes.append(jax.tree.leaves(inputs if targets is None else targets)[0].shape[0])
+            if owned:
+                scores.append(self.loss_program.score(logits, self.placement.put(targets, self._last)))
+            marks.append(scores[-1] if owned else self.placement.last_crossing())
+            if len(marks) > self.run_ahead:
+                jax.block_until_ready(marks[-1 - self.run_ahead])
         if not sizes:
             raise ValueError("evaluate got no batches; write an iterable of (inputs, targets)")
-        losses, hits = zip(*jax.device_get(scores), strict=True)
-        found, labels = (None, 0) if hits[0] is None else np.sum(hits, axis=0)
-        return Evaluation(
-            loss=_mean(losses, sizes),
-            accuracy=None if found is None else float(found / labels) if labels else math.nan,
-            examples=sum(sizes),
-        )
+        found = evaluation_of(scores, sizes) if owned else None
+        return Evaluation(*told(found, self.placement.owners[-1]))
 
     def measure_gradient_norms(
         self, state: State, batch: tuple[PyTree, PyTree], *, sample_size: int | None = None, chunk_size: int = 32
@@ -343,14 +324,20 @@ class Pipeline:
             )
         (inputs, targets), chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
         activations = [self.placement.put(inputs, 0)]
-        for k, program in enumerate(self.programs[:-1]):
+        for k, program in enumerate(self._acting[:-1]):
             activations.append(self.placement.send(program.predict(state.stages[k], activations[k]), k, k + 1))
         stages, given = list(state.stages), self.placement.put(targets, self._last)
-        for k, program in reversed(list(enumerate(self.programs))):
+        for k, program in reversed(list(enumerate(self._acting))):
             given, stages[k] = program.measure_norms(stages[k], activations[k], given, chunk_size)
             if k:
                 given = self.placement.send(given, k, k - 1)
         return state.replace(stages=tuple(stages))
+
+    def _inputs(self, inputs: PyTree, targets: PyTree) -> PyTree:
+        """Of a batch: where another process reads them, shapes will do, or, once those are known, ``None``."""
+        if inputs is not None or self._expected is None or self.placement.owns(0):
+            return inputs
+        return self._expected.inputs_for(targets)
 
     def _check_groups(self, x: PyTree) -> None:
         size, examples = self.placement.group_size, jax.tree.leaves(x)[0].shape[0]
@@ -360,11 +347,18 @@ class Pipeline:
                 f"{size} (a smaller last batch may have any size)"
             )
 
-    def _feed(self, work: Workspace, n: int, inputs: PyTree, targets: PyTree) -> None:
-        work.activations[0][n] = self.placement.put(inputs, 0)
-        for k in range(self._last + 1):
-            if self.schedule.learns_in_forward(k):
-                work.targets[k][n] = self.placement.put(targets, k)
+    def _check_auxiliary(self, logits: PyTree) -> None:
+        for program in self.programs:
+            if isinstance(program, LocalProgram):
+                program.check_auxiliary(logits)
+
+    def _dispatch(self, work: Workspace, tick: int, first: int, stop: int) -> Metrics:
+        """A tick, and a mark of how far the devices are: its loss, or what last came from or went to its process."""
+        metrics = self._dispatcher.tick(work, tick, first, stop)
+        mark = self.placement.last_crossing() if metrics.loss is None else metrics.loss
+        if mark is not None:
+            self._unfinished.append(mark)
+        return metrics
 
     def _bound_run_ahead(self) -> None:
         """Waits until fewer than ``run_ahead`` losses are unfinished: dispatched work, and its memory, is bounded.
@@ -381,9 +375,10 @@ class Pipeline:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ValueError(f"a batch is a pair, but got {type(batch).__name__}; write step(state, (inputs, targets))")
         inputs, targets = batch
+        inputs = self._inputs(inputs, targets)
         if self._expected is None:  # a restored state: `init` was not called
             logits = x = shape_of(inputs)
-            for stage, program in zip(state.stages, self.programs, strict=True):
+            for stage, program in zip(state.stages, self._acting, strict=True):
                 logits = program.output_shape(stage, logits)
             self._expected = Expected(x, logits, self.loss_program)
         self._expected.check(inputs, targets, int(state.tick))
@@ -396,7 +391,3 @@ def _labels_for(x: PyTree) -> jax.ShapeDtypeStruct:
 
 def _key_shape() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key(0))
-
-
-def _mean(values: Sequence[Any], weights: Sequence[int]) -> float:
-    return float(np.average(np.asarray(values, np.float64), weights=weights))

@@ -3,6 +3,9 @@
 A stage lives on one device, or on a group of devices. In a group, the examples of a batch are split over the devices.
 What the stage owns is on all of them, or, where it is large and that is wished, split as well. Compiled functions
 follow the placement of their arguments: the compiler adds the exchange of gradients and statistics within the group.
+
+Where several processes train together (see `processes`), a process holds the arrays of its own stages. Of the others it
+has shapes alone, ``jax.ShapeDtypeStruct``.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxdecouple.engine.packing import LARGE
+from jaxdecouple.engine.processes import Groups, check_processes, default_devices
 from jaxdecouple.network.jax_internals import copy_to_device, put_on_device
-from jaxdecouple.network.trees import PyTree
+from jaxdecouple.network.trees import PyTree, shape_of
 
 Devices = Sequence[jax.Device] | Sequence[Sequence[jax.Device]] | Mesh
-Groups = tuple[tuple[jax.Device, ...], ...]
 Params = Literal["replicated", "sharded"]
 
 
@@ -31,6 +34,7 @@ class Placement:
       groups: the devices of each stage.
       devices: the first device of each group.
       params: whether large arrays that a stage owns are on every device of its group, or split over them.
+      owners: the index of the process that owns each stage.
     """
 
     def __init__(self, num_stages: int, devices: Devices | None = None, params: Params = "replicated"):
@@ -44,23 +48,35 @@ class Placement:
 
         Raises:
           ValueError: not one device or group per stage, groups of different sizes, a device twice in a group, a mesh
-            with other axes, or ``params`` that are not known.
+            with other axes, or ``params`` that are not known; or what `check_processes` refuses.
         """
         if params not in get_args(Params):
             raise ValueError(f"params is {params!r}; write one of {', '.join(get_args(Params))}")
         self.params = params
         self.groups = _groups(num_stages, devices)
         self.devices = tuple(group[0] for group in self.groups)
+        check_processes(self.groups)
+        self.owners = tuple(device.process_index for device in self.devices)
+        self._here = [owner == jax.process_index() for owner in self.owners]
         self._meshes = [Mesh(np.array(group), ("data",)) if len(group) > 1 else None for group in self.groups]
         self._single = [SingleDeviceSharding(device) for device in self.devices]
+        # Both ends of a transfer between processes must have shardings of one form.
+        self._crossed: jax.Array | None = None
+        self._crossing = [Mesh(np.array(group), ("data",)) for group in self.groups]
 
     @property
     def group_size(self) -> int:
         """How many devices a stage has."""
         return len(self.groups[0])
 
+    def owns(self, stage: int) -> bool:
+        """Whether ``stage`` lives in this process."""
+        return self._here[stage]
+
     def own(self, tree: PyTree, stage: int) -> PyTree:
         """A copy of ``tree`` where ``stage`` lives which nobody else holds, so that it may be donated."""
+        if not self._here[stage]:
+            return shape_of(tree)
         return jax.device_put(tree, self._owned(tree, stage), may_alias=False)
 
     def keep(self, tree: PyTree, stage: int) -> PyTree:
@@ -71,6 +87,8 @@ class Placement:
 
     def put(self, tree: PyTree, stage: int) -> PyTree:
         """``tree``, a batch from the host or any device, where ``stage`` lives; asynchronous."""
+        if not self._here[stage]:
+            return shape_of(tree)
         leaves, structure = jax.tree.flatten(tree)
         if self._meshes[stage] is None:
             return jax.tree.unflatten(structure, put_on_device(leaves, self._single[stage]))
@@ -78,12 +96,40 @@ class Placement:
 
     def send(self, tree: PyTree, source: int, target: int) -> PyTree:
         """``tree`` from where stage ``source`` lives to stage ``target``; asynchronous, free where that is the same."""
-        if self.groups[source] == self.groups[target]:
+        if self.owners[source] != self.owners[target]:
+            return self._cross(tree, source, target)
+        if self.groups[source] == self.groups[target] or not self._here[source]:
             return tree
         if self._meshes[target] is not None:
             return jax.device_put(tree, self._split(tree, target))
         leaves, structure = jax.tree.flatten(tree)
         return jax.tree.unflatten(structure, copy_to_device(leaves, self._single[target]))
+
+    def last_crossing(self) -> jax.Array | None:
+        """What was last sent to another process, or received from it, since this was last asked for."""
+        crossed, self._crossed = self._crossed, None
+        return crossed
+
+    def _cross(self, tree: PyTree, source: int, target: int) -> PyTree:
+        """`send` from one process to another. Both call it, in the same order; to the others it is nothing.
+
+        The process that receives stands in for the source with an array of no parts.
+        """
+        leaves, structure = jax.tree.flatten(tree)
+        if not (self._here[source] or self._here[target]):
+            return tree
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        begin, end = ([self._example_sharding(x, self._crossing[k]) for x in shapes] for k in (source, target))
+        if self._here[source]:
+            leaves = jax.device_put(leaves, begin)
+        else:
+            leaves = [
+                jax.make_array_from_single_device_arrays(x.shape, sharding, [], dtype=x.dtype)
+                for x, sharding in zip(shapes, begin, strict=True)
+            ]
+        received = jax.device_put(leaves, end)
+        self._crossed = (received if self._here[target] else leaves)[0] if leaves else self._crossed
+        return jax.tree.unflatten(structure, received if self._here[target] else shapes)
 
     def _owned(self, tree: PyTree, stage: int) -> PyTree:
         def sharding(leaf: Any) -> Sharding:
@@ -106,16 +152,33 @@ class Placement:
         """Over the examples; what the group does not divide, as an epoch's last batch may be, is on all its devices."""
         mesh = self._meshes[stage]
         assert mesh is not None  # else `put_on_device` and `copy_to_device` serve
+        return jax.tree.map(lambda leaf: self._example_sharding(leaf, mesh), tree)
 
-        def sharding(leaf: Any) -> Sharding:
-            divided = np.ndim(leaf) and np.shape(leaf)[0] % self.group_size == 0
-            return NamedSharding(mesh, PartitionSpec("data") if divided else PartitionSpec())
+    def _example_sharding(self, leaf: Any, mesh: Mesh) -> Sharding:
+        divided = np.ndim(leaf) and np.shape(leaf)[0] % self.group_size == 0
+        return NamedSharding(mesh, PartitionSpec("data") if divided else PartitionSpec())
 
-        return jax.tree.map(sharding, tree)
+
+class Nowhere:
+    """The placement of shapes, which are on no device."""
+
+    def own(self, tree: PyTree, stage: int) -> PyTree:
+        """Its shapes."""
+        return shape_of(tree)
+
+    def put(self, tree: PyTree, stage: int) -> PyTree:
+        """As it is."""
+        return tree
+
+    def send(self, tree: PyTree, source: int, target: int) -> PyTree:
+        """As it is."""
+        return tree
 
 
 def _groups(num_stages: int, devices: Devices | None) -> Groups:
     available = jax.devices()
+    if devices is None and jax.process_count() > 1:
+        devices = default_devices(num_stages)
     if devices is None:
         if num_stages > len(available):
             raise ValueError(

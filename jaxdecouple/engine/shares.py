@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from jaxdecouple.engine.placement import Placement
+from jaxdecouple.engine.placement import Nowhere, Placement
 from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.engine.state import StageState
 from jaxdecouple.errors import CutWarning
@@ -16,7 +16,7 @@ from jaxdecouple.transforms import Dependence, dependence_of
 
 
 def with_shares(
-    stages: Sequence[StageState], programs: Sequence[StageProgram], placement: Placement, *, alone: bool
+    stages: Sequence[StageState], programs: Sequence[StageProgram], placement: Placement | Nowhere, *, alone: bool
 ) -> tuple[StageState, ...]:
     """The new stages with their first shares, 0, where their optimizers sum something over all stages.
 

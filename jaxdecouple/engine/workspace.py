@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from jaxdecouple.engine.placement import Nowhere, Placement
 from jaxdecouple.engine.state import InFlight, State
 from jaxdecouple.network.trees import PyTree
+from jaxdecouple.schedules import Schedule
 
 Operation = Literal["forward", "train", "backward", "backward_forward", "learn", "teach"]
 
@@ -33,6 +35,16 @@ class Workspace:
         """The state; the workspace is not to be used any more."""
         queues = zip(self.activations, self.targets, self.residuals, self.gradients, strict=True)
         return State(tuple(self.stages), tuple(InFlight(*queue) for queue in queues), tick, first)
+
+
+def feed(
+    work: Workspace, placement: Placement | Nowhere, schedule: Schedule, n: int, inputs: PyTree, targets: PyTree
+) -> None:
+    """Puts batch ``n`` where it is read: inputs at the first stage, targets wherever there is an objective."""
+    work.activations[0][n] = placement.put(inputs, 0)
+    for k in range(schedule.num_stages):
+        if schedule.learns_in_forward(k):
+            work.targets[k][n] = placement.put(targets, k)
 
 
 class Observer:

@@ -3,6 +3,7 @@
 * What ``jax.vjp`` keeps for the backward: the weights, which it reads verbatim, are taken out and put in again.
 * Jaxprs, which are what JAX records of a function: read for what depends on what, and rewritten where XLA is slow.
 * Copies between devices, without the 50 microseconds of Python that ``jax.device_put`` takes for each array.
+* The store of JAX's coordinator, in which processes leave one another notes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,18 @@ _REPORTS = ("debug_callback", "debug_print")
 _TRANSPARENT = ("jit", "pjit", "scan", "checkpoint", "remat", "remat2", "closed_call", "core_call")
 
 
-__all__ = ["attach_weights", "copy_to_device", "depends", "detach_weights", "fast_in_loops", "jaxpr_as_fun", "quiet"]
+__all__ = [
+    "attach_weights",
+    "coordinator_store",
+    "copy_to_device",
+    "depends",
+    "detach_weights",
+    "fast_in_loops",
+    "jaxpr_as_fun",
+    "put_on_device",
+    "quiet",
+    "transfer_address",
+]
 
 
 def detach_weights(vjp: Any) -> Any:
@@ -73,6 +85,18 @@ def put_on_device(arrays: list[Any], sharding: jax.sharding.SingleDeviceSharding
         aval = ShapedArray(array.shape, dtype)
         found.append(_put_array(aval, sharding, [array], list(sharding.device_set), True))
     return found
+
+
+def coordinator_store() -> Any:
+    """The client of the store that `jax.distributed.initialize` opens: ``key_value_set`` and the like."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def transfer_address() -> str:
+    """The address of this process for transfers between CPU devices; empty where none was set."""
+    return jax.config.values.get("jax_cross_host_transfer_socket_address") or ""
 
 
 def depends(jaxpr: Any, given: Sequence[bool]) -> list[bool]:

@@ -79,7 +79,12 @@ def sample_of(batch: PyTree, sample_size: int | None, chunk_size: int) -> tuple[
             "or None for all"
         )
     size = sample_size or length
-    return jax.tree.map(lambda leaf: leaf[:size], batch), min(chunk_size, size)
+
+    def first(leaf: Any) -> Any:
+        is_shape = isinstance(leaf, jax.ShapeDtypeStruct)
+        return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype) if is_shape else leaf[:size]
+
+    return jax.tree.map(first, batch), min(chunk_size, size)
 
 
 def tensor_norms(gradient: PyTree, counts: Sequence[int | None]) -> PyTree:

@@ -1,0 +1,122 @@
+"""The program of a stage that another process owns: it computes nothing, and says what shapes the stage would give.
+
+So every process walks the same list of operations, and knows what will be sent to it, and when.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxdecouple.engine.local_program import SyntheticProgram
+from jaxdecouple.engine.stage_program import Passed, StageProgram
+from jaxdecouple.engine.state import Residual, StageState
+from jaxdecouple.engine.updates import Updates
+from jaxdecouple.network.trees import PyTree, Signature, signature_of
+from jaxdecouple.schedules import Weights
+
+
+class RemoteProgram:
+    """Has the operations of every kind of stage program, on shapes: ``jax.ShapeDtypeStruct`` in place of arrays.
+
+    Attributes:
+      program: that the stage has in the process that owns it.
+    """
+
+    def __init__(self, program: StageProgram):
+        self.program = program
+        self._outputs: dict[Signature, PyTree] = {}
+
+    @property
+    def updates(self) -> Updates:
+        """Of the program."""
+        return self.program.updates
+
+    def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
+        """As of `StageProgram.init`."""
+        return jax.eval_shape(lambda key: self.program.init(key, x, targets), key)
+
+    def output_shape(self, state: StageState, x: PyTree) -> PyTree:
+        """As of `StageProgram.output_shape`; traced once for every shape of ``x``."""
+        signature = signature_of(x)
+        if signature not in self._outputs:
+            self._outputs[signature] = self.program.output_shape(state, x)
+        return self._outputs[signature]
+
+    def predict(self, state: StageState, x: PyTree) -> PyTree:
+        """The output."""
+        return self.output_shape(state, x)
+
+    def forward(self, state: StageState, x: PyTree, batch: int, weights: Weights) -> Passed:
+        """The output, and a residual that holds nothing but the input's shape."""
+        return Passed(state, y=self.output_shape(state, x), residual=Residual(signature=signature_of(x)))
+
+    def train(
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        sends: bool = True,
+        observe: bool = False,
+        others: tuple | None = None,
+        hold: bool = False,
+    ) -> Passed:
+        """The gradient of the input; no loss."""
+        return Passed(state, sent=_gradient(signature_of(x)), held=state.packed_params if hold else None)
+
+    def backward(
+        self,
+        state: StageState,
+        residual: Residual,
+        gradient: PyTree,
+        batch: int,
+        weights: Weights,
+        observe: bool = False,
+        others: tuple | None = None,
+        hold: bool = False,
+    ) -> Passed:
+        """The gradient of the input."""
+        return Passed(state, sent=_gradient(residual.signature), held=state.packed_params if hold else None)
+
+    def update(self, state: StageState, held: PyTree, batch: int, weights: Weights, others: tuple) -> Passed:
+        """Nothing but the state."""
+        return Passed(state)
+
+    def backward_forward(
+        self,
+        state: StageState,
+        residual: Residual,
+        gradient: PyTree,
+        batch: int,
+        x: PyTree,
+        next_batch: int,
+        weights: Weights,
+        others: tuple | None = None,
+    ) -> Passed:
+        """`backward`, then `forward`."""
+        return self.forward(state, x, next_batch, weights)._replace(sent=_gradient(residual.signature))
+
+    def learn(
+        self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
+    ) -> Passed:
+        """The output, and what a stage that learns locally may send down or keep until it is taught."""
+        passed = self.forward(state, x, batch, weights)._replace(sent=_gradient(signature_of(x)))
+        return passed if isinstance(self.program, SyntheticProgram) else passed._replace(residual=None)
+
+    def teach(self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights) -> Passed:
+        """Nothing but the state."""
+        return Passed(state)
+
+    def measure_norms(self, state: StageState, x: PyTree, given: PyTree, chunk_size: int) -> tuple[PyTree, StageState]:
+        """The gradient of each example's loss with respect to the input."""
+        return _gradient(signature_of(x)), state
+
+
+def _gradient(signature: Signature) -> PyTree:
+    """Of a stage's input: shaped like it; integers have none."""
+    structure, leaves = signature
+    return jax.tree.unflatten(
+        structure,
+        [jax.ShapeDtypeStruct(*leaf) if jnp.issubdtype(leaf[1], jnp.inexact) else None for leaf in leaves],
+    )
