@@ -167,7 +167,7 @@ def remembers_norms():
     def init(params):
         return jax.tree.map(lambda p: jnp.zeros(6, p.dtype), params)
 
-    def update(updates, state, params=None, *, gradient_norms):
+    def update(updates, state, params=None, *, gradient_norms, **_):
         return jax.tree.map(lambda u: -0.1 * u, updates), gradient_norms
 
     return optax.GradientTransformationExtraArgs(init, update)
