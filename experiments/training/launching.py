@@ -25,7 +25,9 @@ from experiments.settings import Settings, option
 INDEX, COUNT, COORDINATOR = "JAXDECOUPLE_PROCESS", "JAXDECOUPLE_PROCESSES", "JAXDECOUPLE_COORDINATOR"
 STAGES, SHARE, TERMINAL = "JAXDECOUPLE_STAGES", "JAXDECOUPLE_SHARE", "JAXDECOUPLE_TERMINAL"
 PATIENCE = "JAXDECOUPLE_PATIENCE"
-_NOISE = re.compile(rb"\[Gloo\]|[WEIF]\d{4} \d\d:\d\d:|\s*$")
+_NOISE = re.compile(  # of JAX's own libraries
+    rb"\[Gloo\]|[WEIF]\d{4} \d\d:\d\d:|Additional GRPC|:UNAVAILABLE|=== Source Loc|external/xla|\. This is only|\s*$"
+)
 _DYING = (b"*** Check failure", b"Fatal Python error")  # what JAX's libraries end with when they lose a process
 _GRACE = 5.0  # seconds, beyond the patience, that the others have once one has failed
 

@@ -24,6 +24,7 @@ from jaxdecouple.engine import processes
 from jaxdecouple.network.jax_internals import coordinator_store
 
 _BEAT = 0.5  # seconds between two signs of life
+_LAST_WORDS = 3.0  # seconds that a process which failed has to say why
 _EVERY = 8  # ticks between two votes: a vote costs half a millisecond
 _ALIVE, _FAILED = "jaxdecouple/alive", "jaxdecouple/failed"
 
@@ -166,7 +167,8 @@ class _SignsOfLife:
         if error is not None and not isinstance(error, (Stopped, Told)):
             with contextlib.suppress(Exception):
                 processes.write(f"{_FAILED}/{self._index}", True)
-            time.sleep(2 * _BEAT)  # they are to know it before the coordinator goes, if that is here
+            if self._index == 0:  # with it goes the coordinator; the others are to know before
+                time.sleep(2 * _BEAT)
         self._ended.set()
 
     def _beat(self) -> None:
@@ -182,6 +184,8 @@ class _SignsOfLife:
                 failed = [int(key.rsplit("/", 1)[1]) for key, _ in store.key_value_dir_get(_FAILED)]
                 self._answered = time.monotonic()
                 if failed and self._index not in failed:
+                    if self._index == 0:  # without a coordinator, JAX ends a process at once: it is still to say why
+                        time.sleep(_LAST_WORDS)
                     self._end(f", since {self._name(failed[0])} failed", status=1)
 
     def _guard(self) -> None:

@@ -45,7 +45,9 @@ def restore_state(
         if mismatch:
             raise CheckpointError(f"checkpoint {path} is not of this pipeline: {mismatch}")
         _check_version(path, document, pipeline.weights)
-        return _load(reading.result(), leaves, wanted, pipeline.placement)
+        state = _load(reading.result(), leaves, wanted, pipeline.placement)
+    pipeline.expect(state, x)
+    return state
 
 
 def _fed(document: dict[str, Any], x: PyTree, targets: PyTree | None) -> dict[int, tuple[PyTree, PyTree]]:

@@ -182,6 +182,13 @@ class Pipeline:
         stages = with_shares(stages, self.programs, self.placement, alone=self.schedule.is_local)
         return State(stages=stages, in_flight=tuple(InFlight() for _ in stages))
 
+    def expect(self, state: State, x: PyTree) -> None:
+        """Takes note, as `init` does, of what inputs look like, for a state that was not made by this pipeline."""
+        x = logits = shape_of(x)
+        for stage, program in zip(state.stages, self._acting, strict=True):
+            logits = program.output_shape(stage, logits)
+        self._expected = Expected(x, logits, self.loss_program)
+
     def step(
         self, state: State, batch: tuple[PyTree, PyTree], *, observer: Observer | None = None
     ) -> tuple[State, Metrics]:
@@ -376,11 +383,9 @@ class Pipeline:
             raise ValueError(f"a batch is a pair, but got {type(batch).__name__}; write step(state, (inputs, targets))")
         inputs, targets = batch
         inputs = self._inputs(inputs, targets)
-        if self._expected is None:  # a restored state: `init` was not called
-            logits = x = shape_of(inputs)
-            for stage, program in zip(state.stages, self._acting, strict=True):
-                logits = program.output_shape(stage, logits)
-            self._expected = Expected(x, logits, self.loss_program)
+        if self._expected is None:
+            self.expect(state, inputs)
+        assert self._expected is not None
         self._expected.check(inputs, targets, int(state.tick))
         return inputs, targets
 

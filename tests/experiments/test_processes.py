@@ -1,0 +1,77 @@
+"""Training in two processes: one is killed, and the same command goes on to what one process gives."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from experiments.training.config import Config
+from experiments.training.launching import Processes, watch
+from experiments.training.session import train
+
+ROOT = pathlib.Path(__file__).parents[2]
+SETTINGS = {"model": "mlp", "num_stages": 2, "epochs": 3, "batch_size": 50, "dataset": "digits", "method": "fdg"}
+
+
+def command(workdir):
+    flags = {**SETTINGS, "processes": 2, "patience": 10, "save_every": 4, "workdir": workdir}
+    return [sys.executable, "-P", "-m", "experiments.train", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def workers(watcher):
+    children = pathlib.Path(f"/proc/{watcher.pid}/task/{watcher.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+@pytest.mark.skipif(
+    tuple(map(int, jax.__version__.split(".")[:2])) < (0, 12), reason="JAX below 0.12 cannot do it on CPUs"
+)
+def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
+    joint, alone = tmp_path / "joint", tmp_path / "alone"
+    settings = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
+    watcher = subprocess.Popen(command(joint), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **settings)
+    while watcher.poll() is None and not any((joint / "checkpoints").glob("tick-????????")):
+        time.sleep(0.02)
+    os.kill(workers(watcher)[0], signal.SIGKILL)
+    killed = time.monotonic()
+    lines = watcher.communicate(timeout=60)[1].splitlines()
+    assert watcher.returncode == 128 + signal.SIGKILL and time.monotonic() - killed < 30
+    said = [line for line in lines if line.startswith("process")]
+    assert len(said) == 2, lines
+    assert said[0].startswith("process 0 (stage 0) was ended by SIGKILL; the same command goes on from ")
+    assert said[1].startswith("process 1 (stage 1) stopped")
+
+    again = subprocess.run(command(joint), capture_output=True, timeout=120, **settings)
+    assert again.returncode == 0, again.stderr
+    assert "going on after" in again.stdout and again.stdout.count("epoch") <= SETTINGS["epochs"]
+    train(Config(**SETTINGS), alone)
+    for name in ("metrics.jsonl", "model.msgpack"):
+        assert (joint / name).read_bytes() == (alone / name).read_bytes()
+    ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (joint, alone))
+    assert {name: ours[name] for name in ours if name != "devices"} == {n: theirs[n] for n in theirs if n != "devices"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"processes": 2, "process": 2, "coordinator": "h:1"}, "process is 2, but processes is 2; write --process of"),
+        ({"processes": 2, "process": 0}, "process and coordinator belong together"),
+        ({"processes": 2, "coordinator": "h:1"}, "process and coordinator belong together"),
+        ({"processes": 2, "process": 0, "coordinator": "host"}, "coordinator is 'host'; write HOST:PORT"),
+        ({"patience": 0.0}, "patience is 0.0; write a number above 0"),
+    ],
+)
+def test_processes_that_cannot_meet_are_refused(given, says):
+    with pytest.raises(ValueError, match=says):
+        Processes(**given)
+
+
+def test_stages_that_processes_cannot_share_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="num_stages is 3, which 2 processes cannot share evenly"):
+        watch(Processes(processes=2), 3, tmp_path)
