@@ -14,6 +14,7 @@ usage: ./run.sh [WORD] [ARGUMENTS]
   compare    compare the methods: python -m experiments.compare ARGUMENTS; the word may be left out
   train      train one model:     python -m experiments.train ARGUMENTS
   benchmark  measure speed, host time and memory of all methods: python -m experiments.benchmark ARGUMENTS
+  report     write a page about a run, finished or under way: python -m experiments.report RUN
   plan       plan a pipeline for devices that need not be there:  python -m experiments.plan ARGUMENTS
   docs       build the documentation into site/; `./run.sh docs serve` shows it while it is written
   package    build wheel and source package into dist/, and try the wheel in an empty environment
@@ -218,7 +219,7 @@ package() {
 
 word=compare
 case "${1--}" in
-  compare | train | benchmark | plan | docs | package | test | python | setup | pythons) word=$1; shift ;;
+  compare | train | benchmark | plan | report | docs | package | test | python | setup | pythons) word=$1; shift ;;
   help | -h | --help) usage; exit 0 ;;
   -*) ;;
   *) say "there is no '$1' to run"; usage >&2; exit 2 ;;
@@ -236,7 +237,7 @@ ensure_environment
 export PYTHONPATH="$top${PYTHONPATH:+:$PYTHONPATH}"
 case "$word" in
   # -P: from within another checkout, still this one's code
-  compare | train | benchmark | plan) exec "$venv/bin/python" -P -m "experiments.$word" "$@" ;;
+  compare | train | benchmark | plan | report) exec "$venv/bin/python" -P -m "experiments.$word" "$@" ;;
   test)
     cd "$top"
     export JAX_PLATFORMS="${JAX_PLATFORMS-cpu}"

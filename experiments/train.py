@@ -63,6 +63,7 @@ def main(argv: list[str]) -> None:
                 share_devices=FLAGS.share_devices,
                 saving=saving,
                 loggers=logging.log,
+                mark_ticks=logging.mark_ticks,
             )
         print(f"test error {100 * run.test_error:.2f} % after the flush; everything is in {workdir}")
 

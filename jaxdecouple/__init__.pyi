@@ -40,6 +40,7 @@ from .planning import plan as plan
 from .planning import save_gantt as save_gantt
 from .planning import save_trace as save_trace
 from .planning import timeline as timeline
+from .reports import report as report
 from .transforms import accumulate_gradients as accumulate_gradients
 from .transforms import clars as clars
 from .transforms import clip_by_global_norm as clip_by_global_norm

@@ -46,10 +46,13 @@ class Saving(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Logging(Settings):
-    """Where the numbers of a run go besides ``metrics.jsonl``."""
+    """What is told of a run besides its results, and where."""
 
     log: tuple[str, ...] = option(
         (), f"also log to: {', '.join(LOGS)}; several with commas between", choices=LOGS, group="the run", common=True
+    )
+    mark_ticks: int = option(
+        0, "ticks in which it is noted when each operation really runs, for ./run.sh report; 0: none", least=0
     )
 
 

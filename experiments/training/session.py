@@ -16,6 +16,7 @@ from tqdm import tqdm
 import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
+from experiments.measure.marks import Mark, Marks
 from experiments.report import plots
 from experiments.report.workdir import check_free, drawing
 from experiments.training import processes
@@ -26,7 +27,9 @@ from experiments.training.progress import EpochRecord, NonFiniteLoss, as_json
 from experiments.training.run_directory import (
     CHECKPOINTS,
     DIAGNOSTICS,
+    MARKS,
     METRICS,
+    SETUP,
     SUMMARY,
     RunDirectory,
     Standing,
@@ -50,6 +53,7 @@ def train(
     share_devices: bool = False,
     saving: Saving | None = None,
     loggers: Sequence[str | Logger] = (),
+    mark_ticks: int = 0,
 ) -> Finished:
     """Trains, or goes on with the run that ``workdir`` holds, and writes the files that `experiments.train` names.
 
@@ -60,13 +64,14 @@ def train(
       share_devices: whether several stages may be on one device.
       saving: how often to save.
       loggers: where the numbers go besides ``metrics.jsonl``: names of `LOGS`, or loggers of your own.
+      mark_ticks: ticks in which it is noted when each operation really runs.
 
     Raises:
       ValueError: the settings, the data or the workdir cannot be used, or it holds another run or a finished one.
       NonFiniteLoss: the loss became NaN or infinite.
       Stopped: by a signal, after saving.
     """
-    processes.agreed(lambda: _check(config, workdir, overwrite))
+    processes.agreed(lambda: _check(config, workdir, overwrite, mark_ticks))
     saving = saving or Saving()
     dataset, places = config.load_data(), devices.of_stages(config.num_stages, share_devices)
     trainer = Trainer(config, dataset, places, None if overwrite else _saved_layout(workdir))
@@ -75,6 +80,7 @@ def train(
             print(trainer.choice.explain())
             trainer.choice.save(output)
         output.write_json(LAYOUT, dataclasses.asdict(trainer.layout))  # once it is there, nothing is measured again
+        output.write_json(SETUP, _setup(trainer))
         with (
             StopRequest() as stop,
             jd.Checkpoints(output.file(CHECKPOINTS), keep=saving.keep, report=_warn) as checkpoints,
@@ -82,7 +88,7 @@ def train(
         ):
             saver = Saver(checkpoints, saving, trainer, stop, again(overwrite))
             try:
-                run = _run(config, trainer, saver, output, logs)
+                run = _run(config, trainer, saver, output, logs, mark_ticks)
             except ValueError:
                 checkpoints.wait()
                 if output.standing is Standing.NEW and checkpoints.newest is None:
@@ -92,7 +98,12 @@ def train(
     return run
 
 
-def _check(config: Config, workdir: pathlib.Path, overwrite: bool) -> None:
+def _check(config: Config, workdir: pathlib.Path, overwrite: bool, mark_ticks: int) -> None:
+    if mark_ticks and config.diagnose_every:
+        raise ValueError(
+            f"mark_ticks is {mark_ticks} and diagnose_every {config.diagnose_every}; write one of them, since a probe "
+            "dispatches operations that it would be wrong to time"
+        )
     check_free(workdir)
     if overwrite:
         RunDirectory.check(workdir, overwrite=True, inputs={"init_from": config.init_from})
@@ -114,7 +125,14 @@ def _claimed(config: Config, workdir: pathlib.Path, overwrite: bool) -> Iterator
         yield output
 
 
-def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory | Unwritten, logs: Loggers) -> Finished:
+def _run(
+    config: Config,
+    trainer: Trainer,
+    saver: Saver,
+    output: RunDirectory | Unwritten,
+    logs: Loggers,
+    mark_ticks: int,
+) -> Finished:
     start = saver.start()
     records = _write_findings(start, output)
     for record in records:
@@ -136,10 +154,14 @@ def _run(config: Config, trainer: Trainer, saver: Saver, output: RunDirectory | 
             logs.log(record)
             tqdm.write(_line(record, config.epochs), file=sys.stdout)
 
+        def on_marks(marks: list[Mark]) -> None:
+            output.write_json(MARKS, [mark._asdict() for mark in marks], depth=1)
+
         try:
             return trainer.run(
                 config.seed,
                 start=start,
+                marks=Marks(trainer.pipeline, mark_ticks, trainer.batches_per_epoch, on_marks) if mark_ticks else None,
                 on_tick=on_tick,
                 on_epoch=on_epoch,
                 on_diagnosis=lambda record: output.append(DIAGNOSTICS, as_json(record)),
@@ -193,7 +215,8 @@ def _write_results(
     output.write_json(SUMMARY, _summary(trainer, run))
 
 
-def _summary(trainer: Trainer, run: Finished) -> dict[str, Any]:
+def _setup(trainer: Trainer) -> dict[str, Any]:
+    """What is known of a run when it begins."""
     pipeline = trainer.pipeline
     return {
         "method": pipeline.schedule.name,
@@ -202,10 +225,12 @@ def _summary(trainer: Trainer, run: Finished) -> dict[str, Any]:
         "layers_per_stage": [stage.num_layers for stage in pipeline.stages],
         "boundaries": [stage.first for stage in pipeline.stages[1:]],
         "schedule": dataclasses.asdict(pipeline.schedule),
-        "test_error": run.test_error,
-        "test_loss": run.final.loss,
         **devices.describe(),
     }
+
+
+def _summary(trainer: Trainer, run: Finished) -> dict[str, Any]:
+    return {**_setup(trainer), "test_error": run.test_error, "test_loss": run.final.loss}
 
 
 def _line(record: EpochRecord, epochs: int) -> str:

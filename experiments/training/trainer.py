@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 import jaxdecouple as jd
+from experiments.measure.marks import Marks
 from experiments.settings import revived
 from experiments.training import auto
 from experiments.training.auto import Choice
@@ -240,7 +241,7 @@ class Trainer:
             yield self.preprocess.train(jax.random.fold_in(key, n), images), labels
 
     def step(
-        self, state: State, batch: tuple[Any, Any], diagnostics: jd.Diagnostics | None = None
+        self, state: State, batch: tuple[Any, Any], diagnostics: jd.Diagnostics | Marks | None = None
     ) -> tuple[State, Metrics]:
         """One tick, and before it, where the optimizer needs them, the gradient norms of some of its examples."""
         if self.config.measures_norms(state.tick):
@@ -262,6 +263,7 @@ class Trainer:
         seed: int,
         *,
         start: Start | None = None,
+        marks: Marks | None = None,
         on_tick: Callable[[float], Any] = lambda loss: None,
         on_epoch: Callable[[EpochRecord, State], Any] = lambda record, state: None,
         on_diagnosis: Callable[[Diagnosis], Any] = lambda record: None,
@@ -272,6 +274,7 @@ class Trainer:
         Args:
           seed: of this run, in place of the config's.
           start: where to go on; by default, at the beginning.
+          marks: of this pipeline, to be made in some ticks; not together with diagnostics.
           on_tick: called once per batch with the newest loss known (NaN before the first).
           on_epoch: called after each epoch's test.
           on_diagnosis: called after each epoch, and after the flush, with each record of the diagnostics.
@@ -296,7 +299,7 @@ class Trainer:
                 begun = time.perf_counter() - progress.seconds
                 for images, labels in self.epoch(epoch, seed, start=state.tick - epoch * self.batches_per_epoch):
                     tick = state.tick
-                    state, metrics = self.step(state, (images, labels), diagnostics)
+                    state, metrics = self.step(state, (images, labels), diagnostics or marks)
                     progress.add(tick, metrics, len(labels), state)
                     on_tick(progress.latest)
                     progress.seconds = time.perf_counter() - begun

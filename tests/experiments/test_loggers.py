@@ -14,6 +14,8 @@ from experiments.training import session
 from experiments.training.config import Config, Saving
 from experiments.training.loggers import Loggers
 from experiments.training.progress import EpochRecord
+from jaxdecouple import schedules
+from jaxdecouple.reports import RunFiles
 
 CONFIG = Config(model="mlp", num_stages=2, boundaries=(2,), epochs=2, batch_size=400, learning_rate=0.05)
 RECORDS = [EpochRecord(n, 8 * n, 1 / n, 2 / n, 0.5, 0.1, 99.0) for n in (1, 2, 3)]
@@ -81,6 +83,9 @@ def test_a_run_that_goes_on_is_logged_whole(tmp_path, monkeypatch):
     for record in expected:
         for name in RESULTS:
             assert found[record["ticks"], name] == pytest.approx(record[name], rel=1e-6)
+    files = RunFiles.read(tmp_path / "run")  # what a report is made of
+    assert files.finished and files.remarks == [] and files.schedule == schedules.fdg(2)
+    assert files.setup["staleness"] == [[1], [0]] and len(files.speed) == 2
     assert ours.closed and {"metrics.csv", "tensorboard"} <= set((tmp_path / "run" / "files.txt").read_text().split())
 
 

@@ -1,0 +1,105 @@
+"""When the operations of some ticks really started and ended, beside what the timeline makes of their durations."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxdecouple.planning import Timeline, Times, timeline
+from jaxdecouple.reports.charts import Box, gantt, missing
+from jaxdecouple.reports.run_files import RunFiles
+from jaxdecouple.schedules import BACKWARD, Schedule
+
+LOOKS = {
+    "forward": "forward",
+    "backward": "backward, update",
+    "loss": "forward, loss, backward, update",
+    "joined": "backward joined with the next forward",
+}
+_LOOK_OF = {"teach": "backward", "train": "loss", "learn": "loss", "backward_forward": "joined"}
+_FORWARD = 1 / 3  # of a forward and a backward that are one operation; only their sum matters once the pipeline is full
+
+
+def timelines(files: RunFiles) -> str:
+    """The measured Gantt chart and the predicted one, with their seconds per batch."""
+    schedule, marks = files.schedule, files.marks
+    if not marks:
+        return missing("It was not measured when operations ran; the flag --mark_ticks=12 measures it.")
+    try:
+        spans = [(mark["operation"], mark["stage"], mark["tick"], mark["start"], mark["end"]) for mark in marks]
+        boxes = [_box(operation, stage, str(tick), start, end) for operation, stage, tick, start, end in spans]
+        times = _times(spans, schedule.num_stages) if schedule else None
+    except (KeyError, TypeError, statistics.StatisticsError):
+        return missing("What was measured of operations is cut off, or of another version.")
+    rows = [f"stage {stage}" for stage in range(1 + max(box.row for box in boxes))]
+    ticks = sorted({tick for _, _, tick, _, _ in spans})
+    html = f"<h3>Measured: {_pace(spans)}</h3>{_chart(boxes, rows)}"
+    if schedule is None or times is None:
+        return html
+    run = timeline(schedule, times, num_batches=ticks[-1] + 2 * schedule.drain + 2)
+    predicted = _predicted(run, schedule, ticks)
+    return (
+        f"{html}<h3>Predicted: {1e3 * run.seconds_per_batch:.3g} ms per batch</h3>{_chart(predicted, rows)}"
+        "<p>The prediction takes the median of the measured durations, and lets nothing else take time: a device waits "
+        "for data alone. What is slower above is the host, transfers, and devices that disturb one another.</p>"
+    )
+
+
+def _pace(spans: Sequence[tuple[str, int, int, float, float]]) -> str:
+    """Seconds per batch, from the ends of the last stage's operations."""
+    ends = sorted(end for operation, _, _, _, end in spans if operation == "train")
+    if len(ends) < 2:
+        return "too few operations to tell a pace"
+    return f"{1e3 * (ends[-1] - ends[0]) / (len(ends) - 1):.3g} ms per batch"
+
+
+def _times(spans: Sequence[tuple[str, int, int, float, float]], num_stages: int) -> Times:
+    """The median duration of each operation of each stage; what never ran alone is a part of what it ran with."""
+
+    def median(stage: int, *operations: str) -> float | None:
+        found = [end - start for name, k, _, start, end in spans if k == stage and name in operations]
+        return statistics.median(found) if found else None
+
+    forward, backward, joined = [], [], []
+    for stage in range(num_stages):
+        whole = median(stage, "train", "learn", "backward_forward")
+        alone, back = median(stage, "forward"), median(stage, "backward")
+        if whole is None and (alone is None or back is None):
+            raise statistics.StatisticsError(f"stage {stage} has no measured operations")
+        whole = alone + back if whole is None else whole
+        forward.append(_FORWARD * whole if alone is None else alone)
+        backward.append((1 - _FORWARD) * whole if back is None else back)
+        joined.append(median(stage, "backward_forward"))
+    teach = [median(stage, "teach") or 0.0 for stage in range(num_stages - 1)]
+    together = None if None in joined[:-1] or num_stages == 1 else joined[:-1]
+    return Times(forward=forward, backward=backward, joined=together, teach=teach)
+
+
+def _predicted(run: Timeline, schedule: Schedule, ticks: Sequence[int]) -> list[Box]:
+    """The operations of the same ticks, from time 0 on."""
+    boxes: list[Box] = []
+    last = None
+    for record in run:
+        if not ticks[0] <= record.tick <= ticks[-1]:
+            continue
+        learns = schedule.learns_in_forward(record.stage)
+        operation = "backward" if record.kind is BACKWARD else "train" if learns else "forward"
+        box = _box(operation, record.stage, str(record.tick), record.start, record.end)
+        if last == record.dispatch:
+            boxes[-1] = _box("backward_forward", record.stage, str(record.tick), record.start, record.end)
+        else:
+            boxes.append(box)
+        last = record.dispatch
+    origin = min(box.start for box in boxes)
+    return [box._replace(start=box.start - origin, end=box.end - origin) for box in boxes]
+
+
+def _box(operation: str, stage: int, tick: str, start: float, end: float) -> Box:
+    look = _LOOK_OF.get(operation, operation)
+    return Box(stage, 1e3 * start, 1e3 * end, look, f"{LOOKS[look]}, tick {tick}")
+
+
+def _chart(boxes: Sequence[Box], rows: Sequence[str]) -> str:
+    present: Mapping[str, Any] = {look: words for look, words in LOOKS.items() if look in {box.look for box in boxes}}
+    return gantt(boxes, rows, x="time (ms)", looks=present)
