@@ -199,7 +199,8 @@ failed() {
   exit 1
 }
 
-# ---- The wheel, tried where nothing but what its extras name is installed, in the versions of uv.lock.
+# ---- The wheel, tried where nothing but what its extras name is installed, in the versions of uv.lock. There the types of
+# the pages' code are checked as well.
 
 package() {
   configure_uv
@@ -213,6 +214,8 @@ package() {
   "${uv[@]}" pip check --python "$trial/env"
   cd "$trial"
   env -u PYTHONPATH "$trial/env/bin/python" -I "$top/.ci/trial.py" "$1"
+  "$venv/bin/python" -P "$top/.ci/examples.py" "$trial/examples"
+  env -u PYTHONPATH "$venv/bin/python" -P -m basedpyright --level error --pythonpath "$trial/env/bin/python" -p "$trial/examples"
 }
 
 # ---- What to run.
