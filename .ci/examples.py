@@ -1,4 +1,4 @@
-"""Writes the code of the README and of pages into a folder, a file for each, for pyright to check as a user's would be."""
+"""Writes the code of the README and of pages into a folder, a file for each, for pyright to check as a user's."""
 
 import json
 import pathlib

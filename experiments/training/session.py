@@ -84,7 +84,7 @@ def train(
         with (
             StopRequest() as stop,
             jd.Checkpoints(output.file(CHECKPOINTS), keep=saving.keep, report=_warn) as checkpoints,
-            Loggers(loggers, output, config, _warn) as logs,
+            Loggers(loggers if processes.is_speaker() else (), output, config, _warn) as logs,
         ):
             saver = Saver(checkpoints, saving, trainer, stop, again(overwrite))
             try:
@@ -104,6 +104,8 @@ def _check(config: Config, workdir: pathlib.Path, overwrite: bool, mark_ticks: i
             f"mark_ticks is {mark_ticks} and diagnose_every {config.diagnose_every}; write one of them, since a probe "
             "dispatches operations that it would be wrong to time"
         )
+    if mark_ticks and processes.count() > 1:
+        raise ValueError(f"mark_ticks is {mark_ticks}, but operations are timed in one process alone; leave it out")
     check_free(workdir)
     if overwrite:
         RunDirectory.check(workdir, overwrite=True, inputs={"init_from": config.init_from})
