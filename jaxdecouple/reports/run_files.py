@@ -84,8 +84,9 @@ class RunFiles:
         if not isinstance(saved, dict):
             return None
         kind = FlushSchedule if "chunks" in saved else DelaySchedule
+        fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in saved.items()}
         try:
-            return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+            return kind(**fields)
         except (TypeError, ValueError):
             return None
 

@@ -65,9 +65,10 @@ def _times(spans: Sequence[tuple[str, int, int, float, float]], num_stages: int)
     for stage in range(num_stages):
         whole = median(stage, "train", "learn", "backward_forward")
         alone, back = median(stage, "forward"), median(stage, "backward")
-        if whole is None and (alone is None or back is None):
-            raise statistics.StatisticsError(f"stage {stage} has no measured operations")
-        whole = alone + back if whole is None else whole
+        if whole is None:
+            if alone is None or back is None:
+                raise statistics.StatisticsError(f"stage {stage} has no measured operations")
+            whole = alone + back
         forward.append(_FORWARD * whole if alone is None else alone)
         backward.append((1 - _FORWARD) * whole if back is None else back)
         joined.append(median(stage, "backward_forward"))
