@@ -145,8 +145,11 @@ def _run(
     with command_line.bar(total, "batch", begun, shown=processes.is_speaker()) as bar:
 
         def on_tick(loss: float) -> None:
+            rate = bar.format_dict["rate"]  # ticks per second; None at first
+            shown = {"images/s": f"{rate * config.batch_size:.0f}"} if rate else {}
             if math.isfinite(loss):  # one is known
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                shown["loss"] = f"{loss:.4f}"
+            bar.set_postfix(shown, refresh=False)
             bar.update()
 
         def on_epoch(record: EpochRecord, state: State) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from jaxdecouple.planning import Timeline, Times, timeline
 from jaxdecouple.reports.charts import Box, gantt, missing
 from jaxdecouple.reports.run_files import RunFiles
-from jaxdecouple.schedules import BACKWARD, Schedule
+from jaxdecouple.schedules import BACKWARD, Schedule, redoes_forward
 
 LOOKS = {
     "forward": "forward",
@@ -29,7 +29,7 @@ def timelines(files: RunFiles) -> str:
     try:
         spans = [(mark["operation"], mark["stage"], mark["tick"], mark["start"], mark["end"]) for mark in marks]
         boxes = [_box(operation, stage, str(tick), start, end) for operation, stage, tick, start, end in spans]
-        times = _times(spans, schedule.num_stages) if schedule else None
+        times = _times(spans, schedule) if schedule else None
     except (KeyError, TypeError, statistics.StatisticsError):
         return missing("What was measured of operations is cut off, or of another version.")
     rows = [f"stage {stage}" for stage in range(1 + max(box.row for box in boxes))]
@@ -54,7 +54,7 @@ def _pace(spans: Sequence[tuple[str, int, int, float, float]]) -> str:
     return f"{1e3 * (ends[-1] - ends[0]) / (len(ends) - 1):.3g} ms per batch"
 
 
-def _times(spans: Sequence[tuple[str, int, int, float, float]], num_stages: int) -> Times:
+def _times(spans: Sequence[tuple[str, int, int, float, float]], schedule: Schedule) -> Times:
     """The median duration of each operation of each stage; what never ran alone is a part of what it ran with."""
 
     def median(stage: int, *operations: str) -> float | None:
@@ -62,18 +62,21 @@ def _times(spans: Sequence[tuple[str, int, int, float, float]], num_stages: int)
         return statistics.median(found) if found else None
 
     forward, backward, joined = [], [], []
-    for stage in range(num_stages):
+    redone = redoes_forward(schedule.weights)
+    for stage in range(schedule.num_stages):
         whole = median(stage, "train", "learn", "backward_forward")
         alone, back = median(stage, "forward"), median(stage, "backward")
         if whole is None:
             if alone is None or back is None:
                 raise statistics.StatisticsError(f"stage {stage} has no measured operations")
             whole = alone + back
+        if redone and alone is not None and back is not None:
+            back = max(0.0, back - alone)  # `Times` has the backward without the forward that it redoes
         forward.append(_FORWARD * whole if alone is None else alone)
         backward.append((1 - _FORWARD) * whole if back is None else back)
         joined.append(median(stage, "backward_forward"))
-    teach = [median(stage, "teach") or 0.0 for stage in range(num_stages - 1)]
-    together = None if None in joined[:-1] or num_stages == 1 else joined[:-1]
+    teach = [median(stage, "teach") or 0.0 for stage in range(schedule.num_stages - 1)]
+    together = None if None in joined[:-1] or schedule.num_stages == 1 else joined[:-1]
     return Times(forward=forward, backward=backward, joined=together, teach=teach)
 
 

@@ -20,6 +20,7 @@ def test_each_picture_is_drawn_by_the_command_beside_it():
     shown = re.findall(r"!\[[^\]]+\]\(docs/gallery/(\w+)\.png\)", README)
     assert len(shown) == 2 and set(shown) <= set(PICTURES)
     assert "python -m experiments.gallery" in README
+    assert all(draw().axes for draw in PICTURES.values())
 
 
 def test_the_method_table():

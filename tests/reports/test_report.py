@@ -128,6 +128,20 @@ def test_measured_and_predicted_pace(run):
     assert text.count('class="box joined"') == text.count('class="box loss"') == 8  # four of each, twice
 
 
+def test_a_redone_forward_is_not_counted_twice(run):
+    """Of the schedule, which says so, and of the measured backward, which contains it."""
+    schedule = schedules.features_replay(2)
+    spans = [("train", 1, 0.0, 3.0), ("forward", 0, 0.0, 1.0), ("backward", 0, 1.0, 4.0)]
+    marks = [
+        {"operation": name, "stage": k, "tick": 20 + n, "start": 4e-3 * n + 1e-3 * start, "end": 4e-3 * n + 1e-3 * end}
+        for n in range(4)
+        for name, k, start, end in spans
+    ]
+    (run / "marks.json").write_text(json.dumps(marks))
+    (run / "setup.json").write_text(json.dumps({**SETUP, "schedule": dataclasses.asdict(schedule)}))
+    assert "Predicted: 4 ms per batch" in timelines(RunFiles.read(run))  # 1 + 3, of which 1 is redone
+
+
 def test_a_chart_leaves_out_what_cannot_be_drawn():
     nan = float("nan")
     text = lines({"a": [(0, 1.0), (1, nan), (2, 100.0)]}, x="x", y="y", log=True)
