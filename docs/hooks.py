@@ -17,6 +17,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).parents[1]
 BESIDE = ("BUILD.md", "CHANGELOG.md", "CONTRIBUTING.md", *ROOT.glob("experiments/*/README.md"))
+_COLAB = "https://colab.research.google.com/github"
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -31,6 +32,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrites the links of a page from places in the repository to places in the site."""
     here = pathlib.Path(page.file.abs_src_path or "")
+    if config.repo_url and page.file.src_uri == "tutorials/first_pipeline.md":
+        at = config.repo_url.removeprefix("https://github.com/").strip("/")
+        markdown += f"\nOr [open the notebook in Colab]({_COLAB}/{at}/blob/main/notebooks/quickstart.ipynb).\n"
 
     def rewritten(match: re.Match[str]) -> str:
         picture, text, link, anchor = match.groups()

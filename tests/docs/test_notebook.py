@@ -65,6 +65,14 @@ def test_it_is_kept_without_outputs():
     assert set(CONTENT["metadata"]["language_info"]) == {"name"}
 
 
+def test_it_is_installed_from_the_address_that_the_pages_have():
+    """Once the repository has one: in mkdocs.yml, and as SOURCE here."""
+    found = re.search(r"^repo_url: (\S+)", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    (setup,) = ("".join(cell["source"]) for cell in CONTENT["cells"] if cell["id"] == "setup")
+    expected = f'SOURCE = "git+{found[1]}"' if found else "SOURCE = pathlib.Path.cwd().parent.as_uri()"
+    assert expected in setup
+
+
 def test_its_links_lead_somewhere():
     prose = "\n".join("".join(cell["source"]) for cell in CONTENT["cells"] if cell["cell_type"] == "markdown")
     links = re.findall(r"\]\(([^)]+)\)", prose)
