@@ -17,6 +17,9 @@ from .diagnostics import Diagnostics as Diagnostics
 from .engine.evaluation import Evaluation as Evaluation
 from .engine.losses import accuracy as accuracy
 from .engine.losses import softmax_cross_entropy as softmax_cross_entropy
+from .engine.losses import token_cross_entropy as token_cross_entropy
+from .engine.metrics import Metric as Metric
+from .engine.metrics import language_metrics as language_metrics
 from .engine.pipeline import Pipeline as Pipeline
 from .engine.state import Metrics as Metrics
 from .engine.state import State as State

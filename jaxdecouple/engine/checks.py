@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxdecouple.engine.loss_program import LossProgram
-from jaxdecouple.engine.losses import softmax_cross_entropy
+from jaxdecouple.engine.losses import softmax_cross_entropy, token_cross_entropy
 from jaxdecouple.engine.state import State
 from jaxdecouple.network.trees import PyTree, describe, shape_of
 
@@ -42,7 +42,7 @@ class Expected:
                 self._program.check(self.logits, shape_of(targets))
             self._accepted.add(kind)
         # Only labels still on the host are looked at: reading a device array would wait for it.
-        if self._program.loss is softmax_cross_entropy and isinstance(targets, np.ndarray):
+        if self._program.loss in (softmax_cross_entropy, token_cross_entropy) and isinstance(targets, np.ndarray):
             self._check_labels(targets, n)
 
     def inputs_for(self, targets: PyTree) -> PyTree:
@@ -71,7 +71,8 @@ class Expected:
         if not hasattr(self.logits, "shape") or not np.issubdtype(targets.dtype, np.integer):
             return
         classes = self.logits.shape[-1]
-        if targets.ndim == self.logits.ndim - 1 and not 0 <= targets.min() <= targets.max() < classes:
+        least = 0 if self._program.loss is softmax_cross_entropy else targets.min()  # negative ones are left out
+        if targets.ndim == self.logits.ndim - 1 and not least <= targets.min() <= targets.max() < classes:
             raise ValueError(
                 f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} "
                 f"outputs; write labels of 0..{classes - 1}"

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxdecouple.engine.metrics import Metric
+
 
 class Evaluation(NamedTuple):
-    """Means over all examples.
+    """What a network does on all batches.
 
-    ``accuracy`` is over all labels but negative ones; ``None`` where targets are not labels, or with a loss of one's
-    own, which may leave labels out or mean something else by them.
+    Attributes:
+      loss: mean over all examples.
+      accuracy: that among the metrics, over labels that are not negative; ``None`` where it is not measured: where
+        targets are not labels, or with a loss of one's own, which may mean something else by them.
+      examples: how many there were.
+      metrics: by name, of all that was counted.
     """
 
     loss: float
     accuracy: float | None
     examples: int
+    metrics: Mapping[str, float]
 
 
-def evaluation_of(scores: Sequence[tuple[jax.Array, Any]], sizes: Sequence[int]) -> Evaluation:
+def evaluation_of(
+    scores: Sequence[tuple[jax.Array, Mapping[str, Any]]], sizes: Sequence[int], metrics: Mapping[str, Metric]
+) -> Evaluation:
     """The evaluation; waits for the devices.
 
     Args:
-      scores: of each batch, the mean loss, and how many labels were found and how many there are, or ``None``.
+      scores: of each batch, the mean loss, and the sums of the metrics that say something about it.
       sizes: of each batch.
+      metrics: by name.
     """
-    losses, hits = zip(*jax.device_get(scores), strict=True)
-    found, labels = (None, 0) if hits[0] is None else np.sum(hits, axis=0)
-    return Evaluation(
-        loss=float(np.average(np.asarray(losses, np.float64), weights=sizes)),
-        accuracy=None if found is None else float(found / labels) if labels else math.nan,
-        examples=sum(sizes),
-    )
+    losses, sums = zip(*jax.device_get(scores), strict=True)
+    found = {}
+    for name, metric in metrics.items():
+        batches = [each[name] for each in sums if name in each]
+        if batches:
+            total, count = np.asarray(batches, np.float64).sum(axis=0)
+            found[name] = float(metric.finish(total / count if count else math.nan))
+    loss = float(np.average(np.asarray(losses, np.float64), weights=sizes))
+    return Evaluation(loss, found.get("accuracy"), sum(sizes), found)

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from jaxdecouple.engine.linearization import linearize
-from jaxdecouple.engine.losses import label_hits, predicts_labels
+from jaxdecouple.engine.metrics import MetricFunctions, Sums, as_metrics, check_metrics, sums_of
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
 from jaxdecouple.engine.state import StageState
@@ -17,22 +17,28 @@ from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, describe
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
-# The loss of a batch; how many labels were found, and how many there were, or ``None`` where there is no accuracy.
-Score = tuple[jax.Array, tuple[jax.Array, jax.Array] | None]
 
 
 class LossProgram(StageProgram):
     """The last stage: forward, loss, backward and update in one dispatch. Nothing of it is ever in flight."""
 
-    def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, loss: Loss, donate: bool = True):
+    def __init__(
+        self,
+        stage: Stage,
+        optimizer: optax.GradientTransformation,
+        loss: Loss,
+        donate: bool = True,
+        metrics: MetricFunctions | None = None,
+    ):
         super().__init__(stage, optimizer, donate)
         self.loss = loss
+        self.metrics = as_metrics(metrics, loss)
 
     def check(self, logits: PyTree, targets: PyTree) -> None:
-        """Refuses a loss that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
+        """Refuses a loss or a metric that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
 
         Raises:
-          ValueError: the loss fails for such logits and targets, or what it returns is no scalar of a floating type.
+          ValueError: one fails for such logits and targets, or what the loss returns is no scalar of a floating type.
         """
         examples = jax.tree.leaves(targets)[0].shape[:1]
         logits = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(examples + leaf.shape[1:], leaf.dtype), logits)
@@ -43,6 +49,7 @@ class LossProgram(StageProgram):
             raise ValueError(f"the loss cannot take {given}: {error}") from error
         if getattr(loss, "shape", None) != () or not jax.numpy.issubdtype(loss.dtype, jax.numpy.floating):
             raise ValueError(f"the loss returns {describe(loss)}; write one that returns a scalar, the batch's mean")
+        check_metrics(self.metrics, logits, targets)
 
     def train(
         self,
@@ -55,7 +62,7 @@ class LossProgram(StageProgram):
         others: tuple[jax.Array, ...] | None = None,
         hold: bool = False,
     ) -> Passed:
-        """Loss, accuracy, the gradient of the stage's input, if the stage below wants it, and the state after.
+        """Loss, metrics, the gradient of the stage's input, if the stage below wants it, and the state after.
 
         Args:
           state: of the stage.
@@ -82,8 +89,8 @@ class LossProgram(StageProgram):
         )
         return passed(state, outcome)
 
-    def score(self, logits: PyTree, targets: PyTree) -> Score:
-        """Loss of a batch, and how many of its labels were found."""
+    def score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, dict[str, Sums]]:
+        """Loss of a batch, and the sums of its metrics."""
         return self._compiled(self._run_score)(logits, targets)
 
     def _run(
@@ -105,13 +112,12 @@ class LossProgram(StageProgram):
 
         arguments = (params.tree, x, model_state.tree, key, batch)
         loss, (logits, new_state), (grads, sent) = linearize(loss_of, *arguments).gradients_of_loss(*arguments)
-        hits = self._hits(logits, targets)
         return dataclasses.replace(
             self._updated(variant, grads, opt_state, params, norms, others),
             model_state=pack(new_state),
             sent=sent if variant.sends else None,
             loss=loss,
-            accuracy=None if hits is None else hits[0] / hits[1],
+            metrics={name: self.metrics[name].value(sums) for name, sums in self._sums(logits, targets).items()},
             grads=grads if variant.observe else None,
         )
 
@@ -121,8 +127,8 @@ class LossProgram(StageProgram):
         loss, pull = jax.vjp(lambda params, x: self.loss(self._predict(params, model_state, key, x), given), params, x)
         return pull(jax.numpy.ones_like(loss))
 
-    def _run_score(self, _: None, logits: PyTree, targets: PyTree) -> Score:
-        return self.loss(logits, targets), self._hits(logits, targets)
+    def _run_score(self, _: None, logits: PyTree, targets: PyTree) -> tuple[jax.Array, dict[str, Sums]]:
+        return self.loss(logits, targets), self._sums(logits, targets)
 
-    def _hits(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array] | None:
-        return label_hits(logits, targets) if predicts_labels(self.loss) else None
+    def _sums(self, logits: PyTree, targets: PyTree) -> dict[str, Sums]:
+        return sums_of(self.metrics, logits, targets)

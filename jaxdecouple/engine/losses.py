@@ -31,6 +31,35 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 
+def token_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean softmax cross entropy over the positions whose target is not negative; 0 where there is none.
+
+    Args:
+      logits: [B, ..., C].
+      targets: integer labels [B, ...]; negative ones, such as -1 or -100, are left out.
+
+    Raises:
+      ValueError: targets are no labels of the logits.
+    """
+    total, count = token_losses(logits, targets)
+    return total / jnp.maximum(count, 1)
+
+
+def token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sum of the softmax cross entropies of positions whose target is not negative, and how many these are.
+
+    Args and raises: as `token_cross_entropy`.
+    """
+    if not is_labels(logits, targets):
+        raise ValueError(
+            f"targets have shape {list(jnp.shape(targets))} and logits {list(jnp.shape(logits))}; write integer "
+            f"labels {list(jnp.shape(logits)[:-1])}, negative ones where a position is left out"
+        )
+    counted = targets >= 0
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(counted, targets, 0))
+    return jnp.sum(losses, where=counted), counted.sum()
+
+
 def accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array | None:
     """Share of labels that are the largest logit, or ``None`` where targets are not labels.
 
@@ -55,7 +84,7 @@ def predicts_labels(loss: Callable) -> bool:
     """
     while isinstance(loss, functools.partial):
         loss = loss.func
-    return loss is softmax_cross_entropy
+    return loss in (softmax_cross_entropy, token_cross_entropy)
 
 
 def is_labels(logits: jax.Array | jax.ShapeDtypeStruct, targets: jax.Array | jax.ShapeDtypeStruct) -> bool:

@@ -23,6 +23,7 @@ from jaxdecouple.engine.evaluation import Evaluation, evaluation_of
 from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
+from jaxdecouple.engine.metrics import MetricFunctions
 from jaxdecouple.engine.operations import Dispatcher
 from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
@@ -57,6 +58,7 @@ class Pipeline:
         *,
         optimizer: optax.GradientTransformation | StageOptimizer,
         loss: Loss = softmax_cross_entropy,
+        metrics: MetricFunctions | None = None,
         auxiliary: Any = None,
         auxiliary_optimizer: optax.GradientTransformation | StageOptimizer | None = None,
         devices: Devices | None = None,
@@ -73,6 +75,8 @@ class Pipeline:
           optimizer: an optax transform used by every stage, or a function ``(stage, num_stages) -> transform``
             (`stagewise` makes one).
           loss: ``(logits, targets) -> mean loss``, a scalar.
+          metrics: what else is measured, by name: functions of outputs and targets (`Metric`, `language_metrics`); by
+            default, with this library's losses, accuracy.
           auxiliary: for schedules by which stages learn locally (`schedules.dgl`, `schedules.dni`), the auxiliary
             network of each stage but the last: a Flax module, or a function ``(stage, num_stages) -> module``. A
             classifier of a stage's output, with the network's number of outputs (DGL), or, called with the pair of a
@@ -97,7 +101,7 @@ class Pipeline:
         self._follow(schedule, weights, run_ahead)
         self.placement = Placement(len(self.stages), devices, params)
         self.programs = programs_for(
-            self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate
+            self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate, metrics
         )
         for k, program in enumerate(self.programs):
             program.keep = functools.partial(self.placement.keep, stage=k)
@@ -282,7 +286,7 @@ class Pipeline:
         return x
 
     def evaluate(self, state: State, batches: Iterable[tuple[PyTree, PyTree]]) -> Evaluation:
-        """Mean loss and accuracy over ``batches`` with today's weights; nothing in flight is touched.
+        """Mean loss and metrics over ``batches`` with today's weights; nothing in flight is touched.
 
         Raises:
           ValueError: there are no batches.
@@ -298,7 +302,7 @@ class Pipeline:
                 jax.block_until_ready(marks[-1 - self.run_ahead])
         if not sizes:
             raise ValueError("evaluate got no batches; write an iterable of (inputs, targets)")
-        found = evaluation_of(scores, sizes) if owned else None
+        found = evaluation_of(scores, sizes, self.loss_program.metrics) if owned else None
         return Evaluation(*told(found, self.placement.owners[-1]))
 
     def measure_gradient_norms(

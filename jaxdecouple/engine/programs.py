@@ -11,6 +11,7 @@ import optax
 from jaxdecouple.engine.inner_program import InnerProgram
 from jaxdecouple.engine.local_program import GreedyProgram, SyntheticProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
+from jaxdecouple.engine.metrics import MetricFunctions
 from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.network.adapters import as_layer, is_nnx
 from jaxdecouple.network.layer import Layer
@@ -27,6 +28,7 @@ def programs_for(
     auxiliary: Any,
     auxiliary_optimizer: optax.GradientTransformation | StageOptimizer | None,
     donate: bool,
+    metrics: MetricFunctions | None = None,
 ) -> list[StageProgram]:
     """The program of each stage; arguments as of `Pipeline`.
 
@@ -35,7 +37,7 @@ def programs_for(
     """
     num_stages = len(stages)
     transforms = [transform_of(optimizer, k, num_stages) for k in range(num_stages)]
-    last = LossProgram(stages[-1], transforms[-1], loss, donate)
+    last = LossProgram(stages[-1], transforms[-1], loss, donate, metrics)
     lower = zip(stages[:-1], transforms[:-1], strict=True)
     if not schedule.is_local:
         if auxiliary is not None or auxiliary_optimizer is not None:

@@ -58,7 +58,8 @@ class Outcome:
       y: the output of the batch that went forward.
       values: what is to be stored of it.
       sent: the gradient of the stage's input, of the batch that went backward.
-      loss, accuracy: scalars.
+      loss: a scalar.
+      metrics: scalars, by name.
       grads: the gradient that the optimizer was given, a tree.
       auxiliary: of the auxiliary network.
       share: the stage's, of what the optimizer sums over stages.
@@ -72,7 +73,7 @@ class Outcome:
     values: Packed | None = None
     sent: PyTree = None
     loss: jax.Array | None = None
-    accuracy: jax.Array | None = None
+    metrics: dict[str, jax.Array] | None = None
     grads: PyTree = None
     auxiliary: Outcome | None = None
     share: jax.Array | None = None
@@ -87,7 +88,8 @@ class Passed(NamedTuple):
       y: the output, for the stage above.
       sent: the gradient of the input, for the stage below.
       residual: for the backward, or for the auxiliary network to be taught.
-      loss, accuracy: scalars.
+      loss: a scalar.
+      metrics: scalars, by name.
       grads: the gradient that the optimizer was given, if it was to be observed.
       held: that which it will be given, packed, if the stage waits for others with its update.
     """
@@ -97,7 +99,7 @@ class Passed(NamedTuple):
     sent: PyTree = None
     residual: Residual | None = None
     loss: jax.Array | None = None
-    accuracy: jax.Array | None = None
+    metrics: dict[str, jax.Array] | None = None
     grads: PyTree = None
     held: Packed | None = None
 
@@ -109,7 +111,7 @@ def passed(state: StageState, outcome: Outcome, residual: Residual | None = None
         auxiliary = NetworkState(*_changed(auxiliary, outcome.auxiliary))
     share = state.share if outcome.share is None else outcome.share
     new = StageState(*_changed(state, outcome), state.key, state.packed_gradient_norms, auxiliary, share)
-    return Passed(new, outcome.y, outcome.sent, residual, outcome.loss, outcome.accuracy, outcome.grads, outcome.held)
+    return Passed(new, outcome.y, outcome.sent, residual, outcome.loss, outcome.metrics, outcome.grads, outcome.held)
 
 
 def _changed(state: NetworkState, outcome: Outcome) -> tuple[Packed, Packed, Packed]:

@@ -138,18 +138,26 @@ class State(struct.PyTreeNode):
 
 
 class Metrics(struct.PyTreeNode):
-    """Of the batch that reached the loss in a tick; all ``None`` while the pipeline fills.
+    """Of the batch that reached the loss in a tick; all ``None`` or empty while the pipeline fills.
 
     Attributes:
       batch: its index.
       loss: scalar array on the last stage's device.
-      accuracy: scalar array there, the share of labels found; ``None`` where targets are not labels, or with a loss of
-        one's own, which may leave labels out or mean something else by them.
+      values: scalar arrays there, by the metric's name; those that say nothing about such targets are left out.
       auxiliary: by stage, the loss of each auxiliary network that learned in the tick, of whatever batch it had: scalar
         arrays on the stages' devices; empty unless stages learn locally.
     """
 
     batch: int | None = None
     loss: jax.Array | None = None
-    accuracy: jax.Array | None = None
+    values: dict[str, jax.Array] = struct.field(default_factory=dict)
     auxiliary: dict[int, jax.Array] = struct.field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> jax.Array | None:
+        """That among the values, over labels that are not negative; ``None`` where it is not measured.
+
+        By default it is with this library's losses, and labels. A loss of one's own may leave labels out, or mean
+        something else by them.
+        """
+        return self.values.get("accuracy")
