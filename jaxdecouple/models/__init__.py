@@ -4,6 +4,7 @@ from jaxdecouple.models.auxiliary import GradientPredictor, MLPClassifier
 from jaxdecouple.models.blocks import BasicBlock, Bottleneck, SqueezeExcitation
 from jaxdecouple.models.cnn import ConvLayer, cnn
 from jaxdecouple.models.densenet import DenseNetLayer, DenseNetTransition, densenet, densenet121
+from jaxdecouple.models.gpt import gpt, gpt2_large, gpt2_medium, gpt2_small, gpt2_xl, gpt_of_size
 from jaxdecouple.models.imagenet_resnet import (
     PoolingStem,
     imagenet_resnet,
@@ -43,6 +44,13 @@ from jaxdecouple.models.resnet import (
     resnet1202,
 )
 from jaxdecouple.models.resnext import resnext, resnext29_8x64d, resnext29_16x64d
+from jaxdecouple.models.transformer import (
+    FeedForward,
+    LanguageHead,
+    SelfAttention,
+    TokenEmbedding,
+    TransformerBlock,
+)
 from jaxdecouple.models.vgg import VGGLayer, vgg, vgg11, vgg13, vgg16, vgg19
 from jaxdecouple.models.wide_resnet import wide_resnet, wrn28_10
 
@@ -54,22 +62,33 @@ __all__ = [
     "DenseLayer",
     "DenseNetLayer",
     "DenseNetTransition",
+    "FeedForward",
     "GradientPredictor",
     "Head",
     "InvertedResidual",
+    "LanguageHead",
     "MLPClassifier",
     "MobileLayer",
     "PlainStem",
     "PoolingStem",
     "PreActivationBlock",
     "PreActivationBottleneck",
+    "SelfAttention",
     "SqueezeExcitation",
     "Stem",
+    "TokenEmbedding",
+    "TransformerBlock",
     "VGGLayer",
     "by_name",
     "cnn",
     "densenet",
     "densenet121",
+    "gpt",
+    "gpt2_large",
+    "gpt2_medium",
+    "gpt2_small",
+    "gpt2_xl",
+    "gpt_of_size",
     "imagenet_resnet",
     "mlp",
     "mobilenet_v2",

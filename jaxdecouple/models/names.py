@@ -1,4 +1,4 @@
-"""A model's name is its kind and its sizes: ``mlp``, ``vgg11``, ``resnet20``, ``wrn28_10``, ``resnext29_8x64d``."""
+"""A model's name is its kind and its sizes: ``mlp``, ``vgg11``, ``wrn28_10``, ``resnext29_8x64d``, ``gpt2_small``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from jaxdecouple.errors import did_you_mean
 from jaxdecouple.models.cnn import cnn
 from jaxdecouple.models.densenet import DEPTHS as DENSENET_DEPTHS
 from jaxdecouple.models.densenet import densenet
+from jaxdecouple.models.gpt import SIZES as GPT_SIZES
+from jaxdecouple.models.gpt import gpt_of_size
 from jaxdecouple.models.imagenet_resnet import DEPTHS, imagenet_resnet
 from jaxdecouple.models.mlp import mlp
 from jaxdecouple.models.mobilenet import mobilenet_v2
@@ -61,6 +63,7 @@ def _with_depths(kind: str, depths: tuple[int, ...]) -> tuple[str, ...]:
 _SPLIT = ("split_blocks", "normalise")
 _SIZED = ("small_images", "normalise")
 _IMAGENET_NAMES = _with_depths("resnet", DEPTHS)
+_LANGUAGE = ("context", "positions", "dropout", "remat")
 _KINDS = (
     _Kind("mlp", mlp, (), ("mlp",)),
     _Kind("cnn", cnn, (), ("cnn",)),
@@ -103,6 +106,7 @@ _KINDS = (
     _Kind("mobilenet_v2", mobilenet_v2, _SIZED, ("mobilenet_v2",)),
     _Kind(r"densenet(\d+)", densenet, _SIZED, _with_depths("densenet", DENSENET_DEPTHS)),
     _Kind(r"vgg(\d+)", vgg, ("normalise",), _with_depths("vgg", VGG_DEPTHS)),
+    *(_Kind(name, functools.partial(gpt_of_size, name), ("split_blocks", *_LANGUAGE), (name,)) for name in GPT_SIZES),
 )
 _WITH_NORMALISATION = [kind for kind in _KINDS if "normalise" in kind.options]
 
@@ -123,6 +127,7 @@ def by_name(
     normalise: bool = True,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
+    **language: Any,
 ) -> list[nn.Module]:
     """The model of that name, as a sequence of modules: [B, ...] -> [B, num_classes].
 
@@ -144,22 +149,26 @@ def by_name(
     ``densenet121``, 161, 169,    `densenet`
     201
     ``vgg11``, 13, 16, 19         `vgg`
+    ``gpt_nano``, micro, mini     `gpt`, tokens [B, T] -> [B, T, num_classes], to try things on
+    ``gpt2_small``, medium,       `gpt` of GPT-2's sizes; ``gpt_asyncpp`` and ``gpt_32x384`` have those of other papers
+    large, xl
     ============================= =============================================================================
 
     Args:
       name: as in the table.
-      num_classes: outputs.
+      num_classes: outputs; of a GPT, the size of the vocabulary.
       small_images: an ImageNet model (ResNet, SE-ResNet, MobileNetV2, DenseNet) with its form for small images. The
         other models have one form only.
-      split_blocks: one module for each convolution of a residual block. VGG, MobileNetV2, DenseNet, ``mlp`` and ``cnn``
-        have no such blocks.
+      split_blocks: one module for each convolution of a residual block, two for a transformer's. VGG, MobileNetV2,
+        DenseNet, ``mlp`` and ``cnn`` have no such blocks.
       normalise: whether a convolutional network, other than ``cnn``, has batch normalisation.
       dtype: of the computation; by default that of inputs and parameters together.
       param_dtype: of the parameters.
+      **language: further settings of `gpt`: ``context``, ``positions``, ``dropout``, ``remat``.
 
     Raises:
       ValueError: no such model, where the message suggests the nearest; or one that never has batch normalisation, and
-        ``normalise`` is false.
+        ``normalise`` is false; or a setting of language models, for another.
     """
     kind, sizes = _kind_of(name)
     given = {"small_images": small_images, "split_blocks": split_blocks, "normalise": normalise}
@@ -168,7 +177,12 @@ def by_name(
             f"normalise is {normalise}, but {name!r} never has batch normalisation; write normalise=True, or, "
             f"for a model that has it and can do without, {_known(_WITH_NORMALISATION)}"
         )
-    options = {option: given[option] for option in kind.options}
+    if unknown := [setting for setting in language if setting not in kind.options]:
+        raise ValueError(
+            f"{unknown[0]} is {language[unknown[0]]!r}, but {name!r} has no such setting; leave it out, or write a "
+            f"language model, such as gpt_nano, which has {', '.join(_LANGUAGE)}"
+        )
+    options = {option: given[option] for option in kind.options if option in given} | language
     try:
         return kind.build(*sizes, num_classes, dtype=dtype, param_dtype=param_dtype, **options)
     except ValueError as error:
@@ -183,4 +197,4 @@ def _kind_of(name: str) -> tuple[_Kind, list[int]]:
             return kind, [int(number) for number in match.groups()]
     usual = [each for kind in _KINDS for each in kind.usual]
     hint = did_you_mean(name.replace("-", "_"), usual, cutoff=0.45)
-    raise ValueError(f"unknown model {name!r}; {hint}write mlp, cnn, {_known(_KINDS)}")
+    raise ValueError(f"unknown model {name!r}; {hint}write mlp, cnn, {', '.join(GPT_SIZES)}, {_known(_KINDS)}")

@@ -72,7 +72,7 @@ def test_one_name_of_two_networks_is_that_of_basic_blocks():
         ("mobilenet", "; did you mean 'mobilenet_v2'"),
         ("densnet121", "; did you mean 'densenet121'"),
         ("resnext29_8x64", "; did you mean 'resnext29_8x64d'"),
-        ("transformer", "; write mlp, cnn, resnet<6n.2>, .*, or one of: resnet18, .*, vgg19$"),
+        ("transformer", "; write mlp, cnn, gpt_nano, .*, resnet<6n.2>, .*, or one of: resnet18, .*, vgg19$"),
         ("resnet21", ": depth is 21; .*write 20 or 26; or one of: resnet18, resnet34"),
         ("vgg12", ": depth is 12; the depths of VGG are 11, 13, 16, 19: write 11, the nearest$"),
         ("wrn27_10", ": depth is 27; a wide ResNet has 6n . 4 convolutions: write 22 or 28$"),
