@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
             raise ValueError("checkpoint is not given; write --checkpoint=runs/... , the workdir of a run")
         from experiments import devices  # not before: --help need not wait for JAX
         from experiments.training import loading
+        from experiments.training.tasks import in_words
 
         predictions = pathlib.Path(FLAGS.predictions).expanduser() if FLAGS.predictions else None
         if predictions and predictions.suffix not in SUFFIXES:
@@ -45,12 +46,12 @@ def main(argv: list[str]) -> None:
         found = loaded.trainer.evaluate(loaded.state)
         if predictions:
             loading.write_predictions(loaded, predictions)
-        state = loaded.state
+        state, unit = loaded.state, "images" if loaded.trainer.task.unit == "images" else "sequences"
         where = "nothing in flight" if state.tick == state.first else "batches in flight left out"
         print(
-            f"test error {100 * (1 - (found.accuracy or 0.0)):.2f} %, test loss {found.loss:.4f}: {config.model} after "
-            f"{state.tick} batches by {config.method}, {where}; {found.examples} images of "
-            f"{loaded.trainer.dataset.name}, {loaded.trainer.inputs}"
+            f"{in_words(found.loss, 1 - (found.accuracy or 0.0), found.metrics)}: {config.model} after "
+            f"{state.tick} batches by {config.method}, {where}; {found.examples} {unit} of "
+            f"{loaded.trainer.dataset.name}, {loaded.trainer.task.inputs}"
         )
 
 

@@ -1,6 +1,7 @@
 """Trains one model by one method and writes what happened into a directory.
 
     python -m experiments.train --method=adl --num_stages=4 --model=resnet56 --dataset=cifar10 --accumulate=4
+    python -m experiments.train --method=fdg --num_stages=4 --model=gpt_nano --dataset=pydoc --optimizer=adamw
 
 The directory gets config.json, metrics.jsonl (a line per epoch), speed.json, summary.json, curves.png, schedule.png,
 the weights as model.msgpack, and checkpoints; with --method=auto, what it measured and the timeline it expects as well;
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
             sys.exit(launching.watch(asked, config.num_stages, workdir))
         from experiments import devices  # not before: --help need not wait for JAX
         from experiments.training import processes, session
+        from experiments.training.tasks import in_words
 
         devices.request(config.num_stages)
         with processes.joined({**dataclasses.asdict(config), "workdir": str(workdir)}):
@@ -65,7 +67,8 @@ def main(argv: list[str]) -> None:
                 loggers=logging.log,
                 mark_ticks=logging.mark_ticks,
             )
-        print(f"test error {100 * run.test_error:.2f} % after the flush; everything is in {workdir}")
+        found = in_words(run.final.loss, run.test_error, run.final.metrics)
+        print(f"{found} after the flush; everything is in {workdir}")
 
 
 if __name__ == "__main__":

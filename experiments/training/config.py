@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import jax
     import optax
 
-    from jaxdecouple.data import Dataset, StreamedDataset
+    from jaxdecouple.data import Dataset, StreamedDataset, TextData
     from jaxdecouple.transforms import StageOptimizer
 else:  # when they are needed: --help need not wait for JAX
     jax, optax = lazy_loader.load("jax"), lazy_loader.load("optax")
@@ -71,18 +71,24 @@ class Config(Settings):
     model: str = option(
         "resnet20",
         "mlp, cnn, vgg11, 13, 16, 19, resnet<6n+2> (CIFAR form), resnet<9n+2>_bottleneck, preact_resnet<9n+2>, "
-        "resnet18, 34, 50, 101, 152, wrn28_10, resnext29, se_resnet18, mobilenet_v2, densenet121",
+        "resnet18, 34, 50, 101, 152, wrn28_10, resnext29, se_resnet18, mobilenet_v2, densenet121; of texts: gpt_nano, "
+        "gpt_micro, gpt_mini, gpt2_small, medium, large, xl",
         group="network and data",
         common=True,
     )
     dtype: str = option("float32", f"of the computation: {' or '.join(DTYPES)}; parameters are float32", choices=DTYPES)
-    split_blocks: bool = option(False, "residual networks may be cut inside their blocks as well")
+    split_blocks: bool = option(False, "residual networks and transformers may be cut inside their blocks as well")
     dataset: str = option(
         "digits",
         "digits, npz:PATH, folder:PATH, tiny_imagenet:PATH, imagenet:PATH, streamed:PATH, or a name of "
-        "tensorflow-datasets such as cifar10",
+        "tensorflow-datasets such as cifar10; texts: pydoc, text:FILE or tokens:FILE.npy",
         common=True,
     )
+    tokens: str = option("bytes", "texts: bytes, characters, or the file of a tokenizer (tokenizer.json)")
+    context: int = option(64, "texts: tokens of a sequence", least=1)
+    test_sequences: int = option(0, "texts: sequences to test on; 0: all of the last tenth", least=0)
+    positions: str = option("learned", "language models: learned or rotary", choices=("learned", "rotary"))
+    dropout: float = option(0.0, "language models: rate", least=0, below=1)
     data_dir: str = option("", "where tensorflow-datasets keeps its files, and PATHs start; empty: its own default")
     image_size: int = option(
         0, "height and width of streamed images, in pixels; 0: 224, or that of the data set", least=0
@@ -159,6 +165,7 @@ class Config(Settings):
     def check(self) -> None:
         """Refuses what cannot be trained; ranges have been checked."""
         choose("normalise", self.normalise, jd.data.NORMALISATIONS)
+        self._check_task()
         self.layers(10)
         for name in ("weights", "order", "p", "m", "jitter"):
             if getattr(self, name) and name not in self._method.takes:
@@ -184,6 +191,19 @@ class Config(Settings):
                     f"{self.num_stages} numbers each"
                 )
         self.schedule(), self.stage_optimizer(1.0)  # these refuse the rest
+
+    def _check_task(self) -> None:
+        """Refuses a model that is not of the data's kind, and settings of the other kind."""
+        text, model = jd.data.is_text(self.dataset), self.model in jd.models.GPT_SIZES
+        if text != model:
+            needed = "a language model, such as --model=gpt_nano" if text else "a text, such as --dataset=pydoc"
+            raise ValueError(f"model is {self.model}, and dataset {self.dataset}; write {needed}")
+        for name in _OF_IMAGES if text else _OF_TEXTS:
+            if getattr(self, name) != _DEFAULTS[name]:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but {self.dataset} has "
+                    f"{'a text' if text else 'images'}, and no such setting; leave it out"
+                )
 
     def _check_epochs(self) -> None:
         if self.warmup_rate and not self.warmup_epochs:
@@ -230,7 +250,9 @@ class Config(Settings):
 
     def layers(self, num_classes: int, image_size: int = 32) -> list[Any]:
         """The model, as a sequence of modules, for images of about this height."""
-        form = {"small_images": image_size < 64, "split_blocks": self.split_blocks}
+        form: dict[str, Any] = {"small_images": image_size < 64, "split_blocks": self.split_blocks}
+        if jd.data.is_text(self.dataset):
+            form |= {"context": self.context, "positions": self.positions, "dropout": self.dropout}
         if self.dtype == "float32":
             return jd.models.by_name(self.model, num_classes, **form)
         # The loss, and what the last stage sends down, are computed from float32 logits.
@@ -251,12 +273,20 @@ class Config(Settings):
         scaled = dataclasses.replace(self, learning_rate=self.auxiliary_learning_rate)
         return scaled.stage_optimizer(batches_per_epoch)
 
-    def load_data(self) -> Dataset | StreamedDataset:
+    def load_data(self) -> Dataset | StreamedDataset | TextData:
         """The data set.
 
         Raises:
           ValueError: it cannot be had, or not at this size.
         """
+        if jd.data.is_text(self.dataset):
+            return jd.data.load_text(
+                self.dataset,
+                context=self.context,
+                tokens=self.tokens,
+                data_dir=self.data_dir or None,
+                most_test=self.test_sequences,
+            )
         return jd.data.load(
             self.dataset,
             data_dir=self.data_dir or None,
@@ -313,6 +343,8 @@ class Config(Settings):
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+_OF_TEXTS = ("tokens", "context", "test_sequences", "positions", "dropout")
+_OF_IMAGES = ("image_size", "data_threads", "augment", "normalise")
 _ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {  # settings that have an effect with some values of another alone
     "decay_epochs": ("decay", ("step",)),
     "decay_factor": ("decay", ("step",)),

@@ -15,10 +15,10 @@ import jaxdecouple as jd
 from experiments import devices
 from experiments.report.workdir import in_lines, write_whole
 from experiments.training.config import Config
-from experiments.training.inputs import Inputs
 from experiments.training.processes import is_speaker
 from experiments.training.run_directory import CHECKPOINTS, config_of
 from experiments.training.saving import check_data
+from experiments.training.tasks import ImageTask, inputs_of
 from experiments.training.trainer import Layout, Trainer
 from jaxdecouple.engine.state import State
 from jaxdecouple.errors import DataWarning
@@ -89,7 +89,7 @@ def load(path: pathlib.Path, config: Config, metadata: dict[str, Any], *, other_
     if not other_data:
         check_data(metadata, dataset, path)
     places, saved = devices.of_stages(config.num_stages, share=True), metadata.get("inputs")
-    inputs = None if saved is None else Inputs.from_json(saved)
+    inputs = None if saved is None else inputs_of(saved)
     if inputs is None and other_data:
         warnings.warn(
             f"{path} is of an older version and does not say how images were normalised: {dataset.name} is normalised "
@@ -107,9 +107,11 @@ def write_predictions(loaded: Loaded, path: pathlib.Path) -> None:
     """Writes, of every test image in order, the label, the predicted class and its probability; .npz: the logits too.
 
     Raises:
-      ValueError: the file cannot be written.
+      ValueError: the file cannot be written, or the model is none of images.
     """
     trainer, logits, labels = loaded.trainer, [], []
+    if not isinstance(trainer.task, ImageTask):
+        raise ValueError("predictions are written of images alone; leave --predictions out for a model of texts")
     for images, targets in trainer.test_batches():
         logits.append(np.asarray(trainer.pipeline.predict(loaded.state, images), np.float32))
         labels.append(targets)
@@ -118,7 +120,7 @@ def write_predictions(loaded: Loaded, path: pathlib.Path) -> None:
     probability = np.asarray(jax.nn.softmax(logits))[np.arange(len(logits)), predicted]
     try:
         if path.suffix == ".npz":
-            names = np.array(trainer.inputs.class_names)
+            names = np.array(trainer.task.inputs.class_names)
             np.savez(path, label=labels, predicted=predicted, probability=probability, logits=logits, class_names=names)
             return
         with path.open("w", newline="") as file:
@@ -141,7 +143,7 @@ def write_model(path: pathlib.Path, trainer: Trainer, state: State) -> None:
     if not is_speaker():
         return
     jd.write_variables(path, variables)
-    about = {"model": trainer.config.model, "dtype": trainer.config.dtype, **dataclasses.asdict(trainer.inputs)}
+    about = {"model": trainer.config.model, "dtype": trainer.config.dtype, **dataclasses.asdict(trainer.task.inputs)}
     try:
         write_whole(path.with_suffix(".json"), in_lines(about, 1) + "\n")
     except OSError as error:

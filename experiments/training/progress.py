@@ -32,7 +32,8 @@ class EpochRecord:
       train_loss: mean over the batches that reached the loss in this epoch.
       test_loss, test_error: after it, with the weights of that moment; the error is a fraction.
       seconds: of training alone; in the first epoch compilation is part of it.
-      images_per_second: of training.
+      images_per_second: of training; of texts, sequences.
+      metrics: what else was measured after it, by name.
     """
 
     epoch: int
@@ -42,10 +43,18 @@ class EpochRecord:
     test_error: float
     seconds: float
     images_per_second: float
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """The lower, the better the epoch: the test's error or, where perplexity is measured, its loss."""
+        return self.test_loss if "perplexity" in self.metrics else self.test_error
 
     def results(self) -> dict[str, float]:
         """All but the times: what is the same whenever the run is repeated."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in _TIMES}
+        fields = dataclasses.asdict(self)
+        metrics = fields.pop("metrics")
+        return {name: value for name, value in fields.items() if name not in _TIMES} | metrics
 
     def times(self) -> dict[str, float]:
         """The epoch and its times."""
@@ -113,6 +122,7 @@ class Progress:
             test_error=1 - (test.accuracy or 0.0),
             seconds=seconds,
             images_per_second=self.images / seconds,
+            metrics={name: value for name, value in test.metrics.items() if name != "accuracy"},
         )
         self.seconds, self.images = 0.0, 0
         self.records.append(record)

@@ -13,18 +13,18 @@ from experiments.training.processes import Stop
 from experiments.training.progress import EpochRecord, Progress
 from experiments.training.stopping import Stopped, StopRequest
 from experiments.training.trainer import Start, Trainer
-from jaxdecouple.data import ImageData
+from jaxdecouple.data import ImageData, TextData
 from jaxdecouple.engine.state import State
 
 
 def description(trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint says of its run, besides how far it is."""
     data = {"name": trainer.dataset.name, "fingerprint": trainer.dataset.fingerprint()}
-    parts = {"config": trainer.config, "cut": trainer.layout, "inputs": trainer.inputs}
+    parts = {"config": trainer.config, "cut": trainer.layout, "inputs": trainer.task.inputs}
     return {"data": data, **{name: dataclasses.asdict(part) for name, part in parts.items()}}
 
 
-def check_data(metadata: dict[str, Any], dataset: ImageData, path: pathlib.Path) -> None:
+def check_data(metadata: dict[str, Any], dataset: ImageData | TextData, path: pathlib.Path) -> None:
     """Refuses to go on with other data than a run began with.
 
     Raises:
@@ -32,7 +32,7 @@ def check_data(metadata: dict[str, Any], dataset: ImageData, path: pathlib.Path)
     """
     if metadata["data"]["fingerprint"] != dataset.fingerprint():
         raise jd.CheckpointError(
-            f"checkpoint {path} was trained on other data than {dataset.name} are now: images, labels or files have "
+            f"checkpoint {path} was trained on other data than {dataset.name} are now: data or files have "
             "changed; put back the data it was trained on, or start a new run with --init_from"
         )
 
@@ -107,7 +107,7 @@ class Saver:
     def save(self, state: State, progress: Progress, record: EpochRecord | None = None) -> None:
         """Begins to save a state; ``record`` is that of the epoch that it ends, if it does."""
         found, described = progress.frozen(), self.described
-        self.checkpoints.save(state, lambda: {**described, "progress": found()}, score=record and record.test_error)
+        self.checkpoints.save(state, lambda: {**described, "progress": found()}, score=record and record.score)
 
     def _farewell(self, state: State, signum: int) -> str:
         self.checkpoints.wait()
@@ -119,4 +119,4 @@ class Saver:
 
 
 def _is_best(record: EpochRecord | None, progress: Progress) -> bool:
-    return record is not None and all(record.test_error < other.test_error for other in progress.records[:-1])
+    return record is not None and all(record.score < other.score for other in progress.records[:-1])

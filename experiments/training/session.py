@@ -38,6 +38,7 @@ from experiments.training.run_directory import (
 )
 from experiments.training.saving import Saver
 from experiments.training.stopping import StopRequest
+from experiments.training.tasks import in_words
 from experiments.training.trainer import ABOUT, VARIABLES, BrokenData, Finished, Layout, Start, Trainer
 from jaxdecouple import schedules
 from jaxdecouple.engine.state import State
@@ -157,7 +158,7 @@ def _run(
             output.append(METRICS, record.results())
             output.write_json("speed.json", [record.times() for record in records], depth=1)
             logs.log(record)
-            tqdm.write(_line(record, config.epochs), file=sys.stdout)
+            tqdm.write(_line(record, trainer), file=sys.stdout)
 
         def on_marks(marks: list[Mark]) -> None:
             output.write_json(MARKS, [mark._asdict() for mark in marks], depth=1)
@@ -235,14 +236,15 @@ def _setup(trainer: Trainer) -> dict[str, Any]:
 
 
 def _summary(trainer: Trainer, run: Finished) -> dict[str, Any]:
-    return {**_setup(trainer), "test_error": run.test_error, "test_loss": run.final.loss}
+    measured = {name: value for name, value in run.final.metrics.items() if name != "accuracy"}
+    return {**_setup(trainer), "test_error": run.test_error, "test_loss": run.final.loss, **measured}
 
 
-def _line(record: EpochRecord, epochs: int) -> str:
-    return (
-        f"epoch {record.epoch:3d}/{epochs}  train loss {record.train_loss:.4f}  test loss {record.test_loss:.4f}  "
-        f"test error {100 * record.test_error:.2f} %  {record.images_per_second:.0f} images/s"
-    )
+def _line(record: EpochRecord, trainer: Trainer) -> str:
+    task, epochs = trainer.task, trainer.config.epochs
+    found = in_words(record.test_loss, record.test_error, record.metrics)
+    speed = task.per_example * record.images_per_second
+    return f"epoch {record.epoch:3d}/{epochs}  train loss {record.train_loss:.4f}  {found}  {speed:.0f} {task.unit}/s"
 
 
 def _warn(message: str) -> None:

@@ -22,7 +22,8 @@ from experiments.training.config import LARGEST_SAMPLE, Config
 from experiments.training.inputs import Inputs
 from experiments.training.methods import AUTO
 from experiments.training.progress import Diagnosis, EpochRecord, Progress
-from jaxdecouple.data import DataError, ImageData, Preprocess, num_batches
+from experiments.training.tasks import TextInputs, task_of
+from jaxdecouple.data import DataError, ImageData, TextData, num_batches
 from jaxdecouple.engine.evaluation import Evaluation
 from jaxdecouple.engine.state import Metrics, State
 from jaxdecouple.schedules import DelaySchedule, Schedule
@@ -85,7 +86,7 @@ class Finished:
 
     @property
     def test_error(self) -> float:
-        """Fraction of test images misclassified by the final weights."""
+        """Fraction of test images, or of tokens of test sequences, that the final weights do not name."""
         return 1 - (self.final.accuracy or 0.0)
 
     @property
@@ -101,8 +102,7 @@ class Trainer:
       config: the settings.
       dataset: the data, in memory or streamed.
       pipeline: the compiled pipeline.
-      preprocess: from stored images to inputs.
-      inputs: what the network expects of an image.
+      task: what the network is trained for.
       choice: for the method ``auto``, what it measured and chose.
       layout: where the network was cut, and what ``auto`` chose.
     """
@@ -110,10 +110,10 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        dataset: ImageData,
+        dataset: ImageData | TextData,
         devices: Sequence[jax.Device],
         layout: Layout | None = None,
-        inputs: Inputs | None = None,
+        inputs: Inputs | TextInputs | None = None,
     ):
         """Builds the pipeline and checks that it can train; only ``auto`` computes anything, and nothing is written.
 
@@ -122,7 +122,7 @@ class Trainer:
           dataset: the data.
           devices: one per stage.
           layout: of the run that this one continues.
-          inputs: what its network expects of an image; by default, as the data are.
+          inputs: what its network expects of the data; by default, as these are.
 
         Raises:
           ValueError: the config cannot be trained with these data or devices.
@@ -134,34 +134,26 @@ class Trainer:
                 f"accumulate is {config.steps_per_update}, but the run has {config.epochs * self.batches_per_epoch} "
                 "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"
             )
-        if dataset.num_classes < 2:
-            raise ValueError(f"{dataset.name} has one class alone, so there is nothing to learn; give two or more")
-        self.preprocess = Preprocess.for_dataset(dataset, augment=config.augment, normalise=config.normalise)
-        if inputs is not None:
-            inputs.check(dataset)
-            self.preprocess = inputs.preprocess(self.preprocess)
-        self.inputs = inputs or Inputs.of(dataset, self.preprocess)
-        num_classes = len(self.inputs.class_names)
-        self._sample = self.preprocess.eval(np.zeros((1, *dataset.image_shape), np.uint8))
-        size = min(config.batch_size, dataset.num_train)
-        sample = jax.ShapeDtypeStruct((size, *self._sample.shape[1:]), self._sample.dtype)
+        self.task = task_of(config, dataset, inputs)
+        size, example = min(config.batch_size, dataset.num_train), self.task.sample
+        sample = jax.ShapeDtypeStruct((size, *example.shape[1:]), example.dtype)
         self.choice = None if layout or config.method != AUTO else self._choose(sample, devices)
         if self.choice:
             stages, schedule = self.choice.stages, self.choice.schedule
         else:
             schedule = layout and layout.schedule or config.schedule()
             stages = jd.partition(
-                config.layers(num_classes, sample.shape[1]),
+                self.task.layers(config),
                 config.num_stages,
                 sample=sample,
                 boundaries=layout.boundaries if layout else config.boundaries or None,
                 weights=schedule.weights,
             )
         self.layout = Layout(tuple(stage.first for stage in stages[1:]), schedule if config.method == AUTO else None)
-        self.pipeline = self._build(stages, schedule, sample, num_classes, devices)
+        self.pipeline = self._build(stages, schedule, sample, devices)
         every = config.diagnose_every
         self._diagnostics = jd.Diagnostics(self.pipeline, every=every) if every else None
-        self._usual = sample, jax.ShapeDtypeStruct((size,), np.int32)
+        self._usual = sample, jax.ShapeDtypeStruct((size, *self.task.targets), np.int32)
         self._imported = _imported(config)
 
     def _build(
@@ -169,13 +161,12 @@ class Trainer:
         stages: Sequence[jd.Stage],
         schedule: Schedule,
         sample: jax.ShapeDtypeStruct,
-        num_classes: int,
         devices: Sequence[jax.Device],
     ) -> jd.Pipeline:
         """The pipeline: with the compiled programs of one that differs in its schedule alone, if there is one."""
-        config = self.config
+        config, outputs = self.config, self.task.outputs
         others = [getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in _SCHEDULING]
-        decisive = self.batches_per_epoch, config.steps_per_update, sample.shape, num_classes, self.layout.boundaries
+        decisive = self.batches_per_epoch, config.steps_per_update, sample.shape, outputs, self.layout.boundaries
         kind = schedule.learning, *others, *decisive, *devices
         alike = _PIPELINES.get(kind)
         if alike is not None:
@@ -184,7 +175,8 @@ class Trainer:
             stages,
             schedule,
             optimizer=config.stage_optimizer(self.batches_per_epoch),
-            auxiliary=config.auxiliary(num_classes),
+            metrics=self.task.metrics,
+            auxiliary=config.auxiliary(outputs),
             auxiliary_optimizer=config.auxiliary_optimizer(self.batches_per_epoch),
             devices=devices,
         )
@@ -194,10 +186,10 @@ class Trainer:
     def _choose(self, sample: jax.ShapeDtypeStruct, devices: Sequence[jax.Device]) -> Choice:
         config = self.config
         return auto.choose(
-            config.layers(self.dataset.num_classes, sample.shape[1]),
+            self.task.layers(config),
             config.num_stages,
             sample,
-            np.zeros(sample.shape[0], np.int32),
+            np.zeros((sample.shape[0], *self.task.targets), np.int32),
             devices,
             weights=config.schedule().weights,
             jitter=config.jitter,
@@ -206,13 +198,13 @@ class Trainer:
         )
 
     @property
-    def _reads_images(self) -> bool:
+    def _reads_inputs(self) -> bool:
         """Whether the first stage lives in this process."""
         return self.pipeline.placement.owns(0)
 
     def init(self, seed: int) -> State:
         """The initial state of a run with this seed, and with the weights of ``init_from``, if it is given."""
-        state = self.pipeline.init(jax.random.key(seed), self._sample)
+        state = self.pipeline.init(jax.random.key(seed), self.task.sample)
         return jd.import_variables(self.pipeline, state, self._imported) if self._imported else state
 
     def restore(self, path: str | pathlib.Path) -> State:
@@ -221,10 +213,10 @@ class Trainer:
         Raises:
           CheckpointError: there is none, or it does not fit.
         """
-        return jd.restore(path, self.pipeline, self._sample)
+        return jd.restore(path, self.pipeline, self.task.sample)
 
     def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array | None, np.ndarray]]:
-        """The training batches of epoch 0, 1, ..., augmented on the first stage's device; elsewhere labels alone.
+        """The training batches; images are augmented on the first stage's device, and elsewhere there are targets alone.
 
         They are a function of (epoch, seed); ``start`` skips the first batches and changes nothing of the others.
         """
@@ -233,12 +225,12 @@ class Trainer:
         batches = self.dataset.train_batches(
             config.batch_size, seed=seed, epoch=epoch, drop_last=config.drop_last, start=start, augment=config.augment
         )
-        for n, (images, labels) in enumerate(batches, first):
-            if not self._reads_images:
-                yield None, labels
+        for n, (inputs, targets) in enumerate(batches, first):
+            if not self._reads_inputs:
+                yield None, targets
                 continue
-            images = self.pipeline.placement.put(images, 0)
-            yield self.preprocess.train(jax.random.fold_in(key, n), images), labels
+            inputs = self.pipeline.placement.put(inputs, 0)
+            yield self.task.train(jax.random.fold_in(key, n), inputs), targets
 
     def step(
         self, state: State, batch: tuple[Any, Any], diagnostics: jd.Diagnostics | Marks | None = None
@@ -253,10 +245,10 @@ class Trainer:
         """On the test set."""
         return self.pipeline.evaluate(state, self.test_batches())
 
-    def test_batches(self) -> Iterator[tuple[jax.Array | None, np.ndarray]]:
+    def test_batches(self) -> Iterator[tuple[Any, np.ndarray]]:
         """The test set, in order, as inputs of the network."""
         batches = self.dataset.test_batches(min(self.config.eval_batch_size, self.dataset.num_test))
-        return ((self.preprocess.eval(images) if self._reads_images else None, labels) for images, labels in batches)
+        return ((self.task.test(inputs) if self._reads_inputs else None, targets) for inputs, targets in batches)
 
     def run(
         self,

@@ -1,4 +1,4 @@
-"""Image-classification data, in memory or streamed: loading, batches and on-device preprocessing."""
+"""Data: labelled images, in memory or streamed, and texts as tokens; batches and on-device preprocessing."""
 
 from jaxdecouple.data.augment import NORMALISATIONS, Preprocess
 from jaxdecouple.data.batches import epoch_batches, num_batches
@@ -6,16 +6,25 @@ from jaxdecouple.data.dataset import Dataset
 from jaxdecouple.data.interface import ImageData
 from jaxdecouple.data.load import load
 from jaxdecouple.data.streamed import StreamedDataset
+from jaxdecouple.data.text import TextData, is_text, load_text
+from jaxdecouple.data.tokenizers import ByteTokens, CharacterTokens, FileTokens, Tokenizer
 from jaxdecouple.errors import DataError
 
 __all__ = [
     "NORMALISATIONS",
+    "ByteTokens",
+    "CharacterTokens",
     "DataError",
     "Dataset",
+    "FileTokens",
     "ImageData",
     "Preprocess",
     "StreamedDataset",
+    "TextData",
+    "Tokenizer",
     "epoch_batches",
+    "is_text",
     "load",
+    "load_text",
     "num_batches",
 ]

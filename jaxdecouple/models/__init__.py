@@ -4,6 +4,7 @@ from jaxdecouple.models.auxiliary import GradientPredictor, MLPClassifier
 from jaxdecouple.models.blocks import BasicBlock, Bottleneck, SqueezeExcitation
 from jaxdecouple.models.cnn import ConvLayer, cnn
 from jaxdecouple.models.densenet import DenseNetLayer, DenseNetTransition, densenet, densenet121
+from jaxdecouple.models.gpt import SIZES as GPT_SIZES
 from jaxdecouple.models.gpt import gpt, gpt2_large, gpt2_medium, gpt2_small, gpt2_xl, gpt_of_size
 from jaxdecouple.models.imagenet_resnet import (
     PoolingStem,
@@ -55,6 +56,7 @@ from jaxdecouple.models.vgg import VGGLayer, vgg, vgg11, vgg13, vgg16, vgg19
 from jaxdecouple.models.wide_resnet import wide_resnet, wrn28_10
 
 __all__ = [
+    "GPT_SIZES",
     "ActivationHead",
     "BasicBlock",
     "Bottleneck",

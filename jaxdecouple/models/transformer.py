@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 Positions = Literal["learned", "rotary"]
 Activation = Literal["gelu", "relu", "swiglu"]
@@ -180,7 +181,7 @@ class LanguageHead(nn.Module):
         x = nn.LayerNorm(1e-5, self.dtype, self.param_dtype, use_bias=self.bias, name="norm")(x)
         init = nn.initializers.normal(self.deviation)
         embedding = self.param("embedding", init, (self.vocab_size, x.shape[-1]), self.param_dtype)
-        x, embedding = nn.dtypes.promote_dtype(x, embedding, dtype=self.dtype)
+        x, embedding = promote_dtype(x, embedding, dtype=self.dtype)
         return x @ embedding.T
 
 
