@@ -12,8 +12,10 @@ from jaxdecouple.schedules.presets import (
     fdg,
     features_replay,
     gpipe,
+    paci,
     pipedream,
 )
+from jaxdecouple.schedules.rounds import RoundSchedule, interleaved, one_forward_one_backward
 from jaxdecouple.schedules.schedule import (
     BACKWARD,
     FORWARD,
@@ -44,6 +46,7 @@ __all__ = [
     "Learning",
     "Op",
     "Order",
+    "RoundSchedule",
     "Schedule",
     "ScheduleError",
     "TableSchedule",
@@ -61,9 +64,12 @@ __all__ = [
     "features_replay",
     "gpipe",
     "gradient_ages",
+    "interleaved",
     "is_synchronous",
     "join",
     "keeps_versions",
+    "one_forward_one_backward",
+    "paci",
     "pipedream",
     "redoes_forward",
     "staleness",

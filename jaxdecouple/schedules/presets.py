@@ -76,6 +76,15 @@ def pipedream(num_stages: int, *, weights: Weights = "stash") -> DelaySchedule:
     return _uniform("pipedream", num_stages, p=1, q=0, order="forward_first", weights=weights)
 
 
+def paci(num_stages: int) -> DelaySchedule:
+    """Accumulation without a stash of weights (PACI, arXiv 2606.07881): PipeDream's order, with the weights of today.
+
+    Give the optimizer ``accumulate=M``. Then at most ceil((K-1)/M) updates come between the forward and the backward of
+    a batch, and no version of the weights but the last is kept.
+    """
+    return _uniform("paci", num_stages, p=1, q=0, order="forward_first", weights="latest")
+
+
 def dgl(num_stages: int) -> DelaySchedule:
     """Decoupled greedy learning (Belilovsky et al. 2020) as a pipeline: a stage learns from a classifier of its own.
 
