@@ -216,7 +216,7 @@ class Trainer:
         return jd.restore(path, self.pipeline, self.task.sample)
 
     def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array | None, np.ndarray]]:
-        """The training batches; images are augmented on the first stage's device, and elsewhere there are targets alone.
+        """The training batches, images augmented on the first stage's device; elsewhere targets alone.
 
         They are a function of (epoch, seed); ``start`` skips the first batches and changes nothing of the others.
         """

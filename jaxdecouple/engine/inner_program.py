@@ -88,6 +88,7 @@ class InnerProgram(StageProgram):
         hold: bool = False,
     ) -> Passed:
         backward, forward = residual is not None, next_batch is not None
+        needs_opt_state = backward or self.updates.looks_ahead
         variant = Variant(
             backward=residual.signature if residual is not None else None,
             forward=forward,
@@ -100,7 +101,7 @@ class InnerProgram(StageProgram):
         old = residual or Residual()
         outcome = self._compiled(self._run, variant, _donated(variant))(
             state.packed_params,
-            state.packed_opt_state if backward else None,
+            state.packed_opt_state if needs_opt_state else None,
             old.values,
             state.packed_model_state,
             state.key,
@@ -119,7 +120,7 @@ class InnerProgram(StageProgram):
         self, before: StageState, after: StageState, x: PyTree, outcome: Outcome, weights: Weights
     ) -> Residual:
         signature = signature_of(x)
-        params = after.packed_params if keeps_versions(weights) else None
+        params = (outcome.seen or after.packed_params) if keeps_versions(weights) else None
         if not redoes_forward(weights):
             inputs = self._linearizations[signature].inputs_of(x)
             return Residual(outcome.values, inputs, params, signature=signature)
@@ -144,27 +145,30 @@ class InnerProgram(StageProgram):
     ) -> Outcome:
         outcome = Outcome()
         if variant.backward is not None and opt_state is not None:
-            grads, sent = self._gradients(variant, params, model_state, key, values, held, gradient, batch)
+            grads, sent = self._gradients(variant, params, opt_state, model_state, key, values, held, gradient, batch)
             outcome = dataclasses.replace(
                 self._updated(variant, grads, opt_state, params, norms, others),
                 sent=sent if variant.sends else None,
                 grads=grads if variant.observe else None,
             )
-            params = params if outcome.params is None else outcome.params
+            params, opt_state = outcome.params or params, outcome.opt_state or opt_state
         if variant.forward:
-            arguments: tuple[Any, ...] = (params.tree, x, model_state.tree, key, next_batch)
+            seen = self.updates.forward_weights(params, opt_state, next_batch)
+            arguments: tuple[Any, ...] = (seen.tree, x, model_state.tree, key, next_batch)
             if redoes_forward(variant.weights):
                 (y, new_state), stored = self._apply(*arguments), None
             else:
                 y, new_state, computed = self._linearization(*arguments).forward(*arguments)
                 stored = pack(tuple(computed))
-            outcome = dataclasses.replace(outcome, y=y, model_state=pack(new_state), values=stored)
+            held_on = seen if self.updates.looks_ahead and keeps_versions(variant.weights) else None
+            outcome = dataclasses.replace(outcome, y=y, model_state=pack(new_state), values=stored, seen=held_on)
         return outcome
 
     def _gradients(
         self,
         variant: Variant,
         params: Packed,
+        opt_state: Packed,
         model_state: Packed,
         key: jax.Array,
         values: Packed | None,
@@ -173,7 +177,7 @@ class InnerProgram(StageProgram):
         batch: jax.Array,
     ) -> Gradients:
         inputs, stashed, before = held
-        chosen = (params if stashed is None else stashed).tree
+        chosen = self.updates.backward_weights(params, opt_state) if stashed is None else stashed.tree
         if values is None:
             arguments = (chosen, inputs, before.tree, key, batch)
             # The batch statistics that it gathers again are dropped: each batch counts once, in its forward.

@@ -110,7 +110,8 @@ class LossProgram(StageProgram):
             logits, new_state = self._apply(params, x, *rest)
             return self.loss(logits, targets), (logits, new_state)
 
-        arguments = (params.tree, x, model_state.tree, key, batch)
+        seen = self.updates.forward_weights(params, opt_state, batch)
+        arguments = (seen.tree, x, model_state.tree, key, batch)
         loss, (logits, new_state), (grads, sent) = linearize(loss_of, *arguments).gradients_of_loss(*arguments)
         return dataclasses.replace(
             self._updated(variant, grads, opt_state, params, norms, others),

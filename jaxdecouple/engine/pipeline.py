@@ -27,7 +27,7 @@ from jaxdecouple.engine.metrics import MetricFunctions
 from jaxdecouple.engine.operations import Dispatcher
 from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
-from jaxdecouple.engine.programs import programs_for
+from jaxdecouple.engine.programs import check_views, programs_for
 from jaxdecouple.engine.remote_program import RemoteProgram
 from jaxdecouple.engine.shapes import shapes_in_flight
 from jaxdecouple.engine.shares import with_shares
@@ -105,6 +105,7 @@ class Pipeline:
         )
         for k, program in enumerate(self.programs):
             program.keep = functools.partial(self.placement.keep, stage=k)
+        check_views(self.programs, self.schedule)
         self._begin()
 
     def with_schedule(
@@ -128,6 +129,7 @@ class Pipeline:
             )
         other = copy.copy(self)
         other._follow(schedule, weights, run_ahead)
+        check_views(other.programs, other.schedule)
         other._begin()
         return other
 

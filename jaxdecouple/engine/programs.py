@@ -16,7 +16,7 @@ from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.network.adapters import as_layer, is_nnx
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
-from jaxdecouple.schedules import Schedule
+from jaxdecouple.schedules import Schedule, keeps_versions, staleness
 from jaxdecouple.transforms import StageOptimizer, transform_of
 
 
@@ -77,3 +77,33 @@ def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer
         return [as_layer(network) for network in found]
     except TypeError as error:
         raise ValueError(f"auxiliary gives {error}; write {wanted}") from error
+
+
+def check_views(programs: Sequence[StageProgram], schedule: Schedule) -> None:
+    """Refuses optimizers whose weight views (`WeightView`) do not fit the schedule.
+
+    Raises:
+      ValueError: stages learn locally; or a backward's weights are corrected that are not today's; or batches wait for
+        more updates than the view can look back.
+    """
+    for k, program in enumerate(programs):
+        view = program.updates.view
+        if view is None:
+            continue
+        if schedule.is_local:
+            raise ValueError(
+                f"the optimizer of stage {k} has a weight view, but under {schedule.name!r} stages learn in their "
+                "forward, from weights of today; leave the view out"
+            )
+        if view.backward is not None and schedule.has_backward(k) and keeps_versions(schedule.weights):
+            raise ValueError(
+                f"the optimizer of stage {k} corrects backwards, whose weights with {schedule.weights!r} "
+                "are those of the forward, and need no correction; write weights='latest'"
+            )
+        most, every = view.most_staleness, program.updates.every
+        found = 0 if most is None else max(staleness(schedule, every)[k])
+        if most is not None and found > most:
+            raise ValueError(
+                f"at stage {k} a gradient is {found} updates old, but its optimizer keeps weights for {most}; write a "
+                f"larger accumulate than {every}"
+            )

@@ -57,6 +57,7 @@ class Outcome:
       params, opt_state, model_state: new ones, packed.
       y: the output of the batch that went forward.
       values: what is to be stored of it.
+      seen: the weights that it went forward with, where these are to be stored and not simply the stage's.
       sent: the gradient of the stage's input, of the batch that went backward.
       loss: a scalar.
       metrics: scalars, by name.
@@ -71,6 +72,7 @@ class Outcome:
     model_state: Packed | None = None
     y: PyTree = None
     values: Packed | None = None
+    seen: Packed | None = None
     sent: PyTree = None
     loss: jax.Array | None = None
     metrics: dict[str, jax.Array] | None = None

@@ -13,6 +13,7 @@ import optax
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.schedules import ends_group
 from jaxdecouple.transforms.accumulation import Accumulation
+from jaxdecouple.transforms.weight_views import WeightView
 
 
 class SumOverStages:
@@ -38,6 +39,7 @@ class Updates:
     Attributes:
       optimizer: the transform.
       every: M, the batches of a group.
+      view: with which weights the stage computes, if not simply with today's.
     """
 
     def __init__(self, optimizer: optax.GradientTransformation, number: int = 0):
@@ -46,6 +48,8 @@ class Updates:
         self._number = number
         self._optimizer = optax.with_extra_args_support(optimizer)
         self.every = optimizer.every if isinstance(optimizer, Accumulation) else 1
+        inner = optimizer.inner if isinstance(optimizer, Accumulation) else optimizer
+        self.view = inner if isinstance(inner, WeightView) else None
 
     @property
     def _accumulation(self) -> Accumulation:
@@ -55,6 +59,31 @@ class Updates:
     def init(self, params: optax.Params) -> optax.OptState:
         """The optimizer's initial state. Random keys in it are folded, so that no two stages add the same noise."""
         return _folded(self._optimizer.init(params), self._number)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether forwards compute with other weights than today's."""
+        return self.view is not None and self.view.forward is not None
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether backwards that would use today's weights compute with others."""
+        return self.view is not None and self.view.backward is not None
+
+    def forward_weights(self, params: Packed, opt_state: Packed | None, batch: Any) -> Packed:
+        """The weights of the forward of ``batch``."""
+        if self.view is None or self.view.forward is None or opt_state is None:
+            return params
+        return pack(self.view.forward(params.tree, self._viewed(opt_state), batch))
+
+    def backward_weights(self, params: Packed, opt_state: Packed) -> optax.Params:
+        """The weights of a backward that would use today's."""
+        if self.view is None or self.view.backward is None:
+            return params.tree
+        return self.view.backward(params.tree, self._viewed(opt_state))
+
+    def _viewed(self, opt_state: Packed) -> Any:
+        return opt_state.tree.inner if self.every > 1 else opt_state.tree
 
     def due(self, batch: int) -> bool:
         """Whether the gradient of ``batch`` ends its group, and so updates."""

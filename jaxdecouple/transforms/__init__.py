@@ -4,13 +4,23 @@ Usable without a pipeline.
 """
 
 from jaxdecouple.transforms.accumulation import Accumulation, AccumulationState, accumulate_gradients
+from jaxdecouple.transforms.delays import delay_gradients
 from jaxdecouple.transforms.dependence import Dependence, dependence_of
 from jaxdecouple.transforms.global_norm import OverStages, clip_by_global_norm
 from jaxdecouple.transforms.gradient_norms import per_example_gradient_norms
 from jaxdecouple.transforms.layer_groups import weight_mask
 from jaxdecouple.transforms.layer_scaling import clars, lars, scale_by_clars, scale_by_lars
+from jaxdecouple.transforms.muon import muon
+from jaxdecouple.transforms.nadam import nadam, scale_by_nadam
 from jaxdecouple.transforms.shrinking import shrink_gradients
 from jaxdecouple.transforms.stagewise import StageOptimizer, stagewise, transform_of
+from jaxdecouple.transforms.weight_views import (
+    WeightView,
+    correct_weights,
+    delayed_learning_rate,
+    predict_weights,
+    two_versions,
+)
 
 __all__ = [
     "Accumulation",
@@ -18,16 +28,25 @@ __all__ = [
     "Dependence",
     "OverStages",
     "StageOptimizer",
+    "WeightView",
     "accumulate_gradients",
     "clars",
     "clip_by_global_norm",
+    "correct_weights",
+    "delay_gradients",
+    "delayed_learning_rate",
     "dependence_of",
     "lars",
+    "muon",
+    "nadam",
     "per_example_gradient_norms",
+    "predict_weights",
     "scale_by_clars",
     "scale_by_lars",
+    "scale_by_nadam",
     "shrink_gradients",
     "stagewise",
     "transform_of",
+    "two_versions",
     "weight_mask",
 ]

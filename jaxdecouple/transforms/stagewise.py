@@ -8,6 +8,7 @@ import optax
 
 from jaxdecouple.transforms.accumulation import accumulate_gradients
 from jaxdecouple.transforms.shrinking import shrink_gradients
+from jaxdecouple.transforms.weight_views import WeightView
 
 StageOptimizer = Callable[[int, int], optax.GradientTransformation]
 
@@ -23,7 +24,7 @@ def stagewise(
       accumulate: M: an update uses the mean of M consecutive batches' gradients (ADL, eq. 16).
 
     Raises:
-      ValueError: beta outside (0, 1], or M < 1.
+      ValueError: beta outside (0, 1], or M < 1; when a stage's transform is made, beta around a weight view.
     """
     shrink_gradients(beta), accumulate_gradients(optax.identity(), accumulate)  # refuse bad values now, not at init
 
@@ -31,6 +32,11 @@ def stagewise(
         inner = transform_of(optimizer, stage, num_stages)
         distance = num_stages - 1 - stage
         if beta != 1 and distance:
+            if isinstance(inner, WeightView):
+                raise ValueError(
+                    f"beta is {beta}, and the optimizer of stage {stage} has a weight view, which a chain hides; "
+                    "write shrink_gradients within it: predict_weights(optax.chain(shrink_gradients(...), ...))"
+                )
             inner = optax.chain(shrink_gradients(beta, distance), inner)
         return accumulate_gradients(inner, accumulate)
 
