@@ -15,6 +15,7 @@ usage: ./run.sh [WORD] [ARGUMENTS]
   train      train one model:     python -m experiments.train ARGUMENTS
   benchmark  measure speed, host time and memory of all methods: python -m experiments.benchmark ARGUMENTS
   report     write a page about a run, finished or under way: python -m experiments.report RUN
+  lm         compare methods on a language model:                 python -m experiments.language_models ARGUMENTS
   plan       plan a pipeline for devices that need not be there:  python -m experiments.plan ARGUMENTS
   docs       build the documentation into site/; `./run.sh docs serve` shows it while it is written
   package    build wheel and source package into dist/, and try the wheel in an empty environment
@@ -222,7 +223,7 @@ package() {
 
 word=compare
 case "${1--}" in
-  compare | train | benchmark | plan | report | docs | package | test | python | setup | pythons) word=$1; shift ;;
+  compare | train | benchmark | lm | plan | report | docs | package | test | python | setup | pythons) word=$1; shift ;;
   help | -h | --help) usage; exit 0 ;;
   -*) ;;
   *) say "there is no '$1' to run"; usage >&2; exit 2 ;;
@@ -240,6 +241,7 @@ ensure_environment
 export PYTHONPATH="$top${PYTHONPATH:+:$PYTHONPATH}"
 case "$word" in
   # -P: from within another checkout, still this one's code
+  lm) exec "$venv/bin/python" -P -m experiments.language_models "$@" ;;
   compare | train | benchmark | plan | report) exec "$venv/bin/python" -P -m "experiments.$word" "$@" ;;
   test)
     cd "$top"

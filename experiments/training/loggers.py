@@ -144,7 +144,7 @@ class Loggers:
 
     def log(self, record: EpochRecord) -> None:
         """Hands the numbers of an epoch to all."""
-        found = {name: value for name, value in dataclasses.asdict(record).items() if _is_finite(value)}
+        found = {name: value for name, value in (record.results() | record.times()).items() if _is_finite(value)}
         self._each(lambda logger: logger.log(found))
 
     def close(self) -> None:

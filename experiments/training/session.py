@@ -147,7 +147,8 @@ def _run(
 
         def on_tick(loss: float) -> None:
             rate = bar.format_dict["rate"]  # ticks per second; None at first
-            shown = {"images/s": f"{rate * config.batch_size:.0f}"} if rate else {}
+            each = config.batch_size * trainer.task.per_example
+            shown = {f"{trainer.task.unit}/s": f"{rate * each:.0f}"} if rate else {}
             if math.isfinite(loss):  # one is known
                 shown["loss"] = f"{loss:.4f}"
             bar.set_postfix(shown, refresh=False)

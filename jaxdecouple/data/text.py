@@ -126,8 +126,10 @@ class TextData:
         return rows[:, :-1], rows[:, 1:]
 
     def _bytes_per_token(self) -> float | None:
-        if self.tokenizer is None or self.tokenizer.bytes_per_token is not None:
-            return self.tokenizer and self.tokenizer.bytes_per_token
+        if self.tokenizer is None:
+            return None
+        if self.tokenizer.bytes_per_token is not None:
+            return self.tokenizer.bytes_per_token
         targets = self.tokens[self._split + 1 : self._split + 1 + self.num_test * self.context]
         return len(self.tokenizer.decode(np.asarray(targets)).encode()) / len(targets)
 

@@ -103,7 +103,7 @@ class FileTokens:
             DataError: the library is not installed, or the file cannot be read.
         """
         try:
-            from tokenizers import Tokenizer as Library
+            import tokenizers
         except ImportError as error:
             raise DataError(
                 f"the vocabulary {path} needs the tokenizers library; pip install 'jaxdecouple[text]', or write "
@@ -112,7 +112,8 @@ class FileTokens:
         if not path.is_file():
             raise DataError(f"there is no vocabulary file {path}; write 'bytes', 'characters' or a tokenizer.json")
         try:
-            self._tokenizer: Any = Library.from_file(str(path))
+            library: Any = tokenizers
+            self._tokenizer = library.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise DataError(
                 f"{path} is no vocabulary of Hugging Face's tokenizers ({error}); write a tokenizer.json, 'bytes' or "

@@ -48,7 +48,7 @@ def test_a_run_is_recorded_saved_and_tested(config, tmp_path, capsys):
     with pytest.raises(ValueError, match="predictions are written of images alone"):
         loading.write_predictions(loaded, tmp_path / "predictions.csv")
     (tmp_path / "fox.txt").write_text(TEXT.replace("x", "X"))
-    with pytest.raises(ValueError, match="but the model was trained on fox, of 27 others; write a text of the same"):
+    with pytest.raises(ValueError, match="but the model was trained on fox, of 30 others; write a text of the same"):
         loading.load(path, *loading.saved_config(path), other_data=True)
 
 

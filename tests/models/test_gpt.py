@@ -184,3 +184,19 @@ def test_settings_of_language_models_are_theirs_alone():
         models.by_name("resnet20", context=64)
     with pytest.raises(ValueError, match="unknown size 'gpt3_small'; did you mean 'gpt2_small'"):
         models.gpt_of_size("gpt3_small")
+
+
+def test_sampling_goes_on_where_the_network_would(x64):
+    layers = models.gpt(11, **SMALL)
+    stages, devices = jd.partition(layers, 2, sample=TOKENS), jax.devices()[:1] * 2
+    pipeline = jd.Pipeline(stages, schedules.backprop(2), optimizer=optax.adam(0.05), devices=devices)
+    state = pipeline.init(jax.random.key(0), TOKENS)
+    counting = (np.arange(8) + np.arange(11)[:, None]) % 11  # each token is the one before it and one
+    for _ in range(40):
+        state, _ = pipeline.step(state, (counting[:, :-1], counting[:, 1:]))
+    sampled = jd.sample_tokens(pipeline, state, [[3], [9]], 12, key=jax.random.key(0), context=7, temperature=0)
+    np.testing.assert_array_equal(sampled, (np.arange(13) + np.array([[3], [9]])) % 11)
+    hot = jd.sample_tokens(pipeline, state, [[3, 4]], 12, key=jax.random.key(0), context=7, temperature=50.0)
+    assert hot.shape == (1, 14) and not np.array_equal(hot[0], (np.arange(14) + 3) % 11)
+    with pytest.raises(ValueError, match="prompt is int64.2.; write integers, .B, T."):
+        jd.sample_tokens(pipeline, state, [3, 4], 1, key=jax.random.key(0), context=7)
