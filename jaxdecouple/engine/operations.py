@@ -110,7 +110,7 @@ class Dispatcher:
         hold, others = self._over_stages(work, k, n)
         passed = self.programs[k].train(work.stages[k], x, targets, n, self._sends[k], observe, others, hold)
         self._keep(work, "train", k, n, passed, down=True)
-        return Metrics(n, passed.loss, passed.metrics)
+        return Metrics(n, passed.loss, passed.metrics or {})
 
     def backward(self, work: Workspace, k: int, n: int) -> None:
         """The backward of a stage below the loss, with its update."""
