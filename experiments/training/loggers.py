@@ -44,7 +44,9 @@ class CsvLogger:
     def log(self, numbers: Numbers) -> None:
         """Writes a line at once."""
         if self._writer is None:
-            self._writer = csv.DictWriter(self._file, [field.name for field in dataclasses.fields(EpochRecord)])
+            own = [field.name for field in dataclasses.fields(EpochRecord) if field.name != "metrics"]
+            names = dict.fromkeys([*own, *numbers])  # a loss that is not finite in the first epoch has a column, too
+            self._writer = csv.DictWriter(self._file, list(names), extrasaction="ignore")
             self._writer.writeheader()
         self._writer.writerow(numbers)
         self._file.flush()

@@ -31,21 +31,23 @@ def test_the_method_table():
         "fdg(K)": schedules.fdg(3),
         "adl(K)": schedules.adl(3),
         "pipedream(K)": schedules.pipedream(3),
+        "paci(K)": schedules.paci(3),
+        "dsp(p, m)": schedules.dsp((1, 1, 0), (4, 2, 0)),
+        "dni(K)": schedules.dni(3),
+        "dgl(K)": schedules.dgl(3),
     }
-    cells = [row for row in map(_cells, README.splitlines()) if row]
-    rows = {row[1].strip("` "): [cell.strip() for cell in row[2:6]] for row in cells}
+    rows = {
+        name: [cell.strip() for cell in rest.split("|")] for name, rest in re.findall(r"^\| `(.*?)`(.*)", README, re.M)
+    }
+    rows = {name: cells[1:4] for name, cells in rows.items()}
+    assert rows.pop("gpipe(K, M)")[2] == schedules.gpipe(3, 4).weights
+    assert rows.pop("one_forward_one_backward(K, M)")[2] == schedules.one_forward_one_backward(3, 4).weights
+    assert set(rows) == set(built)
+    given = {"dsp(p, m)": ["given", "from m"], "dgl(K)": ["1", "-"]}
     for name, schedule in built.items():
-        order = schedule.order.replace("_", " ")
-        weights = "-" if name == "backprop(K)" else schedule.weights
-        assert rows[name] == [str(schedule.p[0]), str(schedule.q[0]), order, weights]
-    assert rows["dgl(K)"] == ["1", "-", "every stage learns in its forward", "-"]
-    dni = schedules.dni(3)
-    assert rows["dni(K)"][:2] == [str(dni.p[0]), str(dni.q[0])] and rows["dni(K)"][3] == dni.weights
-    assert rows["gpipe(K, M)"][3] == schedules.gpipe(3, 4).weights
-    dsp = schedules.dsp((1, 1, 0), (4, 2, 0))
-    assert rows["dsp(p, m)"][2:] == [dsp.order.replace("_", " "), dsp.weights]
-
-
-def _cells(line):
-    cells = line.split("|")
-    return cells if len(cells) == 8 and cells[1].startswith(" `") else None
+        delays = given.get(name, [str(schedule.p[0]), str(schedule.q[0])])
+        weights = "-" if name in ("backprop(K)", "dgl(K)") else schedule.weights
+        assert rows[name] == [*delays, weights], name
+    first = {name.partition("(")[0] for name, schedule in built.items() if schedule.order == "backward_first"}
+    (said,) = re.findall(r"forwards come first, under (.*?) backwards", README)
+    assert set(re.findall(r"`(\w+)`", said)) == first

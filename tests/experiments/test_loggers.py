@@ -101,7 +101,7 @@ def test_what_cannot_be_written_gives_one_warning(tmp_path):
     (tmp_path / "metrics.csv").mkdir()
     (said,) = logged(["csv", "tensorboard"], tmp_path)
     assert said.startswith("nothing more is logged to csv (IsADirectoryError")
-    assert len(list(events(tmp_path / "tensorboard"))) == 3 * len(vars(RECORDS[0]))
+    assert len(list(events(tmp_path / "tensorboard"))) == 3 * len(RECORDS[0].results() | RECORDS[0].times())
 
 
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
@@ -114,6 +114,13 @@ def test_numbers_that_are_none_are_left_out(tmp_path):
     ours = Ours()
     logged([ours, "csv"], tmp_path, [EpochRecord(1, 8, float("nan"), 2.0, 0.5, 0.1, 99.0)])
     assert "train_loss" not in ours.seen[0] and ours.seen[0]["test_loss"] == 2.0
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].startswith("1,8,,2.0,")
+
+
+def test_what_else_is_measured_is_logged_too(tmp_path):
+    record = EpochRecord(1, 8, 3.0, 2.0, 0.5, 0.1, 99.0, {"perplexity": 7.4})
+    assert logged(["csv"], tmp_path, [record]) == []
+    assert rows(tmp_path / "metrics.csv")[0]["perplexity"] == 7.4
 
 
 def test_a_run_of_weights_and_biases_goes_on(tmp_path, monkeypatch):
