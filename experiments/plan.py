@@ -21,6 +21,7 @@ from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
 
 FLAGS = flags.FLAGS
+VOCABULARY = 50257  # GPT-2's
 POLICIES = ("stash", "remat", "replay", "latest")
 
 
@@ -30,9 +31,10 @@ class Planning(Settings):
 
     model: str = option("resnet101", "as for experiments.train")
     num_stages: tuple[int, ...] = option((4, 8), "K, one or several", least=1, example="4,8")
-    batch_size: int = option(8, "images of a batch", least=1)
+    batch_size: int = option(8, "images or sequences of a batch", least=1)
     image_size: int = option(224, "height and width in pixels; below 64, stems for small images are taken", least=1)
-    num_classes: int = option(1000, "outputs", least=1)
+    num_classes: int = option(1000, "outputs; of a language model, 50257 tokens whatever this is", least=1)
+    context: int = option(1024, "language models: tokens of a sequence", least=1)
     bandwidth: float = option(0.0, "GB/s between neighbouring devices, each way; 0: transfers are free", least=0)
     jitter: float = option(0.0, "how late activations and gradients may come, in the time of a batch", least=0)
     weights: str = option("stash", f"weights of a backward pass: {', '.join(POLICIES)}", choices=POLICIES)
@@ -48,8 +50,15 @@ class Planning(Settings):
                 f"num_stages is {max(self.num_stages)}, but {self.model} can be cut into {len(layers)} stages at most"
             )
 
+    @property
+    def is_language(self) -> bool:
+        """Whether the model is of texts."""
+        return self.model in jd.models.GPT_SIZES
+
     def layers(self) -> list[Any]:
         """The model, cuttable inside its blocks."""
+        if self.is_language:
+            return jd.models.by_name(self.model, VOCABULARY, split_blocks=True, context=self.context)
         small = self.image_size < 64
         return jd.models.by_name(self.model, self.num_classes, small_images=small, split_blocks=True)
 

@@ -30,6 +30,7 @@ from .network.adapters import from_function as from_function
 from .network.adapters import from_linen as from_linen
 from .network.adapters import from_nnx as from_nnx
 from .network.layer import Layer as Layer
+from .network.sharing import shared as shared
 from .network.stage import Stage as Stage
 from .partitioning import Profile as Profile
 from .partitioning import partition as partition

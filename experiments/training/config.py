@@ -89,6 +89,7 @@ class Config(Settings):
     test_sequences: int = option(0, "texts: sequences to test on; 0: all of the last tenth", least=0)
     positions: str = option("learned", "language models: learned or rotary", choices=("learned", "rotary"))
     dropout: float = option(0.0, "language models: rate", least=0, below=1)
+    tied: bool = option(False, "language models: embedding and head have one matrix")
     data_dir: str = option("", "where tensorflow-datasets keeps its files, and PATHs start; empty: its own default")
     image_size: int = option(
         0, "height and width of streamed images, in pixels; 0: 224, or that of the data set", least=0
@@ -252,7 +253,8 @@ class Config(Settings):
         """The model, as a sequence of modules, for images of about this height."""
         form: dict[str, Any] = {"small_images": image_size < 64, "split_blocks": self.split_blocks}
         if jd.data.is_text(self.dataset):
-            form |= {"context": self.context, "positions": self.positions, "dropout": self.dropout}
+            form |= {"context": self.context, "positions": self.positions}
+            form |= {"dropout": self.dropout, "tied": self.tied}
         if self.dtype == "float32":
             return jd.models.by_name(self.model, num_classes, **form)
         # The loss, and what the last stage sends down, are computed from float32 logits.
@@ -343,7 +345,7 @@ class Config(Settings):
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
-_OF_TEXTS = ("tokens", "context", "test_sequences", "positions", "dropout")
+_OF_TEXTS = ("tokens", "context", "test_sequences", "positions", "dropout", "tied")
 _OF_IMAGES = ("image_size", "data_threads", "augment", "normalise")
 _ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {  # settings that have an effect with some values of another alone
     "decay_epochs": ("decay", ("step",)),

@@ -25,8 +25,7 @@ def plan(settings: Planning, output: Workdir) -> dict[int, Choice]:
     Raises:
       ValueError: more stages than layers, or a profile of something else.
     """
-    layers, size = settings.layers(), settings.image_size
-    sample = jax.ShapeDtypeStruct((settings.batch_size, size, size, 3), np.dtype("float32"))
+    layers, sample = settings.layers(), _sample(settings)
     device = jax.devices()[0]
     if settings.profile:
         profile = jd.Profile.load(settings.profile)
@@ -52,12 +51,20 @@ def plan(settings: Planning, output: Workdir) -> dict[int, Choice]:
     return choices
 
 
+def _sample(settings: Planning) -> jax.ShapeDtypeStruct:
+    """An input of the network: images, or tokens."""
+    size = settings.image_size
+    if settings.is_language:
+        return jax.ShapeDtypeStruct((settings.batch_size, settings.context), np.dtype("int32"))
+    return jax.ShapeDtypeStruct((settings.batch_size, size, size, 3), np.dtype("float32"))
+
+
 def _choose(settings: Planning, profile: jd.Profile, sample: jax.ShapeDtypeStruct, num_stages: int) -> Choice:
     choice = auto.choose(
         settings.layers(),
         num_stages,
         sample,
-        np.zeros(settings.batch_size, np.int32),
+        np.zeros(sample.shape if settings.is_language else settings.batch_size, np.int32),
         [jax.devices()[0]] * num_stages,  # one after the other: each alone
         weights=settings.weights,
         profile=profile,

@@ -200,7 +200,7 @@ def _groups(state: State) -> Iterator[Iterator[list[Leaf]]]:
     for k, (stage, flight) in enumerate(zip(state.stages, state.in_flight, strict=True)):
         waiting = {
             f".in_flight[{k}].{queue}[{n}]": value
-            for queue in ("activations", "targets", "residuals", "gradients")
+            for queue in ("activations", "targets", "residuals", "gradients", "ties")
             for n, value in sorted(getattr(flight, queue).items())
         }
         yield (_leaves(prefix, tree) for prefix, tree in {f".stages[{k}]": stage, **waiting}.items())

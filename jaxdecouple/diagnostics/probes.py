@@ -36,11 +36,16 @@ class Diagnostics:
             One is noisy: the norm of its gradient is larger than that of the full one, and ``sigma`` smaller.
 
         Raises:
-          ValueError: a number is below 1.
+          ValueError: a number is below 1, or stages share parameters.
         """
         for name, value in (("every", every), ("direction_batches", direction_batches)):
             if not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} is {value!r}; write an integer of at least 1")
+        if pipeline.ties:
+            raise ValueError(
+                f"stages share {pipeline.ties[0].name!r}, and probes compute true gradients stage by stage; probe a "
+                "pipeline whose shared layers are in one stage"
+            )
         self.pipeline, self.every = pipeline, int(every)
         self._true_gradient = TrueGradient(pipeline)
         self._recent: collections.deque[tuple[int, tuple[PyTree, PyTree]]] = collections.deque(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jaxdecouple.engine.state import Residual, StageState
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, Signature, signature_of
 from jaxdecouple.schedules import Weights, keeps_versions, redoes_forward
+
+TiedGradients = Mapping[str, Sequence[jax.Array]] | None  # by the tie's name, of each stage above that shares it
 
 
 class InnerProgram(StageProgram):
@@ -42,6 +45,7 @@ class InnerProgram(StageProgram):
         observe: bool = False,
         others: tuple[jax.Array, ...] | None = None,
         hold: bool = False,
+        ties: TiedGradients = None,
     ) -> Passed:
         """The gradient of the stage's input (``None`` at stage 0), and the state after the update.
 
@@ -54,8 +58,10 @@ class InnerProgram(StageProgram):
           observe: whether the gradient that the optimizer is given is wanted.
           others: the other stages' shares of what the optimizers sum over stages.
           hold: whether an update waits for `update`.
+          ties: gradients of the batch, with respect to tied parameters that this stage owns, from stages above.
         """
-        return self._dispatch(state, weights, residual, gradient, batch, observe=observe, others=others, hold=hold)
+        settings = {"observe": observe, "others": others, "hold": hold, "ties": ties}
+        return self._dispatch(state, weights, residual, gradient, batch, **settings)
 
     def backward_forward(
         self,
@@ -67,12 +73,13 @@ class InnerProgram(StageProgram):
         next_batch: int,
         weights: Weights,
         others: tuple[jax.Array, ...] | None = None,
+        ties: TiedGradients = None,
     ) -> Passed:
         """`backward` of one batch, then `forward` of another, in one dispatch if both have the same shape."""
         if residual.signature != signature_of(x):  # not worth a compilation for every pair of shapes
-            back = self.backward(state, residual, gradient, batch, weights, others=others)
+            back = self.backward(state, residual, gradient, batch, weights, others=others, ties=ties)
             return self.forward(back.state, x, next_batch, weights)._replace(sent=back.sent)
-        return self._dispatch(state, weights, residual, gradient, batch, x, next_batch, others=others)
+        return self._dispatch(state, weights, residual, gradient, batch, x, next_batch, others=others, ties=ties)
 
     def _dispatch(
         self,
@@ -86,6 +93,7 @@ class InnerProgram(StageProgram):
         observe: bool = False,
         others: tuple[jax.Array, ...] | None = None,
         hold: bool = False,
+        ties: TiedGradients = None,
     ) -> Passed:
         backward, forward = residual is not None, next_batch is not None
         needs_opt_state = backward or self.updates.looks_ahead
@@ -112,6 +120,7 @@ class InnerProgram(StageProgram):
             x,
             next_batch,
             others,
+            ties,
         )
         after = passed(state, outcome)
         return after._replace(residual=self._residual(state, after.state, x, outcome, weights)) if forward else after
@@ -142,14 +151,17 @@ class InnerProgram(StageProgram):
         x: PyTree,
         next_batch: jax.Array | None,
         others: tuple[jax.Array, ...] | None,
+        ties: TiedGradients,
     ) -> Outcome:
         outcome = Outcome()
         if variant.backward is not None and opt_state is not None:
             grads, sent = self._gradients(variant, params, opt_state, model_state, key, values, held, gradient, batch)
+            grads = self.updates.ties.summed(grads, ties)
             outcome = dataclasses.replace(
                 self._updated(variant, grads, opt_state, params, norms, others),
                 sent=sent if variant.sends else None,
                 grads=grads if variant.observe else None,
+                ties=self.updates.ties.sent(grads),
             )
             params, opt_state = outcome.params or params, outcome.opt_state or opt_state
         if variant.forward:

@@ -113,6 +113,7 @@ class LossProgram(StageProgram):
         seen = self.updates.forward_weights(params, opt_state, batch)
         arguments = (seen.tree, x, model_state.tree, key, batch)
         loss, (logits, new_state), (grads, sent) = linearize(loss_of, *arguments).gradients_of_loss(*arguments)
+        grads = self.updates.ties.summed(grads, None)
         return dataclasses.replace(
             self._updated(variant, grads, opt_state, params, norms, others),
             model_state=pack(new_state),
@@ -120,6 +121,7 @@ class LossProgram(StageProgram):
             loss=loss,
             metrics={name: self.metrics[name].value(sums) for name, sums in self._sums(logits, targets).items()},
             grads=grads if variant.observe else None,
+            ties=self.updates.ties.sent(grads),
         )
 
     def _example_gradients(

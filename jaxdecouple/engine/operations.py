@@ -14,6 +14,7 @@ import jax
 from jaxdecouple.engine.placement import Nowhere, Placement
 from jaxdecouple.engine.stage_program import Passed
 from jaxdecouple.engine.state import Metrics
+from jaxdecouple.engine.ties import Tie
 from jaxdecouple.engine.workspace import Operation, Workspace
 from jaxdecouple.schedules import BACKWARD, Op, Schedule, is_synchronous, join
 
@@ -41,12 +42,16 @@ class Dispatcher:
       programs: of each stage.
       placement: where the stages are.
       schedule: what there is to do.
+      ties: parameters that stages share.
     """
 
-    def __init__(self, programs: Sequence[Any], placement: Placement | Nowhere, schedule: Schedule):
+    def __init__(
+        self, programs: Sequence[Any], placement: Placement | Nowhere, schedule: Schedule, ties: Sequence[Tie] = ()
+    ):
         self.programs = programs
         self.placement = placement
         self.schedule = schedule
+        self.ties = ties
         self._weights = schedule.weights
         # Whether a stage sends gradients down.
         self._sends = [k > 0 and schedule.has_backward(k - 1) for k in range(schedule.num_stages)]
@@ -117,7 +122,8 @@ class Dispatcher:
         observe = self._before(work, "backward", k, n)
         residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
         hold, others = self._over_stages(work, k, n)
-        arguments = (work.stages[k], residual, gradient, n, self._weights, observe, others, hold)
+        ties = work.ties[k].pop(n, None)
+        arguments = (work.stages[k], residual, gradient, n, self._weights, observe, others, hold, ties)
         self._keep(work, "backward", k, n, self.programs[k].backward(*arguments), down=True)
 
     def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
@@ -130,7 +136,8 @@ class Dispatcher:
             return
         self._before(work, "backward_forward", k, n)
         residual, gradient, x = work.residuals[k].pop(n), work.gradients[k].pop(n), work.activations[k].pop(next_n)
-        arguments = (work.stages[k], residual, gradient, n, x, next_n, self._weights, others)
+        ties = work.ties[k].pop(n, None)
+        arguments = (work.stages[k], residual, gradient, n, x, next_n, self._weights, others, ties)
         passed = self.programs[k].backward_forward(*arguments)
         self._keep(work, "backward_forward", k, n, passed, down=True, up=next_n)
 
@@ -180,9 +187,31 @@ class Dispatcher:
             others = self._others(shares, k)
             passed = self.programs[k].update(work.stages[k], held.held, n, self._weights, others)
             work.stages[k] = passed.state
+            self._lend(work, k)
             if work.observer is not None:
                 work.observer.after(operation, k, n, held.grads, updated=True)
         work.held.clear()
+
+    def _share(self, work: Workspace, k: int, n: int, gradients: dict[str, jax.Array]) -> None:
+        """Sends the gradients of tied parameters to the stages that own them."""
+        for tie in self.ties:
+            if tie.name in gradients:
+                waiting = work.ties[tie.owner.stage].get(n, {})
+                sent = self._copied(gradients[tie.name], tie.owner.stage)
+                work.ties[tie.owner.stage][n] = {**waiting, tie.name: (*waiting.get(tie.name, ()), sent)}
+
+    def _copied(self, leaf: jax.Array, stage: int) -> jax.Array:
+        """A copy where ``stage`` lives, which nobody else gives up."""
+        return self.placement.own(leaf, stage)
+
+    def _lend(self, work: Workspace, k: int) -> None:
+        """Sends the tied parameters that stage ``k`` owns, and has updated, to the stages that hold copies."""
+        for tie in self.ties:
+            if tie.owner.stage == k:
+                new = work.stages[k].packed_params.leaf(tie.owner.path)
+                for stage, path in tie.copies:
+                    held = work.stages[stage].packed_params.with_leaf(path, self._copied(new, stage))
+                    work.stages[stage] = work.stages[stage].replace(packed_params=held)
 
     def _before(self, work: Workspace, operation: Operation, k: int, n: int) -> bool:
         """Tells the observer; whether it wants the gradient."""
@@ -211,6 +240,11 @@ class Dispatcher:
           up: the batch whose output goes up, if one does.
         """
         before, work.stages[k] = work.stages[k], passed.state
+        updated = passed.state.packed_params is not before.packed_params
+        if passed.ties is not None:
+            self._share(work, k, n, passed.ties)
+        if updated:
+            self._lend(work, k)
         if passed.held is not None:
             work.held[k] = operation, passed
         if down and self._sends[k]:
@@ -222,5 +256,4 @@ class Dispatcher:
         if work.held and len(work.held) == sum(stage.share is not None for stage in work.stages):
             self._update_together(work, n)
         elif work.observer is not None and passed.held is None:
-            updated = passed.state.packed_params is not before.packed_params
             work.observer.after(operation, k, n, passed.grads, updated)

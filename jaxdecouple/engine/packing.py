@@ -100,6 +100,23 @@ class Packed:
         arrays = (parts[i] for i in range(len(parts)))
         return Packed(tuple(np.concatenate(of) if len(of) > 1 else of[0] for of in arrays), self.layout)
 
+    def leaf(self, path: Sequence[str]) -> Any:
+        """The leaf at this path of a tree of dicts."""
+        place = self._place(path)
+        array = self.arrays[place.array]
+        return array if place.start is None else array[place.start : place.start + place.size].reshape(place.shape)
+
+    def with_leaf(self, path: Sequence[str], leaf: Any) -> Packed:
+        """The packed tree with another leaf at this path; all large leaves are held by reference."""
+        place, arrays = self._place(path), list(self.arrays)
+        array = arrays[place.array]
+        stop = place.start is not None and place.start + place.size
+        arrays[place.array] = leaf if place.start is None else array.at[place.start : stop].set(leaf.reshape(-1))
+        return Packed(tuple(arrays), self.layout)
+
+    def _place(self, path: Sequence[str]) -> Place:
+        return dict(self.named_places())["".join(f"[{key!r}]" for key in path)]
+
     def named_places(self) -> Iterator[tuple[str, Place]]:
         """The path of each leaf in the tree, as ``jax.tree_util.keystr`` writes it, and where the leaf is."""
         positions = jax.tree.unflatten(self.layout.structure, range(len(self.layout.places)))

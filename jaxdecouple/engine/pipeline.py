@@ -27,11 +27,12 @@ from jaxdecouple.engine.metrics import MetricFunctions
 from jaxdecouple.engine.operations import Dispatcher
 from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
-from jaxdecouple.engine.programs import check_views, programs_for
+from jaxdecouple.engine.programs import check_fit, programs_for
 from jaxdecouple.engine.remote_program import RemoteProgram
 from jaxdecouple.engine.shapes import shapes_in_flight
 from jaxdecouple.engine.shares import with_shares
 from jaxdecouple.engine.state import InFlight, Metrics, State
+from jaxdecouple.engine.ties import ties_of, with_ties
 from jaxdecouple.engine.workspace import Observer, Workspace, feed
 from jaxdecouple.network.adapters import as_stages
 from jaxdecouple.network.trees import PyTree, shape_of
@@ -48,6 +49,7 @@ class Pipeline:
       stages, schedule, placement: as given.
       weights: the policy in force: which weights a backward pass uses.
       programs: the compiled functions of each stage; they do not depend on the schedule.
+      ties: parameters that stages share.
       run_ahead: how many ticks the host may be ahead of the devices.
     """
 
@@ -103,9 +105,11 @@ class Pipeline:
         self.programs = programs_for(
             self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate, metrics
         )
+        self._tied, self.ties = ties_of(self.stages)
         for k, program in enumerate(self.programs):
             program.keep = functools.partial(self.placement.keep, stage=k)
-        check_views(self.programs, self.schedule)
+            program.updates.ties = self._tied[k]
+        check_fit(self.programs, self.schedule)
         self._begin()
 
     def with_schedule(
@@ -129,7 +133,7 @@ class Pipeline:
             )
         other = copy.copy(self)
         other._follow(schedule, weights, run_ahead)
-        check_views(other.programs, other.schedule)
+        check_fit(other.programs, other.schedule)
         other._begin()
         return other
 
@@ -150,7 +154,7 @@ class Pipeline:
     def _begin(self) -> None:
         owned = self.placement.owns
         self._acting = [program if owned(k) else RemoteProgram(program) for k, program in enumerate(self.programs)]
-        self._dispatcher = Dispatcher(self._acting, self.placement, self.schedule)
+        self._dispatcher = Dispatcher(self._acting, self.placement, self.schedule, self.ties)
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: Expected | None = None
 
@@ -185,6 +189,7 @@ class Pipeline:
             shapes = program.output_shape(stages[-1], shapes)
         self._check_auxiliary(shapes)
         self._expected = Expected(x, shapes, self.loss_program)
+        stages = with_ties(stages, self._tied, self.ties, self.placement)
         stages = with_shares(stages, self.programs, self.placement, alone=self.schedule.is_local)
         return State(stages=stages, in_flight=tuple(InFlight() for _ in stages))
 
@@ -276,7 +281,8 @@ class Pipeline:
         oldest = max(first, tick - self.schedule.drain)  # that can still be in flight
         recent = {n: fed.get(n, (x, targets)) for n in range(oldest, tick)}
         whole = with_shares(stages, self.programs, Nowhere(), alone=self.schedule.is_local)
-        return State(whole, shapes_in_flight(self.programs, self.schedule, whole, recent, oldest), tick, first)
+        in_flight = shapes_in_flight(self.programs, self.schedule, whole, recent, oldest, self.ties)
+        return State(whole, in_flight, tick, first)
 
     def predict(self, state: State, x: PyTree) -> PyTree:
         """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
@@ -330,6 +336,8 @@ class Pipeline:
           ValueError: a size is below 1, or the sample larger than the batch; or the stages learn locally.
         """
         check_usable(state)
+        if self.ties:
+            raise ValueError("gradient norms are not measured where stages share parameters; take jaxdecouple.lars")
         if self.schedule.is_local:
             raise ValueError(
                 f"under schedule {self.schedule.name!r} stages learn from objectives of their own, of which single "

@@ -13,6 +13,7 @@ from jaxdecouple.engine.local_program import GreedyProgram, SyntheticProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.metrics import MetricFunctions
 from jaxdecouple.engine.stage_program import StageProgram
+from jaxdecouple.engine.ties import StageTies
 from jaxdecouple.network.adapters import as_layer, is_nnx
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
@@ -79,8 +80,8 @@ def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer
         raise ValueError(f"auxiliary gives {error}; write {wanted}") from error
 
 
-def check_views(programs: Sequence[StageProgram], schedule: Schedule) -> None:
-    """Refuses optimizers whose weight views (`WeightView`) do not fit the schedule.
+def check_fit(programs: Sequence[StageProgram], schedule: Schedule) -> None:
+    """Refuses shared parameters and weight views (`WeightView`) that do not fit the schedule.
 
     Raises:
       ValueError: stages learn locally; or a backward's weights are corrected that are not today's; or batches wait for
@@ -88,6 +89,11 @@ def check_views(programs: Sequence[StageProgram], schedule: Schedule) -> None:
     """
     for k, program in enumerate(programs):
         view = program.updates.view
+        if schedule.is_local and program.updates.ties != StageTies():
+            raise ValueError(
+                f"stage {k} has parameters that other layers share, but under {schedule.name!r} stages pass no "
+                "gradients on; write layers without jaxdecouple.shared, or another schedule"
+            )
         if view is None:
             continue
         if schedule.is_local:

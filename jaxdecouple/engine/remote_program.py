@@ -75,6 +75,7 @@ class RemoteProgram:
         observe: bool = False,
         others: tuple | None = None,
         hold: bool = False,
+        ties: None = None,
     ) -> Passed:
         """The gradient of the input."""
         return Passed(state, sent=_gradient(residual.signature), held=state.packed_params if hold else None)
@@ -93,6 +94,7 @@ class RemoteProgram:
         next_batch: int,
         weights: Weights,
         others: tuple | None = None,
+        ties: None = None,
     ) -> Passed:
         """`backward`, then `forward`."""
         return self.forward(state, x, next_batch, weights)._replace(sent=_gradient(residual.signature))

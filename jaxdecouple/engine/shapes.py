@@ -11,6 +11,7 @@ from jaxdecouple.engine.operations import Dispatcher
 from jaxdecouple.engine.placement import Nowhere
 from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.engine.state import InFlight, Metrics, StageState, State
+from jaxdecouple.engine.ties import Tie
 from jaxdecouple.engine.workspace import Workspace, feed
 from jaxdecouple.network.trees import PyTree
 from jaxdecouple.schedules import Schedule
@@ -22,6 +23,7 @@ def shapes_in_flight(
     stages: tuple[StageState, ...],
     batches: Mapping[int, tuple[PyTree, PyTree]],
     oldest: int,
+    ties: Sequence[Tie] = (),
 ) -> tuple[InFlight, ...]:
     """What each stage has in flight, as ``jax.ShapeDtypeStruct``.
 
@@ -31,10 +33,11 @@ def shapes_in_flight(
       stages: shapes of what each stage owns.
       batches: shapes of inputs and targets of the batches fed so far, from batch ``oldest`` on.
       oldest: the first batch that can still be in flight.
+      ties: parameters that stages share.
     """
 
     def walk(stages: tuple, batches: dict[int, tuple[PyTree, PyTree]]) -> tuple[InFlight, ...]:
-        dispatcher = ShapesDispatcher(programs, Nowhere(), schedule)
+        dispatcher = ShapesDispatcher(programs, Nowhere(), schedule, ties)
         work, tick = Workspace(State(stages, tuple(InFlight() for _ in stages))), oldest
         for tick, batch in batches.items():
             feed(work, dispatcher.placement, schedule, tick, *batch)
@@ -55,10 +58,13 @@ class ShapesDispatcher(Dispatcher):
         x, _ = work.activations[k].pop(n), work.targets[k].pop(n)
         if self._sends[k]:
             self._send_down(work, x, k, n)
+        self._share_shapes(work, k, n)
         return Metrics()
 
     def backward(self, work: Workspace, k: int, n: int) -> None:
         residual, _ = work.residuals[k].pop(n), work.gradients[k].pop(n)
+        work.ties[k].pop(n, None)
+        self._share_shapes(work, k, n)
         if self._sends[k]:
             structure, leaves = residual.signature
             x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
@@ -71,6 +77,14 @@ class ShapesDispatcher(Dispatcher):
     def teach(self, work: Workspace, k: int, n: int) -> jax.Array:
         work.residuals[k].pop(n), work.gradients[k].pop(n)
         return jnp.zeros(())
+
+    def _copied(self, leaf: jax.Array, stage: int) -> jax.Array:
+        return leaf
+
+    def _share_shapes(self, work: Workspace, k: int, n: int) -> None:
+        paths = {tie.name: path for tie in self.ties for stage, path in tie.copies if stage == k}
+        leaves = {name: work.stages[k].packed_params.leaf(path) for name, path in paths.items()}
+        self._share(work, k, n, {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items()})
 
     def _send_down(self, work: Workspace, x: PyTree, k: int, n: int) -> None:
         """The gradient of an input ``x``; integer activations have none."""

@@ -65,6 +65,7 @@ class Outcome:
       auxiliary: of the auxiliary network.
       share: the stage's, of what the optimizer sums over stages.
       held: the gradient that the optimizer will be given, packed.
+      ties: gradients of tied parameters that stages below own, by name.
     """
 
     params: Packed | None = None
@@ -80,6 +81,7 @@ class Outcome:
     auxiliary: Outcome | None = None
     share: jax.Array | None = None
     held: Packed | None = None
+    ties: dict[str, jax.Array] | None = None
 
 
 class Passed(NamedTuple):
@@ -94,6 +96,7 @@ class Passed(NamedTuple):
       metrics: scalars, by name.
       grads: the gradient that the optimizer was given, if it was to be observed.
       held: that which it will be given, packed, if the stage waits for others with its update.
+      ties: gradients of tied parameters that stages below own, by name.
     """
 
     state: StageState
@@ -104,6 +107,7 @@ class Passed(NamedTuple):
     metrics: dict[str, jax.Array] | None = None
     grads: PyTree = None
     held: Packed | None = None
+    ties: dict[str, jax.Array] | None = None
 
 
 def passed(state: StageState, outcome: Outcome, residual: Residual | None = None) -> Passed:
@@ -113,7 +117,17 @@ def passed(state: StageState, outcome: Outcome, residual: Residual | None = None
         auxiliary = NetworkState(*_changed(auxiliary, outcome.auxiliary))
     share = state.share if outcome.share is None else outcome.share
     new = StageState(*_changed(state, outcome), state.key, state.packed_gradient_norms, auxiliary, share)
-    return Passed(new, outcome.y, outcome.sent, residual, outcome.loss, outcome.metrics, outcome.grads, outcome.held)
+    return Passed(
+        new,
+        outcome.y,
+        outcome.sent,
+        residual,
+        outcome.loss,
+        outcome.metrics,
+        outcome.grads,
+        outcome.held,
+        outcome.ties,
+    )
 
 
 def _changed(state: NetworkState, outcome: Outcome) -> tuple[Packed, Packed, Packed]:

@@ -113,12 +113,15 @@ class InFlight(struct.PyTreeNode):
       targets: at stages with an objective, of batches fed but not yet there: the last, or, locally learning, all.
       residuals: what the forward of a batch left for its backward.
       gradients: of the loss with respect to this stage's output, of batches not yet backwarded here.
+      ties: of the loss with respect to tied parameters that this stage owns, by name, from each stage above that shares
+        them; of batches not yet backwarded here.
     """
 
     activations: dict[int, PyTree] = struct.field(default_factory=dict)
     targets: dict[int, PyTree] = struct.field(default_factory=dict)
     residuals: dict[int, Residual] = struct.field(default_factory=dict)
     gradients: dict[int, PyTree] = struct.field(default_factory=dict)
+    ties: dict[int, dict[str, tuple[jax.Array, ...]]] = struct.field(default_factory=dict)
 
 
 class State(struct.PyTreeNode):

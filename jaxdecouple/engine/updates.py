@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdecouple.engine.packing import Packed, pack
+from jaxdecouple.engine.ties import StageTies
 from jaxdecouple.schedules import ends_group
 from jaxdecouple.transforms.accumulation import Accumulation
 from jaxdecouple.transforms.weight_views import WeightView
@@ -40,12 +41,14 @@ class Updates:
       optimizer: the transform.
       every: M, the batches of a group.
       view: with which weights the stage computes, if not simply with today's.
+      ties: parameters that others own, which the optimizer does not see.
     """
 
     def __init__(self, optimizer: optax.GradientTransformation, number: int = 0):
         """Updates by ``optimizer`` of the part of a network that begins with layer ``number``."""
         self.optimizer = optimizer
         self._number = number
+        self.ties = StageTies()
         self._optimizer = optax.with_extra_args_support(optimizer)
         self.every = optimizer.every if isinstance(optimizer, Accumulation) else 1
         inner = optimizer.inner if isinstance(optimizer, Accumulation) else optimizer
@@ -58,7 +61,7 @@ class Updates:
 
     def init(self, params: optax.Params) -> optax.OptState:
         """The optimizer's initial state. Random keys in it are folded, so that no two stages add the same noise."""
-        return _folded(self._optimizer.init(params), self._number)
+        return _folded(self._optimizer.init(self.ties.own(params)), self._number)
 
     @property
     def looks_ahead(self) -> bool:
@@ -74,13 +77,15 @@ class Updates:
         """The weights of the forward of ``batch``."""
         if self.view is None or self.view.forward is None or opt_state is None:
             return params
-        return pack(self.view.forward(params.tree, self._viewed(opt_state), batch))
+        tree = params.tree
+        return pack(self.ties.complete(self.view.forward(self.ties.own(tree), self._viewed(opt_state), batch), tree))
 
     def backward_weights(self, params: Packed, opt_state: Packed) -> optax.Params:
         """The weights of a backward that would use today's."""
         if self.view is None or self.view.backward is None:
             return params.tree
-        return self.view.backward(params.tree, self._viewed(opt_state))
+        tree = params.tree
+        return self.ties.complete(self.view.backward(self.ties.own(tree), self._viewed(opt_state)), tree)
 
     def _viewed(self, opt_state: Packed) -> Any:
         return opt_state.tree.inner if self.every > 1 else opt_state.tree
@@ -108,14 +113,17 @@ class Updates:
           norms: of single examples' gradients, for optimizers that need them.
           over_stages: for optimizers that sum over all stages.
         """
+        grads = self.ties.own(grads)
         if not due:
             return None, pack(self._accumulation.add(grads, opt_state.tree))
         finish: Any = self._accumulation.finish if self.every > 1 else self._optimizer.update
         extra: dict[str, Any] = {} if norms is None else {"gradient_norms": norms.tree}
         if over_stages is not None:
             extra["over_stages"] = over_stages
-        updates, new_state = finish(grads, opt_state.tree, params.tree, **extra)
-        return pack(optax.apply_updates(params.tree, updates)), pack(new_state)
+        tree = params.tree
+        own = self.ties.own(tree)
+        updates, new_state = finish(grads, opt_state.tree, own, **extra)
+        return pack(self.ties.complete(optax.apply_updates(own, updates), tree)), pack(new_state)
 
 
 def _folded(opt_state: optax.OptState, number: int) -> optax.OptState:

@@ -30,10 +30,11 @@ class Workspace:
         self.targets = [dict(flight.targets) for flight in state.in_flight]
         self.residuals = [dict(flight.residuals) for flight in state.in_flight]
         self.gradients = [dict(flight.gradients) for flight in state.in_flight]
+        self.ties = [dict(flight.ties) for flight in state.in_flight]
 
     def freeze(self, tick: int, first: int) -> State:
         """The state; the workspace is not to be used any more."""
-        queues = zip(self.activations, self.targets, self.residuals, self.gradients, strict=True)
+        queues = zip(self.activations, self.targets, self.residuals, self.gradients, self.ties, strict=True)
         return State(tuple(self.stages), tuple(InFlight(*queue) for queue in queues), tick, first)
 
 

@@ -20,6 +20,8 @@ from jaxdecouple.models.transformer import (
     TransformerBlock,
     check_choice,
 )
+from jaxdecouple.network.layer import Layer
+from jaxdecouple.network.sharing import shared
 
 GPT2_VOCABULARY = 50257
 
@@ -68,13 +70,14 @@ def gpt(
     bias: bool = True,
     dropout: float = 0.0,
     remat: bool = False,
+    tied: bool = False,
     split_blocks: bool = False,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
-) -> list[nn.Module]:
+) -> list[nn.Module | Layer]:
     """An embedding, ``layers`` transformer blocks, and a head: int tokens [B, T] -> logits [B, T, vocab_size].
 
-    By default GPT-2 small (Radford et al. 2019), with its initial weights, and a matrix of its own in the head.
+    By default GPT-2 small (Radford et al. 2019), with its initial weights, but for the head: GPT-2's is ``tied``.
 
     Args:
       vocab_size: V, how many tokens there are.
@@ -89,6 +92,7 @@ def gpt(
       bias: whether dense layers and normalisations have one.
       dropout: rate, after the embedding and of each branch.
       remat: whether backward passes compute a branch's activations again, from the layer's input.
+      tied: whether embedding and head have one matrix, wherever the network is cut (`sharing.shared`).
       split_blocks: two layers for each block, attention and feed-forward network.
       dtype: of the computation, such as ``jnp.bfloat16``; by default that of the parameters.
       param_dtype: of the parameters.
@@ -105,7 +109,7 @@ def gpt(
         raise ValueError(f"width is {width} and heads is {heads}; write a width that is {even} of the heads")
     hidden = hidden or (8 * width // 3 if activation == "swiglu" else 4 * width)
     dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    shared = {
+    common = {
         "width": width,
         "final_deviation": 0.02 / math.sqrt(2 * layers),
         "bias": bias,
@@ -113,18 +117,18 @@ def gpt(
         "remat": remat,
         **dtypes,
     }
-    attention = SelfAttention(heads=heads, positions=positions, **shared)
-    feed_forward = FeedForward(hidden=hidden, activation=activation, **shared)
+    attention = SelfAttention(heads=heads, positions=positions, **common)
+    feed_forward = FeedForward(hidden=hidden, activation=activation, **common)
     block = [attention, feed_forward] if split_blocks else [TransformerBlock(attention, feed_forward)]
     learned = context if positions == "learned" else None
-    return [
-        TokenEmbedding(vocab_size, width, learned, dropout=dropout, **dtypes),
-        *block * layers,
-        LanguageHead(vocab_size, bias, **dtypes),
-    ]
+    embedding = TokenEmbedding(vocab_size, width, learned, dropout=dropout, **dtypes)
+    head = LanguageHead(vocab_size, bias, **dtypes)
+    if not tied:
+        return [embedding, *block * layers, head]
+    return [shared(embedding, tokens="embedding"), *block * layers, shared(head, tokens="embedding")]
 
 
-def gpt_of_size(name: str, vocab_size: int = GPT2_VOCABULARY, **settings: Any) -> list[nn.Module]:
+def gpt_of_size(name: str, vocab_size: int = GPT2_VOCABULARY, **settings: Any) -> list[nn.Module | Layer]:
     """`gpt` of a size that has a name: ``gpt_nano``, ``gpt2_small``, ...
 
     Args:

@@ -63,7 +63,7 @@ def _with_depths(kind: str, depths: tuple[int, ...]) -> tuple[str, ...]:
 _SPLIT = ("split_blocks", "normalise")
 _SIZED = ("small_images", "normalise")
 _IMAGENET_NAMES = _with_depths("resnet", DEPTHS)
-_LANGUAGE = ("context", "positions", "dropout", "remat")
+_LANGUAGE = ("context", "positions", "dropout", "remat", "tied")
 _KINDS = (
     _Kind("mlp", mlp, (), ("mlp",)),
     _Kind("cnn", cnn, (), ("cnn",)),
@@ -164,7 +164,7 @@ def by_name(
       normalise: whether a convolutional network, other than ``cnn``, has batch normalisation.
       dtype: of the computation; by default that of inputs and parameters together.
       param_dtype: of the parameters.
-      **language: further settings of `gpt`: ``context``, ``positions``, ``dropout``, ``remat``.
+      **language: further settings of `gpt`: ``context``, ``positions``, ``dropout``, ``remat``, ``tied``.
 
     Raises:
       ValueError: no such model, where the message suggests the nearest; or one that never has batch normalisation, and

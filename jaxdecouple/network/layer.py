@@ -34,12 +34,14 @@ class Layer:
       name: for messages and for the keys of parameter trees.
       identity: layers of equal identity have functions that do the same, whatever their names; ``None`` is equal to
         nothing. As with static arguments of ``jax.jit``, only the identity is compared.
+      shares: names of parameters that are shared with other layers, and their paths in ``params`` (`sharing`).
     """
 
     init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
     apply: Callable[..., tuple[PyTree, PyTree]]
     name: str = "layer"
     identity: Hashable = None
+    shares: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def count(self) -> int:
