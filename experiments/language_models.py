@@ -30,7 +30,7 @@ from experiments.settings import Settings, define, option, read
 
 FLAGS = flags.FLAGS
 METHODS = ("1f1b", "pipedream", "fdg", "predicted", "pipemare", "paci")
-OPTIMIZERS = ("adamw", "nadam", "muon")
+OPTIMIZERS = ("adamw", "nadam", "muon", "rotated")
 SCALES = {
     "demo": {},
     "small": {

@@ -58,9 +58,11 @@ from .transforms import muon as muon
 from .transforms import nadam as nadam
 from .transforms import per_example_gradient_norms as per_example_gradient_norms
 from .transforms import predict_weights as predict_weights
+from .transforms import rotated_adam as rotated_adam
 from .transforms import scale_by_clars as scale_by_clars
 from .transforms import scale_by_lars as scale_by_lars
 from .transforms import scale_by_nadam as scale_by_nadam
+from .transforms import scale_by_rotated_adam as scale_by_rotated_adam
 from .transforms import shrink_gradients as shrink_gradients
 from .transforms import stagewise as stagewise
 from .transforms import two_versions as two_versions

@@ -209,6 +209,7 @@ _SCHEDULES: Mapping[str, Callable[[int], Schedule]] = {
 _OPTIMIZERS: Mapping[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
     "adamw": lambda rate: optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.01),
     "nadam": lambda rate: jd.nadam(rate, b1=0.99, b2=0.999, weight_decay=0.01),
+    "rotated": lambda rate: jd.rotated_adam(rate, b1=0.9, b2=0.999, weight_decay=0.01),
     "muon": lambda rate: jd.muon(lambda t: 10 * rate(t), adam_learning_rate=rate, weight_decay=0.01),
 }
 

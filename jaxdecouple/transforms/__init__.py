@@ -4,6 +4,7 @@ Usable without a pipeline.
 """
 
 from jaxdecouple.transforms.accumulation import Accumulation, AccumulationState, accumulate_gradients
+from jaxdecouple.transforms.basis_rotation import rotated_adam, scale_by_rotated_adam
 from jaxdecouple.transforms.delays import delay_gradients
 from jaxdecouple.transforms.dependence import Dependence, dependence_of
 from jaxdecouple.transforms.global_norm import OverStages, clip_by_global_norm
@@ -41,9 +42,11 @@ __all__ = [
     "nadam",
     "per_example_gradient_norms",
     "predict_weights",
+    "rotated_adam",
     "scale_by_clars",
     "scale_by_lars",
     "scale_by_nadam",
+    "scale_by_rotated_adam",
     "shrink_gradients",
     "stagewise",
     "transform_of",

@@ -1,0 +1,148 @@
+"""Basis rotation: Adam along the directions in which a matrix's gradients vary, rather than along its entries."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdecouple.transforms.muon import matrices
+
+
+class RotatedAdamState(NamedTuple):
+    """State of `scale_by_rotated_adam`. What is said of matrices is empty for other parameters.
+
+    Attributes:
+      count: int32 scalar, updates so far.
+      mean: moving average of gradients, like the parameters.
+      square: that of squared gradients, of matrices in the rotated basis.
+      left, right: of matrices [..., m, n], moving averages of G G' [..., m, m] and G' G [..., n, n].
+      rows, columns: U [..., m, m] and V [..., n, n], orthogonal: the basis.
+    """
+
+    count: jax.Array
+    mean: optax.Updates
+    square: optax.Updates
+    left: Any
+    right: Any
+    rows: Any
+    columns: Any
+
+
+def scale_by_rotated_adam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, every: int = 10
+) -> optax.GradientTransformation:
+    """Adam in a basis that turns with the gradients, as SOAP has it (Vyas et al. 2024); it stands delays better.
+
+    With M and S Adam's averages of the gradient G and of the squared U' G V, both with Adam's bias correction,
+
+        L = b2 L + (1 - b2) G G',   R = b2 R + (1 - b2) G' G,
+        every so many updates, the first included: U = QR(L U), V = QR(R V), one step of orthogonal iteration,
+        step = U [(U' M V) / (sqrt(S) + eps)] V'.
+
+    A misaligned basis makes Adam oscillate where gradients are old, the more the longer the pipeline ("basis rotation",
+    arXiv 2602.03515). Vectors, embeddings and the head have Adam's own step; each matrix of a stack has its own basis.
+
+    Args:
+      b1, b2: how much of the averages is kept.
+      eps: added to the root.
+      every: updates after which the basis turns.
+
+    Raises:
+      ValueError: ``every`` is below 1.
+    """
+    if every < 1:
+        raise ValueError(f"every is {every}; write after how many updates the basis turns, at least 1")
+
+    def init(params: optax.Params) -> RotatedAdamState:
+        zeros, chosen = jax.tree.map(jnp.zeros_like, params), _chosen(params)
+
+        def square_of(axis: int, one: bool) -> Any:
+            def start(p: jax.Array, is_matrix: bool) -> jax.Array:
+                if not is_matrix:
+                    return jnp.zeros((), p.dtype)
+                size = p.shape[axis]
+                found = jnp.eye(size, dtype=p.dtype) if one else jnp.zeros((size, size), p.dtype)
+                return jnp.broadcast_to(found, (*p.shape[:-2], size, size))
+
+            return jax.tree.map(start, params, chosen)
+
+        averages, bases = (square_of(-2, False), square_of(-1, False)), (square_of(-2, True), square_of(-1, True))
+        return RotatedAdamState(jnp.zeros((), jnp.int32), zeros, zeros, *averages, *bases)
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, RotatedAdamState]:
+        chosen, count = _chosen(updates), jnp.asarray(optax.safe_increment(state.count))
+        turns = state.count % every == 0
+
+        def average(old: Any, new: Any, decay: float) -> Any:
+            return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
+
+        def among_matrices(function: Any, *trees: Any) -> Any:
+            """``function`` of matrices; of other parameters, the last of the trees."""
+            return jax.tree.map(
+                lambda is_matrix, *leaves: function(*leaves) if is_matrix else leaves[-1], chosen, *trees
+            )
+
+        def turned(average: jax.Array, basis: jax.Array) -> jax.Array:
+            return jax.lax.cond(turns, lambda: jnp.linalg.qr(average @ basis)[0], lambda: basis)
+
+        squares = [among_matrices(lambda g, a: _outer(g), updates, state.left)]
+        squares.append(among_matrices(lambda g, a: _outer(jnp.swapaxes(g, -1, -2)), updates, state.right))
+        left, right = average(state.left, squares[0], b2), average(state.right, squares[1], b2)
+        rows = among_matrices(turned, left, state.rows)
+        columns = among_matrices(turned, right, state.columns)
+        mean = average(state.mean, updates, b1)
+
+        def into(u: jax.Array, v: jax.Array, g: jax.Array) -> jax.Array:
+            return jnp.swapaxes(u, -1, -2) @ g @ v
+
+        square = average(state.square, jax.tree.map(jnp.square, among_matrices(into, rows, columns, updates)), b2)
+        steps = jax.tree.map(
+            lambda m, s: m / (1 - b1**count) / (jnp.sqrt(s / (1 - b2**count)) + eps),
+            among_matrices(into, rows, columns, mean),
+            square,
+        )
+        steps = among_matrices(lambda u, v, step: u @ step @ jnp.swapaxes(v, -1, -2), rows, columns, steps)
+        steps = jax.tree.map(lambda step, g: step.astype(g.dtype), steps, updates)
+        return steps, RotatedAdamState(count, mean, square, left, right, rows, columns)
+
+    return optax.GradientTransformation(init, update)
+
+
+def rotated_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    every: int = 10,
+    weight_decay: float = 0.0,
+    mask: Any = None,
+) -> optax.GradientTransformation:
+    """`scale_by_rotated_adam`, decoupled weight decay, and a learning rate.
+
+    Args:
+      learning_rate: a number, or a function of the update's index.
+      b1, b2, eps, every: as of `scale_by_rotated_adam`.
+      weight_decay: of the parameters, times the learning rate.
+      mask: which parameters decay, as of ``optax.add_decayed_weights``.
+    """
+    return optax.chain(
+        scale_by_rotated_adam(b1, b2, eps, every),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _chosen(params: optax.Params) -> Any:
+    """Whether each parameter is a matrix, or a stack of matrices."""
+    numbers = jax.tree.leaves(matrices(params), is_leaf=lambda leaf: leaf is None or hasattr(leaf, "reduction_axis"))
+    return jax.tree.unflatten(jax.tree.structure(params), [number is not None for number in numbers])
+
+
+def _outer(g: jax.Array) -> jax.Array:
+    return g @ jnp.swapaxes(g, -1, -2)
