@@ -77,12 +77,19 @@ def _standing(files: RunFiles) -> str:
     if not files.finished:
         where = f"after epoch {last.get('epoch', '?')} of {epochs}" if last else f"in the first of {epochs} epochs"
         found = f"Under way, or stopped, {where}."
-    error = files.summary.get("test_error", last.get("test_error"))
-    if isinstance(error, int | float):
-        found += f" Test error {100 * error:.2f} %."
+    reached = {**last, **files.summary}
+    if isinstance(reached.get("perplexity"), int | float):
+        found += f" Perplexity {reached['perplexity']:.4g}."
+    elif isinstance(reached.get("test_error"), int | float):
+        found += f" Test error {100 * reached['test_error']:.2f} %."
     if files.speed and isinstance(speed := files.speed[-1].get("images_per_second"), int | float):
-        found += f" {speed:.0f} images per second."
+        found += f" {speed:.0f} {_unit(files)} per second."
     return found
+
+
+def _unit(files: RunFiles) -> str:
+    """What ``images_per_second`` counts: of texts, sequences."""
+    return "sequences" if any("perplexity" in record for record in files.metrics) else "images"
 
 
 def _curves(files: RunFiles) -> str:
@@ -93,8 +100,8 @@ def _curves(files: RunFiles) -> str:
     for name in names:
         if not name.endswith("loss"):
             charts.append(lines({_words(name): _points(files.metrics, name)}, x="epoch", y=_words(name)))
-    for name in dict.fromkeys(key for record in files.speed for key in record if key.endswith("_per_second")):
-        charts.append(lines({_words(name): _points(files.speed, name)}, x="epoch", y=_words(name)))
+    speed = f"{_unit(files)} per second"
+    charts.append(lines({speed: _points(files.speed, "images_per_second")}, x="epoch", y=speed))
     return _grid(charts)
 
 

@@ -91,6 +91,12 @@ def test_a_run_under_way_says_so_and_loads_itself_anew(run):
     assert "in the first of 2 epochs" in text and 'http-equiv="refresh"' in text
 
 
+def test_a_language_model_is_told_by_its_perplexity(run):
+    (run / "metrics.jsonl").write_text(json.dumps({**EPOCHS[0], "perplexity": 12.34}) + "\n")
+    text = jd.report(run).read_text()
+    assert "Perplexity 12.34. 500 sequences per second." in text and "Test error" not in text
+
+
 def test_what_is_cut_off_or_of_another_version_is_named(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "tra')
