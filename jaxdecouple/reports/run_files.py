@@ -50,7 +50,7 @@ class RunFiles:
         """Reads what is there.
 
         Raises:
-          ReportError: the directory does not exist, or holds no ``config.json`` that can be read.
+          ReportError: the directory does not exist, is of another program, or its ``config.json`` cannot be read.
         """
         path, remarks = pathlib.Path(directory).expanduser(), []
         if not (path / CONFIG).is_file():
@@ -59,6 +59,8 @@ class RunFiles:
         config = _json(path / CONFIG, dict, remarks)
         if not config:
             raise ReportError(f"{path} is no run that can be read: {remarks[0] if remarks else f'{CONFIG} is empty'}")
+        if "method" not in config:
+            raise ReportError(f"{path} is of another program; write the directory of a run of experiments.train")
         summary = _json(path / SUMMARY, dict, remarks)
         return cls(
             path=path,

@@ -113,8 +113,13 @@ def test_what_is_cut_off_or_of_another_version_is_named(run):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "there is no such directory"), ({}, "it has no config.json"), ({"config.json": "{"}, "cannot be read")],
-    ids=["nothing", "empty", "damaged"],
+    [
+        (None, "there is no such directory"),
+        ({}, "it has no config.json"),
+        ({"config.json": "{"}, "cannot be read"),
+        ({"config.json": '{"methods": []}'}, "of another program"),
+    ],
+    ids=["nothing", "empty", "damaged", "other"],
 )
 def test_no_run_is_one_clear_error(content, says, tmp_path):
     path = tmp_path / "runs"
