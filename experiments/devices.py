@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import atexit
 import tempfile
+from typing import Any
 
 import jax
 
 from jaxdecouple.engine.processes import default_devices
 
 
-def request(num_stages: int) -> None:
-    """Asks for as many CPU devices as stages. Must come before JAX starts its backends."""
-    jax.config.update("jax_num_cpu_devices", max(1, num_stages))
+def request(num_stages: int, group_size: int = 1) -> None:
+    """Asks for as many CPU devices as stages, or groups of them. Must come before JAX starts its backends."""
+    jax.config.update("jax_num_cpu_devices", max(1, num_stages * group_size))
 
 
 def compile_once() -> None:
@@ -25,18 +26,20 @@ def compile_once() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def of_stages(num_stages: int, share: bool = False) -> list[jax.Device]:
-    """One device per stage.
+def of_stages(num_stages: int, share: bool = False, group_size: int = 1) -> list[Any]:
+    """One device per stage, or one group of devices.
 
     Args:
       num_stages: K.
       share: let neighbouring stages share a device when there are fewer devices than stages.
+      group_size: how many devices each stage has; with more than 1, lists of them.
 
     Raises:
       ValueError: too few devices, and ``share`` is false.
     """
-    if jax.process_count() > 1:
-        return list(default_devices(num_stages))
+    if jax.process_count() > 1 or group_size > 1:
+        found = default_devices(num_stages * group_size)
+        return [found[i : i + group_size] for i in range(0, len(found), group_size)] if group_size > 1 else list(found)
     devices = jax.devices()
     if num_stages <= len(devices):
         return devices[:num_stages]

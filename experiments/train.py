@@ -56,13 +56,15 @@ def main(argv: list[str]) -> None:
         from experiments.training import processes, session
         from experiments.training.tasks import in_words
 
-        devices.request(config.num_stages)
-        with processes.joined({**dataclasses.asdict(config), "workdir": str(workdir)}):
+        devices.request(config.num_stages, asked.group_size)
+        same = {**dataclasses.asdict(config), "group_size": asked.group_size, "workdir": str(workdir)}
+        with processes.joined(same, asked.group_size):
             run = session.train(
                 config,
                 workdir,
                 overwrite=FLAGS.overwrite,
                 share_devices=FLAGS.share_devices,
+                group_size=asked.group_size,
                 saving=saving,
                 loggers=logging.log,
                 mark_ticks=logging.mark_ticks,

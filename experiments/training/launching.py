@@ -34,11 +34,12 @@ _GRACE = 5.0  # seconds, beyond the patience, that the others have once one has 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processes(Settings):
-    """How many processes train, and where they meet."""
+    """How many processes and devices train, and where the processes meet."""
 
     processes: int = option(
-        1, "how many processes the stages are spread over, neighbours together", least=1, group="several processes"
+        1, "how many processes the stages are spread over, neighbours together", least=1, group="devices and processes"
     )
+    group_size: int = option(1, "devices of each stage, over which its batches are split", least=1)
     process: int = option(-1, "of these, the one to start here, 0 or above; -1: all of them", least=-1)
     coordinator: str = option("", "address of process 0, HOST:PORT, where --process is given")
     patience: float = option(15.0, "seconds after which a process that shows no sign of life is given up", above=0.0)

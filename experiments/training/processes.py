@@ -64,11 +64,12 @@ def agreed(act: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def joined(settings: Mapping[str, Any]) -> Iterator[None]:
+def joined(settings: Mapping[str, Any], group_size: int = 1) -> Iterator[None]:
     """Joins the other processes, if a watcher has started this one as one of several.
 
     Args:
       settings: that must be the same in all.
+      group_size: how many devices each stage has.
 
     Raises:
       ValueError: the processes do not meet in time, or differ in settings or versions.
@@ -79,7 +80,7 @@ def joined(settings: Mapping[str, Any]) -> Iterator[None]:
     index, number = int(os.environ[launching.INDEX]), int(os.environ[launching.COUNT])
     patience = float(os.environ[launching.PATIENCE])
     _take_share(index, int(os.environ[launching.SHARE]))
-    _initialize(index, number, patience)
+    _initialize(index, number, patience, group_size)
     with _SignsOfLife(index, number, patience):
         try:
             _compare(settings)
@@ -105,11 +106,11 @@ def _take_share(index: int, share: int) -> None:
         os.sched_setaffinity(0, cores[index * len(cores) // share : (index + 1) * len(cores) // share])
 
 
-def _initialize(index: int, number: int, patience: float) -> None:
-    stages, coordinator = int(os.environ[launching.STAGES]), os.environ[launching.COORDINATOR]
+def _initialize(index: int, number: int, patience: float, group_size: int) -> None:
+    devices, coordinator = int(os.environ[launching.STAGES]) * group_size, os.environ[launching.COORDINATOR]
     host, local = coordinator.rsplit(":", 1)[0], int(os.environ[launching.SHARE]) == number
     address = "127.0.0.1" if local else "0.0.0.0"
-    jax.config.update("jax_num_cpu_devices", stages)
+    jax.config.update("jax_num_cpu_devices", devices)
     # With port 0, JAX 0.12 would tell the others port 0, and the first transfer would never come.
     jax.config.update("jax_cross_host_transfer_socket_address", f"{address}:{launching.free_port(address)}")
     jax.config.update("jax_cross_host_transport_addresses", f"{address}:0")
@@ -118,7 +119,7 @@ def _initialize(index: int, number: int, patience: float) -> None:
             coordinator,
             number,
             index,
-            local_device_ids=range(index * stages, (index + 1) * stages) if local else range(stages),
+            local_device_ids=range(index * devices, (index + 1) * devices) if local else range(devices),
             initialization_timeout=max(1, int(3 * patience)),
             heartbeat_timeout_seconds=max(10, int(10 * patience)),  # ours come first, and say more
             coordinator_bind_address=f"{host if local else '0.0.0.0'}:{coordinator.rsplit(':', 1)[1]}",

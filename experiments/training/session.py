@@ -23,6 +23,7 @@ from experiments.training import processes
 from experiments.training.config import Config, Saving
 from experiments.training.loading import write_model
 from experiments.training.loggers import Logger, Loggers
+from experiments.training.methods import AUTO
 from experiments.training.progress import EpochRecord, NonFiniteLoss, as_json
 from experiments.training.run_directory import (
     CHECKPOINTS,
@@ -52,6 +53,7 @@ def train(
     *,
     overwrite: bool = False,
     share_devices: bool = False,
+    group_size: int = 1,
     saving: Saving | None = None,
     loggers: Sequence[str | Logger] = (),
     mark_ticks: int = 0,
@@ -63,6 +65,7 @@ def train(
       workdir: new, or that of the run to go on with.
       overwrite: whether to replace the run that is there.
       share_devices: whether several stages may be on one device.
+      group_size: how many devices each stage has.
       saving: how often to save.
       loggers: where the numbers go besides ``metrics.jsonl``: names of `LOGS`, or loggers of your own.
       mark_ticks: ticks in which it is noted when each operation really runs.
@@ -73,8 +76,9 @@ def train(
       Stopped: by a signal, after saving.
     """
     processes.agreed(lambda: _check(config, workdir, overwrite, mark_ticks))
+    _check_places(config, group_size)
     saving = saving or Saving()
-    dataset, places = config.load_data(), devices.of_stages(config.num_stages, share_devices)
+    dataset, places = config.load_data(), devices.of_stages(config.num_stages, share_devices, group_size)
     trainer = Trainer(config, dataset, places, None if overwrite else _saved_layout(workdir))
     with _claimed(config, workdir, overwrite) as output:
         if trainer.choice is not None:
@@ -97,6 +101,15 @@ def train(
                 raise
         _write_results(trainer, run, output, saver.described)
     return run
+
+
+def _check_places(config: Config, group_size: int) -> None:
+    alone = {"method": config.method == AUTO, "diagnose_every": config.diagnose_every > 0}
+    for name in (name for name, asked in alone.items() if asked and (group_size > 1 or processes.count() > 1)):
+        raise ValueError(
+            f"{name} is {getattr(config, name)}, which needs one process and one device per stage, but processes is "
+            f"{processes.count()} and group_size {group_size}; leave one or the other out"
+        )
 
 
 def _check(config: Config, workdir: pathlib.Path, overwrite: bool, mark_ticks: int) -> None:

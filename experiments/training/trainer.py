@@ -204,7 +204,7 @@ class Trainer:
 
     def init(self, seed: int) -> State:
         """The initial state of a run with this seed, and with the weights of ``init_from``, if it is given."""
-        state = self.pipeline.init(jax.random.key(seed), self.task.sample)
+        state = self.pipeline.init(jax.random.key(seed), *self._usual)
         return jd.import_variables(self.pipeline, state, self._imported) if self._imported else state
 
     def restore(self, path: str | pathlib.Path) -> State:
@@ -213,7 +213,7 @@ class Trainer:
         Raises:
           CheckpointError: there is none, or it does not fit.
         """
-        return jd.restore(path, self.pipeline, self.task.sample)
+        return jd.restore(path, self.pipeline, self._usual[0])
 
     def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array | None, np.ndarray]]:
         """The training batches, images augmented on the first stage's device; elsewhere targets alone.

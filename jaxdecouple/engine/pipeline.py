@@ -29,7 +29,7 @@ from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
 from jaxdecouple.engine.programs import check_fit, programs_for
 from jaxdecouple.engine.remote_program import RemoteProgram
-from jaxdecouple.engine.shapes import shapes_in_flight
+from jaxdecouple.engine.shapes import shapes_in_flight, stage_shapes
 from jaxdecouple.engine.shares import with_shares
 from jaxdecouple.engine.state import InFlight, Metrics, State
 from jaxdecouple.engine.ties import ties_of, with_ties
@@ -178,7 +178,7 @@ class Pipeline:
             stage, or its own output has another shape than it should; or groups of devices do not divide the batch.
         """
         x = shape_of(x)
-        self._check_groups(x)
+        self.placement.check_batch(x)
         targets = shape_of(_labels_for(x) if targets is None else targets)
         if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
             key = jax.random.wrap_key_data(key)
@@ -272,12 +272,9 @@ class Pipeline:
           ValueError: as of `init`.
         """
         x, targets, fed = shape_of(x), shape_of(_labels_for(x) if targets is None else targets), fed or {}
-        self._check_groups(x)
-        stages, shapes = [], x
-        for program in self.programs:
-            stages.append(jax.eval_shape(functools.partial(program.init, x=shapes, targets=targets), _key_shape()))
-            shapes = program.output_shape(stages[-1], shapes)
-        self._check_auxiliary(shapes)
+        self.placement.check_batch(x)
+        stages, logits = stage_shapes(self.programs, x, targets)
+        self._check_auxiliary(logits)
         oldest = max(first, tick - self.schedule.drain)  # that can still be in flight
         recent = {n: fed.get(n, (x, targets)) for n in range(oldest, tick)}
         whole = with_shares(stages, self.programs, Nowhere(), alone=self.schedule.is_local)
@@ -360,14 +357,6 @@ class Pipeline:
             return inputs
         return self._expected.inputs_for(targets)
 
-    def _check_groups(self, x: PyTree) -> None:
-        size, examples = self.placement.group_size, jax.tree.leaves(x)[0].shape[0]
-        if examples % size:
-            raise ValueError(
-                f"batches have {examples} examples, which groups of {size} devices do not divide; write a multiple of "
-                f"{size} (a smaller last batch may have any size)"
-            )
-
     def _check_auxiliary(self, logits: PyTree) -> None:
         for program in self.programs:
             if isinstance(program, LocalProgram):
@@ -406,7 +395,3 @@ class Pipeline:
 
 def _labels_for(x: PyTree) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jax.tree.leaves(x)[0].shape[:1], np.dtype(np.int32))
-
-
-def _key_shape() -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.key(0))

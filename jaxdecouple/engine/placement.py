@@ -69,6 +69,19 @@ class Placement:
         """How many devices a stage has."""
         return len(self.groups[0])
 
+    def check_batch(self, x: PyTree) -> None:
+        """Refuses batches, shaped like ``x``, [B, ...], whose examples the groups do not divide.
+
+        Raises:
+          ValueError: they do not.
+        """
+        size, examples = self.group_size, jax.tree.leaves(x)[0].shape[0]
+        if examples % size:
+            raise ValueError(
+                f"batches have {examples} examples, which groups of {size} devices do not divide; write a multiple of "
+                f"{size} (a smaller last batch may have any size)"
+            )
+
     def owns(self, stage: int) -> bool:
         """Whether ``stage`` lives in this process."""
         return self._here[stage]

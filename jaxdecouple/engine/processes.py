@@ -118,20 +118,20 @@ def check_processes(groups: Groups) -> None:
             )
 
 
-def default_devices(num_stages: int) -> DeviceGroup:
-    """A device for each stage: neighbouring stages in one process, as many in each.
+def default_devices(num_devices: int) -> DeviceGroup:
+    """The first devices, in the order of stages: neighbours in one process, as many in each.
 
     Raises:
-      ValueError: the processes cannot have the same number of stages, or have too few devices.
+      ValueError: the processes cannot give the same number of devices, or have too few.
     """
     count = jax.process_count()
-    each = num_stages // count
+    each = num_devices // count
     by_process = [[d for d in jax.devices() if d.process_index == process] for process in range(count)]
     fewest = min(len(devices) for devices in by_process)
-    if num_stages % count or each > fewest:
+    if num_devices % count or each > fewest:
         raise ValueError(
-            f"{num_stages} stages do not fit {count} processes with {fewest} devices each; write a number of stages "
-            f"that is a multiple of {count} and at most {count * fewest}, or devices= for each stage"
+            f"the stages need {num_devices} devices, and {count} processes have {fewest} each; write a number of "
+            f"stages that {count} processes can share evenly, and at most {count * fewest} devices in all"
         )
     return tuple(device for devices in by_process for device in devices[:each])
 

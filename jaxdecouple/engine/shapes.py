@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -15,6 +16,15 @@ from jaxdecouple.engine.ties import Tie
 from jaxdecouple.engine.workspace import Workspace, feed
 from jaxdecouple.network.trees import PyTree
 from jaxdecouple.schedules import Schedule
+
+
+def stage_shapes(programs: Sequence[StageProgram], x: PyTree, targets: PyTree) -> tuple[list[StageState], PyTree]:
+    """What each stage owns at the beginning, and the network's output, for shapes of inputs and targets."""
+    key, stages = jax.eval_shape(lambda: jax.random.key(0)), []
+    for program in programs:
+        stages.append(jax.eval_shape(functools.partial(program.init, x=x, targets=targets), key))
+        x = program.output_shape(stages[-1], x)
+    return stages, x
 
 
 def shapes_in_flight(

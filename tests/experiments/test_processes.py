@@ -75,3 +75,18 @@ def test_processes_that_cannot_meet_are_refused(given, says):
 def test_stages_that_processes_cannot_share_are_refused(tmp_path):
     with pytest.raises(ValueError, match="num_stages is 3, which 2 processes cannot share evenly"):
         watch(Processes(processes=2), 3, tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{"method": "auto"}, {"diagnose_every": 5}])
+def test_what_needs_single_devices_is_refused_on_groups(settings, tmp_path):
+    name = next(iter(settings))
+    with pytest.raises(ValueError, match=f"{name} is .*, which needs one process and one device per stage"):
+        train(Config(**{**SETTINGS, **settings}), tmp_path / "run", group_size=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_group_for_each_stage_trains_as_single_devices_do(tmp_path):
+    for size in (1, 2):  # the last batch of an epoch has 37 images
+        train(Config(**{**SETTINGS, "epochs": 1}), tmp_path / str(size), group_size=size)
+    losses = [json.loads((tmp_path / size / "metrics.jsonl").read_text())["train_loss"] for size in "12"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -48,7 +48,7 @@ for name in sys.argv[4:]:
     variables, found = jd.export_variables(pipe, state), pipe.evaluate(state, (read_here(*b) for b in batches(3)))
     resumed = jd.restore(DIRECTORY / f"single-{name}", pipe, data()[0][0])
     again = jd.export_variables(pipe, go_on(pipe, resumed, data()[SAVED_AFTER:]))
-    (DIRECTORY / f"{name}-{INDEX}.json").write_text(json.dumps(found))
+    (DIRECTORY / f"{name}-{INDEX}.json").write_text(json.dumps(found._asdict()))
     if INDEX == 1:
         jd.write_variables(DIRECTORY / f"{name}.msgpack", variables)
         jd.write_variables(DIRECTORY / f"{name}-resumed.msgpack", again)
