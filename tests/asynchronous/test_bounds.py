@@ -68,17 +68,20 @@ def test_no_warning_within_the_bound_or_without_a_step_size() -> None:
         asynchronous.distributed_asysvrg(problem, batch_size=2, outer_steps=1, workers=3)
 
 
-def smallest_gamma(eta: float, beta: float, large: float, b: int, delta: int, m: int, d: float) -> float:
-    """min_t Gamma_t of eq. 2.14, with c_t of eq. 2.13; with d = 1 those of eqs. 2.35 and 2.34."""
+def least_room(eta: float, beta: float, large: float, b: int, delta: int, m: int, d: float) -> float:
+    """Above 0 where the theorem holds: for all t, Gamma_t > 0, and 1/2 >= c_{t+1} / beta (below eq. 2.20, and 2.41).
+
+    Gamma_t is that of eq. 2.14, with c_t of eq. 2.13; with d = 1 those of eqs. 2.35 and 2.34.
+    """
     room = d - 2 * large**2 * delta**2 * eta**2
     if room <= 0:
         return -np.inf
     both = large**2 * delta**2 * eta**3 / (2 * d) + eta**2 * large / 2
-    c, gammas = 0.0, []
+    c, rooms = 0.0, []
     for _ in range(m):  # t = m - 1, ..., 0
-        gammas.append(eta / (2 * d) - 4 / room * (both + c * eta**2))
+        rooms += [eta / (2 * d) - 4 / room * (both + c * eta**2), 1 / 2 - c / beta]
         c = c * (1 + eta * beta / d + 4 * large**2 * eta**2 / (room * b)) + 4 * large**2 / (room * b) * both
-    return min(gammas)
+    return min(rooms)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +90,12 @@ def smallest_gamma(eta: float, beta: float, large: float, b: int, delta: int, m:
     ids=str,
 )
 def test_variance_reduction(large: float, b: int, delta: int, m: int, d: float) -> None:
-    """Up to the bound Gamma_t > 0 for some beta, and hardly further for any of many."""
+    """Up to the bound both conditions hold for some beta, and hardly further for any of many."""
     counts = {"h": b, "delay": delta, "inner_steps": m, "coordinates": d}
     bound = bounds.variance_reduced(largest=large, **counts)
 
     def best(eta: float) -> float:
-        return max(smallest_gamma(eta, beta, large, b, delta, m, d) for beta in large * np.logspace(-5, 5, 101))
+        return max(least_room(eta, beta, large, b, delta, m, d) for beta in large * np.logspace(-5, 5, 101))
 
     assert 0 < bound < 1 / large
     for share in (0.2, 0.6, 0.999):
@@ -109,5 +112,5 @@ def test_warnings_of_variance_reduction(name: str) -> None:
     large, d = 2 * float(np.max(np.sum(X**2, axis=1))) + L2, 2.0 if options else 1.0
     assert theorem == ("theorem 2.3.1" if options else "theorem 2.4.1")
     betas = large * np.logspace(-5, 5, 101)
-    assert max(smallest_gamma(0.99 * value, beta, large, 2, 3, 8, d) for beta in betas) > 0
-    assert max(smallest_gamma(1.06 * value, beta, large, 2, 3, 8, d) for beta in betas) <= 0
+    assert max(least_room(0.99 * value, beta, large, 2, 3, 8, d) for beta in betas) > 0
+    assert max(least_room(1.06 * value, beta, large, 2, 3, 8, d) for beta in betas) <= 0

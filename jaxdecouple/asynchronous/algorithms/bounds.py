@@ -33,7 +33,9 @@ def dual_free_nonconvex(*, largest: float, l2: float, n: int, h: int, delay: int
 
 
 def variance_reduced(*, largest: float, h: int, delay: int, inner_steps: int, coordinates: float = 1.0) -> float:
-    """The largest eta with Gamma_t > 0 for all t, in theorems 2.3.1 and 2.4.1, for the best of many beta.
+    """The largest eta that theorems 2.3.1 and 2.4.1 allow, for the best of many beta.
+
+    For all t it must hold that Gamma_t > 0, and, as the proofs assume at eqs. 2.20 and 2.41, c_{t+1} <= beta / 2.
 
     Args:
       largest: L.
@@ -45,17 +47,17 @@ def variance_reduced(*, largest: float, h: int, delay: int, inner_steps: int, co
 
     def holds(eta: float) -> bool:
         room = coordinates - 2 * (largest * delay * eta) ** 2
-        return room > 0 and any(_gamma(eta, beta, room) > 0 for beta in largest * np.logspace(-4, 4, 33))
+        return room > 0 and any(_holds(eta, beta, room) for beta in largest * np.logspace(-4, 4, 33))
 
-    def _gamma(eta: float, beta: float, room: float) -> float:
+    def _holds(eta: float, beta: float, room: float) -> bool:
         stale = largest**2 * delay**2 * eta**3 / (2 * coordinates) + eta**2 * largest / 2
         noise = 4 * largest**2 / (room * h)
         growth = 1 + eta * beta / coordinates + noise * eta**2
-        # c_t = c_{t+1} growth + noise stale with c_m = 0 is largest at t = 0, and Gamma_0 holds c_1.
+        # c_t = c_{t+1} growth + noise stale with c_m = 0 is largest at t = 0, where both conditions hold c_1.
         steps = inner_steps - 1
         log_growth = steps * math.log(growth)
         c = noise * stale * (math.expm1(log_growth) / (growth - 1)) if log_growth < 700 else math.inf
-        return eta / (2 * coordinates) - 4 / room * (stale + c * eta**2)
+        return c <= beta / 2 and eta / (2 * coordinates) > 4 / room * (stale + c * eta**2)
 
     low, high = 0.0, 1 / largest
     for _ in range(60):
