@@ -20,9 +20,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdecouple.planning.dispatches import Dispatches, flatten
+from jaxdecouple.planning.lock_step import in_lock_step
 from jaxdecouple.planning.timelines import Timeline, period_of
 from jaxdecouple.planning.times import Sizes, Times
-from jaxdecouple.schedules import Schedule, validate
+from jaxdecouple.schedules import FlushSchedule, Schedule, validate
 
 
 def timeline(
@@ -34,6 +35,7 @@ def timeline(
     devices: Sequence[int] | None = None,
     run_ahead: int | None = None,
     slowness: np.ndarray | None = None,
+    lock_step: bool = False,
 ) -> Timeline:
     """When each operation of a run starts and ends, flush included.
 
@@ -48,10 +50,13 @@ def timeline(
         `Pipeline` does; ``None``: it never waits.
       slowness: [ticks, K], how many times longer what a stage does in a tick takes; for devices that are slow now and
         then. Such a run need not have a steady state: read its ``end``. Ticks of the flush count.
+      lock_step: a tick ends for all stages at once, transfers included, as in the codes that the papers measured
+        (`planning.lock_step`). By default, as in this library, a device waits for its data alone.
 
     Raises:
       ScheduleError: the schedule cannot be executed.
-      ValueError: ``times``, ``sizes``, ``devices`` or ``slowness`` is for another number of stages.
+      ValueError: ``times``, ``sizes``, ``devices`` or ``slowness`` is for another number of stages; or ``lock_step``
+        is asked of rounds of micro-batches, or of devices that slow one another down.
     """
     stages = schedule.num_stages
     if times.num_stages != stages:
@@ -60,6 +65,13 @@ def timeline(
         raise ValueError(f"sizes has {len(sizes.inputs)} stages, but schedule {schedule.name!r} has {stages}")
     if run_ahead is not None and run_ahead < 1:
         raise ValueError(f"run_ahead is {run_ahead}; write at least 1, or None for a host that never waits")
+    if lock_step and isinstance(schedule, FlushSchedule):
+        raise ValueError(
+            f"lock_step is for schedules whose tick is an iteration; a round of {schedule.name!r} takes "
+            f"{schedule.chunks} of them, leave it out"
+        )
+    if lock_step and times.slowdown:
+        raise ValueError("lock_step knows of no devices that share cores; leave it out, or leave out times.slowdown")
     devices = _checked(devices, stages)
     validate(schedule)
     if num_batches is None:
@@ -69,7 +81,9 @@ def timeline(
     work = flatten(schedule, times, num_batches, devices, run_ahead)
     if slowness is not None:
         work = _slowed(work, np.asarray(slowness, float), stages)
-    if times.slowdown:
+    if lock_step:
+        start, end, arrival = in_lock_step(work, times, schedule)
+    elif times.slowdown:
         start, end, arrival = _shared(work, times)
     else:
         start, end, arrival = _in_order(work, times)
