@@ -33,7 +33,14 @@ from jaxdecouple.schedules.schedule import (
     keeps_versions,
     redoes_forward,
 )
-from jaxdecouple.schedules.staleness import GradientAge, ends_group, gradient_ages, is_synchronous, staleness
+from jaxdecouple.schedules.staleness import (
+    GradientAge,
+    ends_group,
+    gradient_ages,
+    is_synchronous,
+    missed_updates,
+    staleness,
+)
 from jaxdecouple.schedules.validation import validate
 
 __all__ = [
@@ -68,6 +75,7 @@ __all__ = [
     "is_synchronous",
     "join",
     "keeps_versions",
+    "missed_updates",
     "one_forward_one_backward",
     "paci",
     "pipedream",

@@ -107,9 +107,13 @@ def dni(num_stages: int, *, weights: Weights = "replay") -> DelaySchedule:
 
 
 def dsp(
-    p: Sequence[int], m: Sequence[int], *, order: Order = "backward_first", weights: Weights = "replay"
+    p: Sequence[int], m: Sequence[int], *, order: Order = "forward_first", weights: Weights = "replay"
 ) -> DelaySchedule:
     """Diversely stale parameters, in the paper's notation DSP(p_0, ..., p_{K-1}; m_0, ..., m_{K-1}) (DSP, 3.3).
+
+    m_k is block k's layer-wise staleness: m_k updates lie between a batch's forward and its recomputation (3.3 and
+    appendix D). In one tick both use the weights from before the update, so forwards come first; backward first, a
+    block makes m_k - 1 updates meanwhile.
 
     The gradient queues follow, q_k = m_{k-1} - p_{k-1} - m_k (appendix A). Appendix A asks for m_k > 0 at every
     block, yet every configuration of the paper ends in m_{K-1} = 0, p_{K-1} = 0, and so must this one.

@@ -97,3 +97,17 @@ def staleness(schedule: Schedule, accumulate: int = 1) -> tuple[tuple[int, ...],
             row, j = levels[age.stage], age.batch % accumulate
             row[j] = max(row[j], age.staleness)
     return tuple(map(tuple, levels))
+
+
+def missed_updates(schedule: Schedule, accumulate: int = 1) -> tuple[int, ...]:
+    """For each stage, the updates that it misses while the pipeline fills: its first comes so much later than at once.
+
+    In thesis, Algorithms 9 to 11, stage k has no gradient before iteration t = K - 1 - k. With accumulation M a tick
+    counts as an M-th of an update.
+    """
+    first: dict[int, int] = {}
+    for tick, ops in schedule.run(accumulate):
+        for kind, stage, batch in ops:
+            if batch == accumulate - 1 and schedule.learns_in_forward(stage) == (kind is FORWARD):
+                first.setdefault(stage, tick)
+    return tuple(first[stage] // accumulate for stage in range(schedule.num_stages))

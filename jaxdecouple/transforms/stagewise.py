@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import optax
 
 from jaxdecouple.transforms.accumulation import accumulate_gradients
+from jaxdecouple.transforms.counting import count_from
 from jaxdecouple.transforms.shrinking import shrink_gradients
 from jaxdecouple.transforms.weight_views import WeightView
 
@@ -14,7 +15,11 @@ StageOptimizer = Callable[[int, int], optax.GradientTransformation]
 
 
 def stagewise(
-    optimizer: optax.GradientTransformation | StageOptimizer, *, beta: float = 1.0, accumulate: int = 1
+    optimizer: optax.GradientTransformation | StageOptimizer,
+    *,
+    beta: float = 1.0,
+    accumulate: int = 1,
+    missed: Sequence[int] = (),
 ) -> StageOptimizer:
     """The function ``(stage, num_stages) -> transform`` that a pipeline takes.
 
@@ -22,14 +27,27 @@ def stagewise(
       optimizer: one optax transform for all stages, or itself a function of ``(stage, num_stages)``.
       beta: FDG's shrinking factor in (0, 1]: stage k's gradient is scaled by beta^(K-1-k) before ``optimizer``.
       accumulate: M: an update uses the mean of M consecutive batches' gradients (ADL, eq. 16).
+      missed: for each stage, the updates that it misses while the pipeline fills, `schedules.missed_updates`. Adam's
+        bias correction and learning-rate schedules then count them too, as time in thesis, Algorithm 10 and eq. 5.9.
+        Left out, each stage counts its own updates alone.
 
     Raises:
-      ValueError: beta outside (0, 1], or M < 1; when a stage's transform is made, beta around a weight view.
+      ValueError: beta outside (0, 1], or M < 1; when a stage's transform is made, beta or ``missed`` around a weight
+        view, or ``missed`` for another number of stages.
     """
     shrink_gradients(beta), accumulate_gradients(optax.identity(), accumulate)  # refuse bad values now, not at init
 
     def for_stage(stage: int, num_stages: int) -> optax.GradientTransformation:
         inner = transform_of(optimizer, stage, num_stages)
+        if missed:
+            if len(missed) != num_stages:
+                raise ValueError(f"missed is {tuple(missed)}, but there are {num_stages} stages; write one for each")
+            if isinstance(inner, WeightView):
+                raise ValueError(
+                    f"missed is {tuple(missed)}, and the optimizer of stage {stage} has a weight view, which it would "
+                    "hide; write jd.count_from within it"
+                )
+            inner = count_from(inner, missed[stage])
         distance = num_stages - 1 - stage
         if beta != 1 and distance:
             if isinstance(inner, WeightView):

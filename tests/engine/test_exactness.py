@@ -51,6 +51,17 @@ def test_layer_wise_rates_in_every_stage(name, num_stages, accumulate, x64):
     assert_same(run(pipeline_for(task, schedule(num_stages, accumulate)), task), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "num_stages", "time"), [("ddg", 2, "own"), ("ddg", 4, "global"), ("fdg", 3, "global")]
+)
+def test_adam_with_delayed_gradients(name, num_stages, time, x64):
+    """Thesis, Algorithm 10: bias corrections, and here a learning rate, count time also while no gradient is there."""
+    schedule, arguments = CASES[name]
+    task = problem(num_stages, learning_rate=lambda t: 0.05 / (1 + 0.1 * t), adam=time)
+    expected = naive.METHODS[name](task, **arguments(num_stages, 1))
+    assert_same(run(pipeline_for(task, schedule(num_stages, 1)), task), expected)
+
+
 @functools.cache
 def final_weights(weights):
     task = problem(3, **PLAIN)

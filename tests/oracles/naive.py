@@ -13,6 +13,7 @@ DSP: Xu et al., diversely stale parameters. Thesis: Huo, chapters 5 (DDG) and 6 
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ class Problem:
     beta: float = 1.0  # gradient shrinking factor, FDG eq. 15
     accumulate: int = 1  # M of ADL eq. 16
     eta: float | None = None
+    adam: str | None = None  # "own" or "global": thesis, Algorithm 10, by the stage's updates or by iterations t
 
 
 @dataclass
@@ -124,15 +126,16 @@ class Stage:
         self.group: list[tuple[Saved, list[Layer]]] = []  # the gradients of this group so far
         self.updates = 0
 
-    def accumulate(self, saved: Saved, gradients: list[Layer]) -> dict[int, int]:
-        """Takes the gradients of one batch; {batch: staleness} of the group that it completes."""
+    def accumulate(self, saved: Saved, gradients: list[Layer], t: int) -> dict[int, int]:
+        """Takes the gradients of one batch in iteration t; {batch: staleness} of the group that it completes."""
         self.group.append((saved, gradients))
         if (saved.batch + 1) % self.problem.accumulate:
             return {}
         for index, layer in enumerate(self.layers):
             group = (gradients[index] for _, gradients in self.group)
             w_and_b = zip(layer, self.buffers[index], *group, strict=True)
-            stepped = [self.update(*part) for part in w_and_b]
+            step = self.update if self.problem.adam is None else partial(self.adam, t)
+            stepped = [step(*part) for part in w_and_b]
             self.layers[index], self.buffers[index] = zip(*stepped, strict=True)
         staleness = {s.batch: self.updates - s.updates for s, _ in self.group}
         self.updates += 1
@@ -148,6 +151,16 @@ class Stage:
             rate = rate * self.problem.eta * np.linalg.norm(w) / np.linalg.norm(g)
         buffer = self.problem.momentum * buffer + g
         return w - rate * buffer, buffer
+
+    def adam(self, t: int, w: Array, moments: tuple, *gradients: Array) -> tuple[Array, tuple]:
+        """Thesis, Algorithm 10, lines 4 to 8. While g^t = 0 (eq. 5.8), moments and weights stay, and t goes on."""
+        rate, (g,) = self.problem.learning_rate, gradients
+        time = t if self.problem.adam == "global" else self.updates
+        rate = rate(time) if callable(rate) else rate
+        m, v = moments or (0.0, 0.0)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        m_hat, v_hat = m / (1 - 0.9 ** (time + 1)), v / (1 - 0.999 ** (time + 1))
+        return w - rate * m_hat / (np.sqrt(v_hat) + 1e-8), (m, v)
 
 
 class Run:
@@ -206,7 +219,8 @@ class Run:
         if self.weights == "replay":
             activations = forward_layers(layers, activations[0], stage.top)
         gradients, gradient = backward_layers(layers, activations, gradient, stage.top)
-        for n, staleness in stage.accumulate(saved, gradients).items():
+        t = len(self.trajectory.parameters)
+        for n, staleness in stage.accumulate(saved, gradients, t).items():
             self.trajectory.staleness[k, n] = staleness
         self.unfinished -= 1
         return Message(saved.batch, gradient)
@@ -338,35 +352,36 @@ def adl(problem: Problem, *, order: str = "forward", accumulate: int = 0, weight
     return run.trajectory
 
 
-def dsp(problem: Problem, *, p: tuple, m: tuple, weights: Policy = None) -> Trajectory:
-    """DSP(p_0 .. p_{K-1}; m_0 .. m_{K-1}), section 3.3: blocks joined by FIFO queues, eq. 5.
+def dsp(problem: Problem, *, p: tuple, m: tuple, order: str = "forward", weights: Policy = None) -> Trajectory:
+    """DSP(p_0 .. p_{K-1}; m_0 .. m_{K-1}), eq. 5, by the timestamps at which block k meets batch n.
 
-    Block k has an input queue M_k, an output queue P_k and a gradient queue Q_k of length 1 + m_k,
-    1 + p_k and 1 + q_k, with q_k = m_{k-1} - p_{k-1} - m_k (appendix A): what enters a queue of
-    length 1 + n leaves it n ticks later. Backward first. (q_k > 0 in appendix A; here also 0.)
+    It is forwarded at t_k = n + p_0 + .. + p_{k-1} and backwarded at t_{2K-1-k} = t_k + m_k (3.1, 3.3), both with
+    the weights of that timestamp, x_k^{t+1} = x_k^t - alpha G_{x_k}(x^t). So in appendix D x_k^n - x_k^{n'} is the
+    sum of the m_k updates i = n - m_k .. n - 1. With order="backward", blocks update before they forward: m_k - 1.
     """
     run = Run(problem, weights or "replay")
-    q = (0, *(m[k - 1] - p[k - 1] - m[k] for k in range(1, run.num_stages)))
-    if p[-1] or m[-1] or min((1, *p[:-1])) < 1 or min(q) < 0:
-        raise ValueError(f"DSP with {run.num_stages} blocks has no p={p}, m={m} (then q={q})")
-    inputs, outputs, gradients = ([deque([None] * n) for n in lengths] for lengths in (m, p, q))
+    blocks = range(run.num_stages)
+    up = [sum(p[:k]) for k in blocks]  # t_k - n
+    down = [up[k] + m[k] for k in blocks]  # t_{2K-1-k} - n
+    if p[-1] or m[-1] or any(b <= a for a, b in pairwise(up)) or any(a <= b for a, b in pairwise(down)):
+        raise ValueError(f"DSP with p={p}, m={m} breaks t_0 < .. < t_{{K-1}} <= t_K < .. < t_{{2K-1}} (section 3.2)")
+    phases = {
+        "forward": [(up, blocks), (down, blocks)],
+        "backward": [(down, blocks[:-1]), (up, blocks), (down, blocks[-1:])],
+    }
+    h = {(0, n): run.feed(n) for n in range(run.num_batches)}  # h[k, n]: input of block k
+    error: dict[tuple[int, int], Message] = {}  # error[k, n]: gradient of h[k, n]
+    met: dict[tuple[int, int], Saved] = {}
     for t in run.ticks():
-        h = [run.feed(t) if t < run.num_batches else None]
-        h += [outputs[k].popleft() for k in range(run.last)]
-        gradient = None
-        if h[run.last] is not None:  # m_{K-1} = 0: the last block backwards the batch that came in
-            saved = run.forward(run.last, h[run.last])
-            gradient = run.backward(run.last, saved, run.loss(saved))
-        for k in reversed(range(run.last)):
-            gradients[k + 1].append(gradient)
-            gradient, saved = gradients[k + 1].popleft(), inputs[k].popleft()
-            assert (gradient is None) == (saved is None)
-            if saved is not None:
-                gradient = run.backward(k, saved, gradient)
-        for k in range(run.last):
-            saved = None if h[k] is None else run.forward(k, h[k])
-            inputs[k].append(saved)
-            outputs[k].append(None if saved is None else saved.output)
+        for clock, members in phases[order]:
+            for k in members:
+                n = t - clock[k]
+                if 0 <= n < run.num_batches and clock is up:
+                    met[k, n] = run.forward(k, h[k, n])
+                    h[k + 1, n] = met[k, n].output
+                elif 0 <= n < run.num_batches:
+                    error_above = run.loss(met[k, n]) if k == run.last else error[k + 1, n]
+                    error[k, n] = run.backward(k, met[k, n], error_above)
     return run.trajectory
 
 

@@ -23,6 +23,10 @@ CASES = {
     "adl": (lambda K, M: schedules.adl(K), lambda K, M: {"order": "forward"}),
     "adl-backward": (lambda K, M: schedules.adl(K, order="backward_first"), lambda K, M: {"order": "backward"}),
     "dsp": (lambda K, M: schedules.dsp(**_queues(K, 1)), lambda K, M: _queues(K, 1)),
+    "dsp-backward": (
+        lambda K, M: schedules.dsp(**_queues(K, 1), order="backward_first"),
+        lambda K, M: {**_queues(K, 1), "order": "backward"},
+    ),
     "dsp-long": (lambda K, M: schedules.dsp(**_queues(K, 2)), lambda K, M: _queues(K, 2)),
     "pipedream": (lambda K, M: schedules.pipedream(K), lambda K, M: {}),
 }
@@ -53,15 +57,18 @@ def problem(num_stages, **settings):
 
 def pipeline_for(problem, schedule, weights=None):
     """A pipeline for the problem. Those of problems that differ in their schedule alone share what is compiled."""
-    names = ("boundaries", "learning_rate", "momentum", "weight_decay", "beta", "accumulate", "eta")
+    names = ("boundaries", "learning_rate", "momentum", "weight_decay", "beta", "accumulate", "eta", "adam")
     settings = tuple(getattr(problem, name) for name in names)
-    return _pipeline(settings, jax.config.jax_enable_x64).with_schedule(schedule, weights=weights)
+    missed = schedules.missed_updates(schedule, problem.accumulate) if problem.adam == "global" else ()
+    return _pipeline(settings, missed, jax.config.jax_enable_x64).with_schedule(schedule, weights=weights)
 
 
 @functools.cache
-def _pipeline(settings, x64):
-    boundaries, learning_rate, momentum, weight_decay, beta, accumulate, eta = settings
-    if eta is None:
+def _pipeline(settings, missed, x64):
+    boundaries, learning_rate, momentum, weight_decay, beta, accumulate, eta, adam = settings
+    if adam:
+        optimizer = optax.adam(learning_rate)
+    elif eta is None:
         optimizer = optax.sgd(learning_rate, momentum=momentum or None)
         optimizer = optax.chain(optax.add_decayed_weights(weight_decay), optimizer)
     else:
@@ -69,7 +76,7 @@ def _pipeline(settings, x64):
         optimizer = jd.lars(learning_rate, eta, groups="tensor", momentum_of="gradients", **arguments)
     layers = jd.models.mlp(3, hidden=(5, 4, 5, 4), activation=nn.tanh, param_dtype=np.float64)
     stages = jd.partition(layers, boundaries=boundaries)
-    optimizer = jd.stagewise(optimizer, beta=beta, accumulate=accumulate)
+    optimizer = jd.stagewise(optimizer, beta=beta, accumulate=accumulate, missed=missed)
     return jd.Pipeline(stages, schedules.backprop(len(stages)), optimizer=optimizer)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.oracles.naive import METHODS, WEIGHTS, Problem
+from tests.oracles.naive import METHODS, WEIGHTS, Problem, backward_layers, cross_entropy, forward_layers
 
 SIZES = (3, 5, 4, 4, 5, 3)  # five layers
 BOUNDARIES = {1: (), 2: (3,), 3: (2, 3), 4: (1, 2, 4)}
@@ -35,9 +35,10 @@ def cases(k):
         ("features_replay", {}, none, one, "forward"),
         *(("fdg", {"order": order}, one, one, order) for order in ORDERS),
         *(("adl", {"order": order}, one, one, order) for order in ORDERS),
-        ("dsp", {"p": (*one, 0), "m": tuple(2 * m for m in lag)}, one, one, "backward"),
-        ("dsp", {"p": (*one, 0), "m": long}, one, (2,) * (k - 1), "backward"),
-        ("dsp", {"p": (*(2 * n for n in one), 0), "m": long}, (2,) * (k - 1), one, "backward"),
+        ("dsp", {"p": (*one, 0), "m": tuple(2 * m for m in lag)}, one, one, "forward"),
+        ("dsp", {"p": (*one, 0), "m": long}, one, (2,) * (k - 1), "forward"),
+        ("dsp", {"p": (*(2 * n for n in one), 0), "m": long}, (2,) * (k - 1), one, "forward"),
+        ("dsp", {"p": (*one, 0), "m": long, "order": "backward"}, one, (2,) * (k - 1), "backward"),
         ("pipedream", {}, one, none, "forward"),
     ]
 
@@ -168,8 +169,8 @@ def test_loops_that_must_agree():
         for order in ORDERS:
             fdg = METHODS["fdg"](problem, order=order, weights=weights)
             assert_same(fdg, METHODS["adl"](problem, order=order, weights=weights), rtol=0)
-        dsp = METHODS["dsp"](problem, p=(1, 1, 0), m=(4, 2, 0), weights=weights)
-        assert_same(METHODS["fdg"](problem, weights=weights), dsp, rtol=0)
+            dsp = METHODS["dsp"](problem, p=(1, 1, 0), m=(4, 2, 0), order=order, weights=weights)
+            assert_same(fdg, dsp, rtol=0)
         ddg = METHODS["ddg"](problem, weights=weights)
         assert_same(ddg, METHODS["features_replay"](problem, weights=weights), rtol=0)
     plain = replace(problem, accumulate=1)
@@ -224,6 +225,33 @@ def test_gpipe_finishes_its_last_round():
     stage = slice(0, 2)  # layers of stage 0: they move at the last tick of a round
     first = [flat(layers[stage]) for layers in run.parameters]
     assert [t for t in range(1, 8) if (first[t] != first[t - 1]).any()] == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("p", "m"), [((0,), (0,)), ((1, 0), (3, 0)), ((2, 1, 0), (6, 3, 0)), ((1, 1, 1, 0), (6, 4, 2, 0))]
+)
+def test_dsp_steps_are_equation_5_at_its_timestamps(p, m):
+    """Unrolled for each batch: every block's step is G_{x_k} with x_k of its two timestamps, m_k updates apart."""
+    problem, num_stages = make(len(p), learning_rate=0.4), len(p)
+    run = METHODS["dsp"](problem, p=p, m=m)
+    x = [problem.layers, *run.parameters]  # x[t]: at timestamp t, before its update
+    edges = [*pairwise((0, *problem.boundaries, len(problem.layers)))]
+    expected = [np.zeros(flat(layers).shape) for layers in run.parameters]
+    for n, (h, labels) in enumerate(problem.batches):
+        inputs, t = [], n
+        for k, (first, end) in enumerate(edges):
+            inputs.append(h)
+            h = forward_layers(x[t][first:end], h, end == len(problem.layers))[-1]
+            t += p[k]
+        _, error = cross_entropy(h, labels)
+        for k in reversed(range(num_stages)):
+            (first, end), back = edges[k], n + sum(p[:k]) + m[k]
+            activations = forward_layers(x[back][first:end], inputs[k], k == num_stages - 1)
+            gradients, error = backward_layers(x[back][first:end], activations, error, k == num_stages - 1)
+            expected[back][stage_slices(problem)[k]] -= 0.4 * flat(gradients)
+            if n >= m[k]:  # before that, block k has made fewer updates
+                assert run.staleness[k, n] == m[k]
+    np.testing.assert_allclose(np.diff([flat(layers) for layers in x], axis=0), expected, rtol=1e-9, atol=1e-13)
 
 
 def test_dsp_refuses_queues_that_cannot_be():

@@ -78,12 +78,12 @@ PICTURES = {
         """,
     "dsp-long": """
         tick      0    1    2    3    4    5    6       7       8       9
-        stage 0   F0   F1   F2   F3   F4   F5   F6      F7      B0 F8   B1 F9
-        stage 1             F0   F1   F2   F3   B0 F4   B1 F5   B2 F6   B3 F7
+        stage 0   F0   F1   F2   F3   F4   F5   F6      F7      F8 B0   F9 B1
+        stage 1             F0   F1   F2   F3   F4 B0   F5 B1   F6 B2   F7 B3
         stage 2                       F0   F1   F2      F3      F4      F5
         """,
 }
-PICTURES |= {"features_replay": PICTURES["ddg"], "adl": PICTURES["fdg-forward"], "dsp": PICTURES["fdg"]}
+PICTURES |= {"features_replay": PICTURES["ddg"], "adl": PICTURES["fdg-forward"], "dsp": PICTURES["fdg-forward"]}
 
 
 def read_picture(picture):
@@ -214,12 +214,12 @@ def test_dsp_in_the_papers_notation(p, m, q):
     schedules.validate(schedule)
     assert (schedule.p, schedule.q, schedule.lag) == (p[:-1], q, m)
     assert schedule.name == f"dsp({','.join(map(str, p))};{','.join(map(str, m))})"
-    assert (schedule.order, schedule.weights) == ("backward_first", "replay")
+    assert (schedule.order, schedule.weights) == ("forward_first", "replay")
 
 
 @pytest.mark.parametrize("K", range(1, 9))
 def test_dsp_with_queues_of_one_is_fdg(K):
-    dsp, fdg = schedules.dsp(*queues(K)), schedules.fdg(K)
+    dsp, fdg = schedules.dsp(*queues(K)), schedules.fdg(K, order="forward_first")
     assert dataclasses.replace(dsp, name="fdg", weights="stash") == fdg
 
 

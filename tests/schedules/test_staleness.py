@@ -32,7 +32,7 @@ METHODS = {
     "ddg": (schedules.ddg, multiples(1), "forward_first"),
     "features_replay": (schedules.features_replay, multiples(1), "forward_first"),
     "pipedream": (schedules.pipedream, multiples(1), "forward_first"),
-    "dsp": (dsp, multiples(5), "backward_first"),
+    "dsp": (dsp, multiples(5), "forward_first"),
     "backprop": (schedules.backprop, multiples(0), "forward_first"),
 }
 
@@ -79,10 +79,22 @@ def test_adl_equation_17(M):
     assert staleness(schedules.adl(K), M) == expected
 
 
-def test_dsp_figure_2():
-    # One batch less than the layer-wise staleness of the paper, {4, 2, 0}: the update comes before the forward.
-    assert staleness(schedules.dsp((1, 1, 0), (4, 2, 0))) == ((3,), (1,), (0,))
-    assert staleness(schedules.dsp((1, 1, 0), (4, 2, 0), order="forward_first")) == ((4,), (2,), (0,))
+@pytest.mark.parametrize(
+    ("p", "m"),
+    [
+        ((1, 1, 0), (4, 2, 0)),  # Figure 2
+        ((2, 2, 0), (6, 3, 0)),
+        ((3, 3, 0), (10, 5, 0)),
+        ((1, 1, 1, 0), (6, 4, 2, 0)),
+        ((2, 2, 2, 0), (9, 6, 3, 0)),
+        ((3, 3, 3, 0), (15, 10, 5, 0)),
+    ],
+)
+def test_dsp_m_is_the_layer_wise_staleness(p, m):
+    """DSP, section 3.3, for every configuration in the paper."""
+    assert staleness(schedules.dsp(p, m)) == tuple((level,) for level in m)
+    backward_first = schedules.dsp(p, m, order="backward_first")
+    assert staleness(backward_first) == tuple((max(0, level - 1),) for level in m)
 
 
 @pytest.mark.parametrize("chunks", range(1, 6))
@@ -98,6 +110,14 @@ def test_gpipe_is_stale_when_it_is_not():
     assert staleness(schedules.gpipe(3, 4), 1) == ((3,), (3,), (0,))
     # Groups of 2 in rounds of 3: batches 0 1 2 | 3 4 5; group (2, 3) spans rounds, (4, 5) follows an update.
     assert staleness(schedules.gpipe(2, 3), 2) == ((1, 1), (0, 0))
+
+
+def test_missed_updates():
+    assert schedules.missed_updates(schedules.ddg(4)) == (3, 2, 1, 0)  # thesis, eq. 5.8: none before t = K - 1 - k
+    assert schedules.missed_updates(schedules.fdg(3)) == (4, 3, 2)  # the first batch is at the last stage in tick 2
+    assert schedules.missed_updates(schedules.fdg(3), 3) == ((2 + 4) // 3, (2 + 3) // 3, (2 + 2) // 3)
+    assert schedules.missed_updates(schedules.gpipe(3, 4), 4) == (0, 0, 0)
+    assert schedules.missed_updates(schedules.dgl(3)) == (0, 1, 2)
 
 
 def test_weights_policy_is_no_matter_of_staleness():
