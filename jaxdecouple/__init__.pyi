@@ -48,9 +48,11 @@ from .planning import timeline as timeline
 from .reports import report as report
 from .transforms import WeightView as WeightView
 from .transforms import accumulate_gradients as accumulate_gradients
+from .transforms import batch_statistics as batch_statistics
 from .transforms import clars as clars
 from .transforms import clip_by_global_norm as clip_by_global_norm
 from .transforms import correct_weights as correct_weights
+from .transforms import count_from as count_from
 from .transforms import delay_gradients as delay_gradients
 from .transforms import delayed_learning_rate as delayed_learning_rate
 from .transforms import lars as lars
@@ -65,5 +67,6 @@ from .transforms import scale_by_nadam as scale_by_nadam
 from .transforms import scale_by_rotated_adam as scale_by_rotated_adam
 from .transforms import shrink_gradients as shrink_gradients
 from .transforms import stagewise as stagewise
+from .transforms import sum_momentum as sum_momentum
 from .transforms import two_versions as two_versions
 from .transforms import weight_mask as weight_mask

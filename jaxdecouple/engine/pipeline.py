@@ -24,6 +24,7 @@ from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
 from jaxdecouple.engine.metrics import MetricFunctions
+from jaxdecouple.engine.norms import measured
 from jaxdecouple.engine.operations import Dispatcher
 from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
@@ -38,7 +39,7 @@ from jaxdecouple.network.adapters import as_stages
 from jaxdecouple.network.trees import PyTree, shape_of
 from jaxdecouple.planning import least_run_ahead
 from jaxdecouple.schedules import Schedule, Weights, validate
-from jaxdecouple.transforms import StageOptimizer
+from jaxdecouple.transforms import StageOptimizer, Statistics
 from jaxdecouple.transforms.gradient_norms import sample_of
 
 
@@ -311,12 +312,18 @@ class Pipeline:
         return Evaluation(*told(found, self.placement.owners[-1]))
 
     def measure_gradient_norms(
-        self, state: State, batch: tuple[PyTree, PyTree], *, sample_size: int | None = None, chunk_size: int = 32
+        self,
+        state: State,
+        batch: tuple[PyTree, PyTree],
+        *,
+        sample_size: int | None = None,
+        chunk_size: int = 32,
+        statistics: Statistics = "batch",
     ) -> State:
         """Measures what CLARS needs: the norm of each parameter's gradient, for each of some examples alone.
 
-        With today's weights and running averages; nothing in flight is touched, and nothing waited for, though stage
-        after stage has to compute. Every update uses the norms measured last: measure before the step in which the
+        With today's weights; nothing in flight is touched, and nothing waited for, though stage after stage has to
+        compute. Every update uses the norms measured last: measure before the step in which the
         stages update, which with M accumulated batches is every M-th, that of batches M - 1, 2M - 1, ...
 
         Args:
@@ -325,31 +332,22 @@ class Pipeline:
           sample_size: how many examples to measure, the first of the batch; ``None``: all. The thesis takes 512
             (section 4.4.4).
           chunk_size: how many gradients a device holds at once.
+          statistics: of batch normalisation, held constant: ``"batch"``, those of the examples measured, so that the
+            mean of their gradients is the gradient, as eq. 4.8 has it; ``"running"``, the running averages.
 
         Returns:
           The state with ``stages[k].gradient_norms``: [sample_size] for each parameter.
 
         Raises:
-          ValueError: a size is below 1, or the sample larger than the batch; or the stages learn locally.
+          ValueError: a size is below 1, or the sample larger than the batch; or the stages learn locally; or
+            ``statistics`` is neither.
         """
         check_usable(state)
         if self.ties:
             raise ValueError("gradient norms are not measured where stages share parameters; take jaxdecouple.lars")
-        if self.schedule.is_local:
-            raise ValueError(
-                f"under schedule {self.schedule.name!r} stages learn from objectives of their own, of which single "
-                "examples' gradients are not measured; take an optimizer that needs none, such as jaxdecouple.lars"
-            )
-        (inputs, targets), chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
-        activations = [self.placement.put(inputs, 0)]
-        for k, program in enumerate(self._acting[:-1]):
-            activations.append(self.placement.send(program.predict(state.stages[k], activations[k]), k, k + 1))
-        stages, given = list(state.stages), self.placement.put(targets, self._last)
-        for k, program in reversed(list(enumerate(self._acting))):
-            given, stages[k] = program.measure_norms(stages[k], activations[k], given, chunk_size)
-            if k:
-                given = self.placement.send(given, k, k - 1)
-        return state.replace(stages=tuple(stages))
+        sample, chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
+        stages = measured(self._acting, self.placement, self.schedule, state.stages, sample, chunk_size, statistics)
+        return state.replace(stages=stages)
 
     def _inputs(self, inputs: PyTree, targets: PyTree) -> PyTree:
         """Of a batch: where another process reads them, shapes will do, or, once those are known, ``None``."""

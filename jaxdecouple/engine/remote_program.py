@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdecouple.engine.local_program import SyntheticProgram
+from jaxdecouple.engine.packing import Packed
 from jaxdecouple.engine.stage_program import Passed, StageProgram
 from jaxdecouple.engine.state import Residual, StageState
 from jaxdecouple.engine.updates import Updates
@@ -110,9 +111,15 @@ class RemoteProgram:
         """Nothing but the state."""
         return Passed(state)
 
-    def measure_norms(self, state: StageState, x: PyTree, given: PyTree, chunk_size: int) -> tuple[PyTree, StageState]:
-        """The gradient of each example's loss with respect to the input."""
-        return _gradient(signature_of(x)), state
+    def at_batch_statistics(self, state: StageState, x: PyTree) -> StageState:
+        """The state, whose shapes are the same."""
+        return state
+
+    def measure_norms(
+        self, state: StageState, x: PyTree, given: PyTree, chunk_size: int
+    ) -> tuple[PyTree, Packed | None]:
+        """The gradient of each example's loss with respect to the input; the norms are measured elsewhere."""
+        return _gradient(signature_of(x)), state.packed_gradient_norms
 
 
 def _gradient(signature: Signature) -> PyTree:

@@ -22,6 +22,7 @@ from jaxdecouple.network.stack import stacked
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, Signature
 from jaxdecouple.schedules import Weights, keeps_versions
+from jaxdecouple.transforms.batch_statistics import batch_statistics
 from jaxdecouple.transforms.gradient_norms import by_example, tensor_norms
 from jaxdecouple.transforms.layer_groups import stacked_counts
 
@@ -177,8 +178,15 @@ class StageProgram:
         function = self._compiled(self._run_predict)
         return function(state.packed_params, state.packed_model_state, state.key, x)
 
-    def measure_norms(self, state: StageState, x: PyTree, given: PyTree, chunk_size: int) -> tuple[PyTree, StageState]:
-        """Measures the gradient norms of single examples, with today's weights and batch statistics left as they are.
+    def at_batch_statistics(self, state: StageState, x: PyTree) -> StageState:
+        """The state with the statistics of the batch ``x`` in place of running averages; itself, if there are none."""
+        if not jax.tree.leaves(state.packed_model_state):
+            return state
+        function = self._compiled(self._run_statistics)
+        return state.replace(packed_model_state=function(state.packed_params, state.packed_model_state, state.key, x))
+
+    def measure_norms(self, state: StageState, x: PyTree, given: PyTree, chunk_size: int) -> tuple[PyTree, Packed]:
+        """Measures the gradient norms of single examples, with today's weights and the state's batch statistics.
 
         Args:
           state: of the stage.
@@ -187,11 +195,11 @@ class StageProgram:
           chunk_size: how many examples are computed at once.
 
         Returns:
-          The gradient of each example's loss with respect to its input (``None`` at stage 0), and the new state.
+          The gradient of each example's loss with respect to its input (``None`` at stage 0), and the norms.
         """
         function = self._compiled(self._run_norms, chunk_size)
         norms, sent = function(state.packed_params, state.packed_model_state, state.key, x, given)
-        return sent, state.replace(packed_gradient_norms=norms)
+        return sent, norms
 
     def update(
         self, state: StageState, held: Packed, batch: int, weights: Weights, others: tuple[jax.Array, ...]
@@ -269,6 +277,9 @@ class StageProgram:
 
     def _run_predict(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
         return self._predict(params.tree, model_state.tree, key, x)
+
+    def _run_statistics(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> Packed:
+        return pack(batch_statistics(lambda running: self._apply(params.tree, x, running, key, 0)[1], model_state.tree))
 
     def _run_norms(
         self, chunk_size: int, params: Packed, model_state: Packed, key: jax.Array, x: PyTree, given: PyTree

@@ -58,21 +58,22 @@ class MLPClassifier(nn.Module):
 
 
 class GradientPredictor(nn.Module):
-    """The gradient predictor of decoupled neural interfaces, told the labels: ([B, H, W, C], [B]) -> [B, H, W, C].
+    """The gradient predictor of decoupled neural interfaces: ([B, H, W, C], [B] labels) -> [B, H, W, C].
 
     Two hidden convolutions and one for the output, 5 x 5, of as many channels as the activations, with batch
     normalisation and ReLU after the hidden ones (thesis, sections 5.5.1 and 6.5.1; Jaderberg et al. 2017). What the
-    label contributes is added after the first. The output starts as zero. For activations without space,
-    ([B, D], [B]) -> [B, D], dense layers take the convolutions' place. Of a stage that ends within a residual block and
-    puts out several arrays, the gradient of each is predicted from that array.
+    label contributes, as in section 5.5.1, is added after the first; section 6.5.1 and DSP speak of no label. The
+    output starts as zero. For activations without space, ([B, D], [B]) -> [B, D], dense layers take the convolutions'
+    place. Of a stage that ends within a residual block and puts out several arrays, the gradient of each is predicted
+    from that array.
 
     Attributes:
-      num_classes: of the labels.
+      num_classes: of the labels; ``None``: it is not told them.
       dtype: of the computation; by default that of inputs and parameters together.
       param_dtype: of the parameters.
     """
 
-    num_classes: int
+    num_classes: int | None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -90,8 +91,10 @@ class GradientPredictor(nn.Module):
                 return nn.Conv(channels, (5, 5), padding=2, **options, **dtypes)
             return nn.Dense(channels, **options, **dtypes)
 
-        label = nn.Embed(self.num_classes, channels, **dtypes)(labels)
-        y = layer(use_bias=False)(x) + label.reshape(len(x), *(1,) * (x.ndim - 2), channels)
+        y = layer(use_bias=False)(x)
+        if self.num_classes is not None:
+            label = nn.Embed(self.num_classes, channels, **dtypes)(labels)
+            y += label.reshape(len(x), *(1,) * (x.ndim - 2), channels)
         y = layer(use_bias=False)(nn.relu(_normalisation(train, **dtypes)(y)))
         y = nn.relu(_normalisation(train, **dtypes)(y))
         return layer(kernel_init=nn.initializers.zeros)(y)

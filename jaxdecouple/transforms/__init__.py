@@ -5,6 +5,8 @@ Usable without a pipeline.
 
 from jaxdecouple.transforms.accumulation import Accumulation, AccumulationState, accumulate_gradients
 from jaxdecouple.transforms.basis_rotation import rotated_adam, scale_by_rotated_adam
+from jaxdecouple.transforms.batch_statistics import Statistics, batch_statistics
+from jaxdecouple.transforms.counting import count_from
 from jaxdecouple.transforms.delays import delay_gradients
 from jaxdecouple.transforms.dependence import Dependence, dependence_of
 from jaxdecouple.transforms.global_norm import OverStages, clip_by_global_norm
@@ -15,6 +17,7 @@ from jaxdecouple.transforms.muon import muon
 from jaxdecouple.transforms.nadam import nadam, scale_by_nadam
 from jaxdecouple.transforms.shrinking import shrink_gradients
 from jaxdecouple.transforms.stagewise import StageOptimizer, stagewise, transform_of
+from jaxdecouple.transforms.unified_momentum import sum_momentum
 from jaxdecouple.transforms.weight_views import (
     WeightView,
     correct_weights,
@@ -30,13 +33,16 @@ __all__ = [
     "OverStages",
     "StageOptimizer",
     "WeightView",
+    "Statistics",
     "accumulate_gradients",
+    "batch_statistics",
     "clars",
     "clip_by_global_norm",
     "correct_weights",
     "delay_gradients",
     "delayed_learning_rate",
     "dependence_of",
+    "count_from",
     "lars",
     "muon",
     "nadam",
@@ -49,6 +55,7 @@ __all__ = [
     "scale_by_rotated_adam",
     "shrink_gradients",
     "stagewise",
+    "sum_momentum",
     "transform_of",
     "two_versions",
     "weight_mask",

@@ -29,8 +29,11 @@ def per_example_gradient_norms(
     Exact: each example is a batch of one to the loss. Compiled; memory grows with the chunk, not with the sample. The
     thesis takes a sample of 512 examples of a batch of 8192 (section 4.4.4).
 
-    With batch normalisation, write a loss that uses running averages: statistics of the batch would make an example's
-    gradient depend on the others, and here be those of one example. The running averages belong into ``rest``.
+    With batch normalisation, write a loss that takes its statistics from ``rest`` and holds them constant: here they
+    would else be those of one example. Give it the batch's own, `batch_statistics`. Then the mean of the examples'
+    gradients is the batch's gradient at these statistics, and the factor of eq. 4.8 is at most 1. Running averages lag
+    behind, most of all early in training. (The thesis's code takes batches of 8 for examples, with the statistics of
+    each.)
 
     Args:
       loss_fn: ``(params, batch, *rest) -> loss``, a scalar, the mean over the batch. Pass the same function every time,

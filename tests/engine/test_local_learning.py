@@ -196,6 +196,19 @@ def test_one_function_is_compiled_for_each_kind_of_batch():
         assert pipeline.evaluate(state, [(images, labels)]).examples == 8
 
 
+def test_a_predictor_may_know_no_labels():
+    """Thesis, section 6.5.1, and DSP; section 5.5.1 tells it the labels."""
+    x, labels = jnp.ones((2, 4, 4, 3)), jnp.array([0, 2])
+    told, not_told = (jd.models.GradientPredictor(classes) for classes in (3, None))
+    embedded = [name for name in told.init(jax.random.key(0), (x, labels))["params"] if "Embed" in name]
+    variables = not_told.init(jax.random.key(0), (x, labels))
+    assert embedded and not any("Embed" in name for name in variables["params"])
+    params = jax.tree.map(jnp.ones_like, variables["params"])  # the output's kernel is zero at first
+    outputs = [not_told.apply({**variables, "params": params}, (x, y)) for y in (labels, labels[::-1])]
+    np.testing.assert_array_equal(*outputs)
+    assert outputs[0].shape == x.shape and np.abs(outputs[0]).max() > 0
+
+
 @pytest.mark.parametrize("preset", [schedules.dgl, schedules.dni])
 def test_a_stage_may_end_within_a_block(preset):
     """Such a stage puts out two arrays; each has its part of the network, and both of them teach the stage."""

@@ -18,17 +18,18 @@ class Block(nn.Module):
     """Batch statistics and dropout, which must not be used across examples, and one of them not at all."""
 
     dtype: type = jnp.float64
+    dropout: float = 0.25
 
     @nn.compact
     def __call__(self, x, train):
         y = nn.Dense(4, dtype=self.dtype, param_dtype=self.dtype)(x)
         y = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, param_dtype=self.dtype)(y)
-        return x + nn.Dropout(0.25, deterministic=not train)(jnp.tanh(y))
+        return x + nn.Dropout(self.dropout, deterministic=not train)(jnp.tanh(y))
 
 
-def network(dtype=jnp.float64):
+def network(dtype=jnp.float64, dropout=0.25):
     dtypes = {"dtype": dtype, "param_dtype": dtype}
-    return [nn.Dense(4, **dtypes), *(Block(dtype) for _ in range(2)), nn.Dense(3, **dtypes)]
+    return [nn.Dense(4, **dtypes), *(Block(dtype, dropout) for _ in range(2)), nn.Dense(3, **dtypes)]
 
 
 def batches(count, size=6, dtype=np.float64):
@@ -39,8 +40,8 @@ def batches(count, size=6, dtype=np.float64):
 BOUNDARIES = {1: (), 2: (2,), 3: (1, 3)}
 
 
-def pipeline_of(num_stages, optimizer, schedule=schedules.backprop, *, shortest=None, dtype=jnp.float64):
-    stages = jd.partition(network(dtype), boundaries=BOUNDARIES[num_stages])
+def pipeline_of(num_stages, optimizer, schedule=schedules.backprop, *, shortest=None, dtype=jnp.float64, **layers):
+    stages = jd.partition(network(dtype, **layers), boundaries=BOUNDARIES[num_stages])
     if shortest:
         x, cut = batches(1, dtype=dtype)[0][0], []
         for stage in stages:
@@ -73,7 +74,7 @@ def test_equals_those_of_the_whole_network(num_stages, shortest, x64):
     state = pipeline.init(jax.random.key(0), batch[0])
     for given in data:
         state, _ = pipeline.step(state, given)
-    measured = pipeline.measure_gradient_norms(state, batch, sample_size=5, chunk_size=2)
+    measured = pipeline.measure_gradient_norms(state, batch, sample_size=5, chunk_size=2, statistics="running")
     loss, params, model_state = whole_network(state, pipeline)
     want = jd.per_example_gradient_norms(loss, params, batch, model_state, sample_size=5)
     assert_close([stage.gradient_norms for stage in measured.stages], want)
@@ -82,6 +83,51 @@ def test_equals_those_of_the_whole_network(num_stages, shortest, x64):
     for k, stage in enumerate(measured.stages):
         devices = {leaf.device for leaf in jax.tree.leaves(stage.gradient_norms)}
         assert devices == {pipeline.placement.devices[k]}
+
+
+@pytest.mark.parametrize(("num_stages", "shortest"), [(1, 2), (3, None)])
+def test_equation_4_8_holds_at_the_batchs_own_statistics(num_stages, shortest, x64):
+    """The mean of the examples' gradients is the batch's gradient, so that its norm is at most their mean norm."""
+    pipeline = pipeline_of(num_stages, optax.sgd(0.3), schedules.fdg, shortest=shortest, dropout=0.0)
+    *data, (x, y) = batches(4)
+    state = pipeline.init(jax.random.key(0), x)
+    for given in data:
+        state, _ = pipeline.step(state, given)
+    x = 50 * x  # nothing like what the running averages have seen
+    found = {
+        how: [stage.gradient_norms for stage in pipeline.measure_gradient_norms(state, (x, y), statistics=how).stages]
+        for how in ("batch", "running")
+    }
+    # By hand: the two batch normalisations are in layers 1 and 2; their statistics follow from one another.
+    loss, params, running = whole_network(state, pipeline)
+    own = hand_made_statistics(pipeline, params, running, x)
+    assert_close(found["batch"], jd.per_example_gradient_norms(loss, params, (x, y), own, sample_size=None))
+    gradient = jax.grad(loss)(params, (x, y), own)
+
+    def factors(norms):
+        norms = jax.device_put(norms, jax.devices()[0])
+        pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(norms), strict=True)
+        return [float(jnp.sqrt(jnp.square(g).sum()) / jnp.sqrt(jnp.square(n.mean(0)).sum())) for g, n in pairs]
+
+    assert max(factors(found["batch"])) <= 1 + 1e-12 < max(factors(found["running"]))
+
+
+def hand_made_statistics(pipeline, params, running, x):
+    """Statistics of every `Block` for a batch, in float64 NumPy."""
+    found = []
+    for stage, own, states in zip(pipeline.stages, params, running, strict=True):
+        by_layer, states = stage.by_layer(own), stage.by_layer(states)
+        for name in sorted(by_layer):
+            layer = jax.tree.map(np.asarray, by_layer[name])
+            dense = layer.get("Dense_0", layer)
+            z = x @ dense["kernel"] + dense["bias"]
+            if norm := layer.get("BatchNorm_0"):
+                mean, var = z.mean(0), z.var(0)
+                states[name] = {"batch_stats": {"BatchNorm_0": {"mean": mean, "var": var}}}
+                z = x + np.tanh(norm["scale"] * (z - mean) / np.sqrt(var + 1e-5) + norm["bias"])
+            x = z
+        found.append(stage.from_layers(states))
+    return found
 
 
 def test_between_stages_may_travel_trees_with_integers(x64):
@@ -146,7 +192,7 @@ def test_clars_in_stages_is_clars(num_stages, accumulate, shortest, x64):
 
     for n, batch in enumerate(data):
         if (n + 1) % accumulate == 0:
-            state = pipeline.measure_gradient_norms(state, batch)
+            state = pipeline.measure_gradient_norms(state, batch, statistics="running")
             norms = jd.per_example_gradient_norms(eval_loss, params, batch, model_state, sample_size=None)
         state, _ = pipeline.step(state, batch)
         grads, model_state = jax.grad(train_loss, has_aux=True)(params, model_state, batch, n)
@@ -253,5 +299,7 @@ def test_clars_without_norms_says_how_to_measure_them():
         pipeline.measure_gradient_norms(state, batch, sample_size=7)
     with pytest.raises(ValueError, match="chunk_size is 0"):
         pipeline.measure_gradient_norms(state, batch, chunk_size=0)
+    with pytest.raises(ValueError, match="statistics is 'own'; write one of batch, running"):
+        pipeline.measure_gradient_norms(state, batch, statistics="own")
     with pytest.raises(ValueError, match="has inputs"):
         pipeline.measure_gradient_norms(state, (batch[0][:, :3], batch[1]))
