@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,25 +37,34 @@ class Followed:
         """Whether, besides, every such gradient has gone into an update."""
         return self.computed_everywhere and None not in self.staleness
 
-    def reader(self, found: list[tuple[jax.Array, ...]]) -> Callable[[], GradientRecord]:
-        """What makes the record, once it is asked for."""
+    def reader(
+        self, found: list[tuple[jax.Array, ...]], changes: list[tuple[jax.Array, ...]] | None
+    ) -> Callable[[], GradientRecord]:
+        """What makes the record, once it is asked for.
+
+        Args:
+          found: for each stage, what `compare` says of the true gradient and the method's.
+          changes: for each stage, distances of the true gradients and of the weights, then and now; if they are wanted.
+        """
         batch, gaps, staleness = self.batch, self.gaps, self.staleness
         lag = [tick - begun for tick, (begun, _) in zip(self.computed, self.forwarded, strict=True)]
         tick = max(self.computed)
 
         def read() -> GradientRecord:
-            norm, true_norm, difference, product, count = np.array(jax.device_get(found), np.float64).T
+            norm, true_norm, difference, product, absolute = np.array(jax.device_get(found), np.float64).T
             return GradientRecord(
                 batch=batch,
                 tick=tick,
                 lag=lag,
                 staleness=list(staleness),
-                weight_gap=[float(gap) for gap in gaps],
+                weight_gap=[float(relative) for _, relative in gaps],
+                distance=[float(absolute) for absolute, _ in gaps],
                 norm=norm.tolist(),
                 true_norm=true_norm.tolist(),
                 difference=_ratio(difference, true_norm),
-                root_mean_square=_ratio(difference, np.sqrt(count)),
+                mean_absolute=absolute.tolist(),
                 cosine=_ratio(product, norm * true_norm),
+                secant=None if changes is None else _secant(np.array(jax.device_get(changes), np.float64)),
             )
 
         return read
@@ -131,3 +141,9 @@ def _ratio(over: np.ndarray, under: np.ndarray) -> list[float]:
     """Elementwise; NaN where both are 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return (over / under).tolist()
+
+
+def _secant(changes: np.ndarray) -> float:
+    """Over all stages, from the two distances of each: NaN where nothing moved."""
+    of_gradients, of_weights = np.sqrt(np.square(changes).sum(axis=0))
+    return float(of_gradients / of_weights) if of_weights else math.nan
