@@ -80,6 +80,25 @@ def read(kind: type[T]) -> T:
     return kind(**{field.name: _value(field) for field in _options(kind)})
 
 
+def parse(kind: type[Any], name: str, given: str) -> Any:
+    """The value of the setting ``name`` of a dataclass, from a text as a flag would have it.
+
+    Raises:
+      ValueError: it is no such value.
+    """
+    (field,) = (field for field in dataclasses.fields(kind) if field.name == name)
+    items, default = _kind_of_items(field), field.default
+    if isinstance(default, tuple):
+        parts = given.split(",") if given else []
+        return tuple(parts) if items is str or not parts else numbers(name, parts, items, **_bounds(field.metadata))
+    if isinstance(default, bool):
+        return choose(name, given.lower(), ("true", "false")) == "true"
+    if isinstance(default, int | float):
+        (number,) = numbers(name, [given], type(default), **{**_bounds(field.metadata), "example": "1"})
+        return number
+    return given
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a program is told. Settings are checked when they are made, so that those that exist can be used."""

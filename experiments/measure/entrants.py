@@ -87,8 +87,9 @@ def pipelined(
     devices: Sequence[jax.Device],
     accumulate: int = 1,
     auxiliary: Any = None,
+    whole_batches: bool = False,
 ) -> Entrant:
-    """The library's pipeline; with ``accumulate`` M it is fed micro-batches of a M-th of the batch."""
+    """The library's pipeline; with ``accumulate`` M it is fed micro-batches of a M-th of the batch, or whole ones."""
     pipeline = jd.Pipeline(
         stages,
         schedule,
@@ -96,7 +97,8 @@ def pipelined(
         auxiliary=auxiliary,
         devices=devices,
     )
-    batch_size, last = workload.batch_size // accumulate, len(devices) - 1
+    batch_size = workload.batch_size if whole_batches else workload.batch_size // accumulate
+    last = len(devices) - 1
     state = pipeline.init(jax.random.key(0), workload.sample(batch_size))
     put = pipeline.placement.put
     batches = [(put(x, 0), put(y, last)) for x, y in workload.distinct(batch_size)]

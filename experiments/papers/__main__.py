@@ -3,15 +3,20 @@
     python -m experiments.papers adl --list                             # all rows, with the paper's settings
     python -m experiments.papers adl --row=table2b --scale=small        # a table, or a part of it, or one row
     python -m experiments.papers adl --scale=small --seeds=0,1,2        # everything
+    python -m experiments.papers fdg --row=table6 --set epochs=30 --set beta=0.2
 
 The papers are fdg, adl, dsp and thesis. ``--scale=paper``, the default, is the setting that the paper prints.
-``--scale=small`` is the same method on images that are here (`experiments.papers.small`). Results are kept in the
-workdir, for all papers and scales: what is there is not run again, so a run that was stopped goes on where it stopped.
+``--scale=small`` is the same method on images that are here (`experiments.papers.small`); ``--scale=medium`` takes
+smaller networks of the same kinds, and the data given (`experiments.papers.medium`). Results are kept in the
+workdir, for all papers and scales: what is there is not run again, and a training run that was stopped or killed goes
+on at its newest checkpoint. ``--set`` gives settings of the chosen rows other values; such results are kept apart.
 The tables are written as one page, PAPER.md, or PAPER-ROW.md where rows are chosen, with its pictures.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -22,10 +27,12 @@ from absl import flags
 
 from experiments import cli as command_line
 from experiments import devices, settings
-from experiments.papers import adl, dsp, fdg, render, thesis
+from experiments.papers import adl, changes, dsp, fdg, render, thesis
+from experiments.papers.kinds import training
 from experiments.papers.render import Line
 from experiments.papers.store import Job, Store, first_with, job_of
 from experiments.papers.table import SCALES, Result, Row, Scale, Table, choose
+from experiments.training.config import Config
 
 FLAGS = flags.FLAGS
 PAPERS = {"fdg": fdg, "adl": adl, "dsp": dsp, "thesis": thesis}
@@ -38,8 +45,10 @@ def run_row(
     seeds: Sequence[int],
     store: Store,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
+    *,
+    keep_weights: bool = False,
 ) -> None:
-    """Runs what the store does not hold yet.
+    """Runs what the store does not hold yet; a run that was stopped goes on.
 
     Args:
       path: of the row, for messages.
@@ -47,6 +56,7 @@ def run_row(
       seeds: of the runs.
       store: holds what was run before, by any row of any table.
       say: called with a text on each result.
+      keep_weights: whether those of training runs are kept in the store.
 
     Raises:
       ValueError: the row cannot be run here.
@@ -60,7 +70,10 @@ def run_row(
         say(f"{path:44s} seed {seed}: {found}; {time.perf_counter() - start:.1f} s")
         start = time.perf_counter()
 
-    if missing := store.missing(job, seeds):
+    missing = store.missing(job, seeds, keep_weights=keep_weights)
+    if missing and job.measure.resumes:
+        job.measure.run(job.settings, missing, emit, functools.partial(store.places, job, keep_weights=keep_weights))
+    elif missing:
         job.measure.run(job.settings, missing, emit)
 
 
@@ -75,6 +88,7 @@ def lines_of(
     first: Mapping[str, str],
     strict: bool = False,
     only_known: bool = False,
+    keep_weights: bool = False,
 ) -> list[Line]:
     """Runs what is missing. A row that cannot be run says why in its line, and the others go on.
 
@@ -88,6 +102,7 @@ def lines_of(
       first: for each job's key, the first row of the paper that runs it.
       strict: raise for a row that cannot be run: it was asked for alone.
       only_known: run nothing.
+      keep_weights: as of `run_row`.
     """
     lines = []
     for row in rows:
@@ -95,7 +110,7 @@ def lines_of(
         try:
             job = job_of(table, row, scale)
             if not only_known:
-                run_row(path, job, seeds, store)
+                run_row(path, job, seeds, store, keep_weights=keep_weights)
         except ValueError as error:
             if strict:
                 raise
@@ -115,6 +130,7 @@ def run(
     store: Store,
     page: pathlib.Path,
     only_known: bool = False,
+    keep_weights: bool = False,
     command: str = "",
 ) -> None:
     """Runs the chosen rows, table by table; each table is printed and added to the page when it is complete.
@@ -124,14 +140,15 @@ def run(
     tables = PAPERS[paper].TABLES
     single = sum(map(len, chosen.values())) == 1
     machine = ", ".join(f"{name} {value}" for name, value in devices.describe().items())
-    text = f"# {PAPERS[paper].TITLE}\n\nScale: {scale.name}. `{command}`\n\nMachine: {machine}.\n"
+    changed = f" Changed by --set: {changes.text(scale.changes)}." if scale.changes else ""
+    text = f"# {PAPERS[paper].TITLE}\n\nScale: {scale.name}.{changed} `{command}`\n\nMachine: {machine}.\n"
     first = first_with(tables, scale)
     page.parent.mkdir(parents=True, exist_ok=True)
     for name, rows in chosen.items():
         table = tables[name]
         print(f"\n{table.title}: {len(rows)} of {len(table.rows)} rows", flush=True)
-        given = {"scale": scale, "seeds": seeds, "store": store, "first": first, "only_known": only_known}
-        lines = lines_of(name, table, rows, strict=single, **given)
+        given = {"scale": scale, "seeds": seeds, "store": store, "first": first}
+        lines = lines_of(name, table, rows, strict=single, only_known=only_known, keep_weights=keep_weights, **given)
         if only_known and not any(line.results for line in lines):
             continue
         pictures = render.draw(page.with_name(f"{paper}-{name}"), table, lines, scale.name)
@@ -177,15 +194,56 @@ def plan(
     return f"{rows} rows, {len(left)} different settings, {sum(left.values())} runs to do{rest}"
 
 
+def check(tables: Mapping[str, Table], chosen: Mapping[str, Sequence[Row]], scale: Scale) -> None:
+    """Refuses, before anything runs, changes that a row cannot have, and a data set that does not fit its network.
+
+    Rows that cannot be run at this scale anyway say so in their own line.
+
+    Raises:
+      ValueError: names the row.
+    """
+    as_it_is, fitting = dataclasses.replace(scale, changes={}), set()
+    for name, row in ((name, row) for name, rows in chosen.items() for row in rows):
+        try:
+            job_of(tables[name], row, as_it_is)
+        except ValueError:
+            continue
+        try:
+            config = job_of(tables[name], row, scale).settings
+            given = isinstance(config, Config) and (
+                scale.dataset or {"dataset", "model", "image_size"} & {*scale.changes}
+            )
+            network = given and (
+                config.model,
+                config.split_blocks,
+                config.num_stages,
+                config.dataset,
+                config.image_size,
+            )
+            if given and network not in fitting:
+                training.trainer_of(config)
+                fitting.add(network)
+        except ValueError as error:
+            raise ValueError(f"{name}/{row.name}: {error}") from error
+
+
 def define_flags() -> None:
     """The flags of this program."""
     flags.DEFINE_string("row", "", "a row, a table or a part of one, as --list shows them; empty: all")
     flags.DEFINE_bool("list", False, "show the rows and their settings, and run nothing")
-    flags.DEFINE_string("scale", "paper", "paper: exactly as printed; small: on small images, in seconds to minutes")
+    flags.DEFINE_string(
+        "scale",
+        "paper",
+        "paper: exactly as printed; medium: smaller networks on --dataset; small: on digits, in minutes",
+    )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "one run of each row per seed")
     flags.DEFINE_string("dataset", "", "as for experiments.train, in place of the paper's; small scale: of digits")
     flags.DEFINE_string("data_dir", "", "as for experiments.train")
-    flags.DEFINE_integer("epochs", 0, "small scale: passes over the training set; 0: 3 to 12")
+    flags.DEFINE_integer("epochs", 0, "small and medium scale: passes over the training set; 0: 2000 or 4000 updates")
+    flags.DEFINE_multi_string(
+        "set", [], "name=value: another value of a setting, of all rows chosen; can be given several times"
+    )
+    flags.DEFINE_bool("keep_weights", False, "keep the weights of training runs, in weights/ in the workdir")
     flags.DEFINE_bool("only_known", False, "run nothing: write the tables of what the workdir holds")
     flags.DEFINE_string("out", "", "directory for the page and its pictures; empty: tables/ in the workdir")
     flags.DEFINE_string("workdir", "", "directory of results, which is used again; empty: runs/reproduction")
@@ -206,19 +264,21 @@ def main(argv: list[str]) -> None:
             print(listing(tables, chosen))
             return
         name = settings.choose("scale", FLAGS.scale, SCALES)
-        scale = Scale(name, FLAGS.dataset, FLAGS.epochs, FLAGS.data_dir)
+        scale = Scale(name, FLAGS.dataset, FLAGS.epochs, FLAGS.data_dir, changes.parsed(FLAGS.set))
         if scale.epochs < 0:
-            raise ValueError(f"epochs is {scale.epochs}; write at least 1, or 0 for the small scale's own")
+            raise ValueError(f"epochs is {scale.epochs}; write at least 1, or 0 for the scale's own")
         seeds = list(dict.fromkeys(settings.numbers("seeds", FLAGS.seeds, int, least=0)))
         devices.request(CPU_DEVICES)
         devices.compile_once()
+        check(tables, chosen, scale)
         # Unlike that of a run, this workdir is meant to be used again: by every paper, at every scale.
         store = Store(pathlib.Path(FLAGS.workdir or "runs/reproduction"), overwrite=FLAGS.overwrite)
         print(f"{PAPERS[paper].TITLE}: {plan(tables, chosen, scale, seeds, store)}")
         ours = ("--workdir", "--data_dir", "--only_known")  # which say nothing of the results
         told = [argument for argument in sys.argv[1:] if not argument.startswith(ours)]
         out = pathlib.Path(FLAGS.out) if FLAGS.out else store.path / "tables"
-        page = "-".join([paper, *filter(None, FLAGS.row.split("/"))])
+        changed = [f"{name}={value}".replace("/", "_") for name, value in scale.changes.items()]
+        page = "-".join([paper, *filter(None, FLAGS.row.split("/")), *changed])
         run(
             paper,
             chosen,
@@ -227,6 +287,7 @@ def main(argv: list[str]) -> None:
             store=store,
             page=out / f"{page}.md",
             only_known=FLAGS.only_known,
+            keep_weights=FLAGS.keep_weights,
             command=" ".join(["python -m experiments.papers", *told]),
         )
 

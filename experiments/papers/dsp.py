@@ -69,7 +69,7 @@ IMAGENET: dict[str, Any] = {
 
 BP: dict[str, Any] = {"method": "backprop", "num_stages": 1}
 FR: dict[str, Any] = {"method": "features_replay"}
-DNI: dict[str, Any] = {"method": "dni"}
+DNI: dict[str, Any] = {"method": "dni", "dni_labels": False}  # section 5 speaks of none
 
 
 def dsp(p: tuple[int, ...], m: tuple[int, ...]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def as_markdown(name: str, table: Table, lines: Sequence[Line]) -> str:
         else:
             ours = [cell(column, line.results) for column in measure.columns] + [str(len(line.results))] * len(seeds)
             elsewhere = line.same_as and not line.same_as.startswith(f"{name}/")
-            remarks += [_median(table, line), f"same run as {line.same_as}" if elsewhere else ""]
+            remarks += [_summed_up(table, line), f"same run as {line.same_as}" if elsewhere else ""]
         rows.append([line.row.name, paper_number(line.row.paper), *ours, "; ".join(filter(None, remarks))])
     return markdown(rows)
 
@@ -70,8 +70,10 @@ def paper_number(value: float | str | None) -> str:
 
 
 def cell(column: Column, results: Mapping[int, Result]) -> str:
-    """Mean ± standard deviation of the runs that did not diverge, and how many did."""
+    """Mean ± standard deviation of the runs that did not diverge, and how many did; of texts, the first."""
     values = [column.value(result) for result in results.values()]
+    if texts := [value for value in values if isinstance(value, str) and value != DIVERGES]:
+        return texts[0]
     numbers = [value for value in values if isinstance(value, int | float)]
     lost = values.count(DIVERGES)
     if not values:
@@ -120,12 +122,19 @@ def _twins(lines: Sequence[Line]) -> list[Line | None]:
     return [None if twin is line else twin for twin, line in zip(twins, lines, strict=True)]
 
 
-def _median(table: Table, line: Line) -> str:
+def _summed_up(table: Table, line: Line) -> str:
+    """As the paper sums up several runs, where that is not their mean."""
     column = table.measure.columns[0]
     values = [column.value(result) for result in line.results.values()]
     numbers = [value for value in values if isinstance(value, int | float)]
-    wanted = table.statistic.startswith("median") and len(numbers) > 1
-    return f"median {statistics.median(numbers):.{column.digits}f}" if wanted else ""
+    if len(numbers) < 2:
+        return ""
+    if table.statistic.startswith("median"):
+        return f"median {statistics.median(numbers):.{column.digits}f}"
+    if table.statistic.startswith("best"):
+        best = max(numbers) if "accuracy" in table.measure.unit else min(numbers)
+        return f"best run {best:.{column.digits}f}"
+    return ""
 
 
 def _curves(line: Line) -> list[list[EpochRecord]]:

@@ -3,36 +3,39 @@
 Never touched are the method, K, beta, M, p, m, order and weights, nor the optimizer, learning rate, momentum and weight
 decay, nor the parts of a run after which the rate drops. A warm-up takes its part of the run too, but at least an
 epoch: its updates have to be many beside those that a gradient is late. Gradients are as late as in the paper, counted
-in updates. But a run has 264 updates, or 66 with many stages, where the paper's have 117 000: lateness weighs more
-here. So a test error says something about methods beside the others of its table and K, and nothing beside the paper's.
+in updates. But a run has 2000 updates where the paper's have 117 000: lateness weighs more here. So a test error says
+something about methods beside the others of its table and K, and nothing beside the paper's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.training.methods import METHODS
 
 DATASET = "digits"  # scikit-learn's: 1437 images of 8x8 to train on, 360 to test
+NUM_TRAIN = 1437
 BATCH = 64  # the largest batch of an update
+UPDATES = 2000  # of a run
 SPEED = {"model": "resnet20", "image_size": 16, "batch_size": 64, "num_classes": 10}  # for speed and memory
 
 # The largest K, and the settings of what stands for every network then: the smallest CIFAR ResNet that can be cut into
-# as many. Other families need larger images than 8x8. 150, 225 and 275 of 300 epochs become 6, 9 and 11 of 12.
+# as many. Other families need larger images than 8x8.
 NETWORKS: tuple[tuple[int, dict[str, Any]], ...] = (
-    (5, {"model": "resnet8", "split_blocks": False, "epochs": 12}),
-    (8, {"model": "resnet8", "split_blocks": True, "epochs": 3}),
-    (14, {"model": "resnet14", "split_blocks": True, "epochs": 3}),
-    (20, {"model": "resnet20", "split_blocks": True, "epochs": 3}),
+    (5, {"model": "resnet8", "split_blocks": False}),
+    (8, {"model": "resnet8", "split_blocks": True}),
+    (14, {"model": "resnet14", "split_blocks": True}),
+    (20, {"model": "resnet20", "split_blocks": True}),
 )
 # Two arrays leave the inside of a block, and auxiliary networks take one: for methods that have them, deeper networks.
 NETWORKS_WITH_AUXILIARIES: tuple[tuple[int, dict[str, Any]], ...] = (
-    (5, {"model": "resnet8", "split_blocks": False, "epochs": 12}),
-    (8, {"model": "resnet14", "split_blocks": False, "epochs": 3}),
-    (11, {"model": "resnet20", "split_blocks": False, "epochs": 3}),
-    (14, {"model": "resnet26", "split_blocks": False, "epochs": 3}),
-    (17, {"model": "resnet32", "split_blocks": False, "epochs": 3}),
+    (5, {"model": "resnet8", "split_blocks": False}),
+    (8, {"model": "resnet14", "split_blocks": False}),
+    (11, {"model": "resnet20", "split_blocks": False}),
+    (14, {"model": "resnet26", "split_blocks": False}),
+    (17, {"model": "resnet32", "split_blocks": False}),
 )
 
 
@@ -52,35 +55,47 @@ def network(method: str, num_stages: int) -> dict[str, Any]:
     )
 
 
-def of_training(settings: Mapping[str, Any], dataset: str = "", epochs: int = 0) -> dict[str, Any]:
+def of_training(
+    settings: Mapping[str, Any], dataset: str = "", num_train: int = NUM_TRAIN, epochs: int = 0
+) -> dict[str, Any]:
     """The settings of a small run for those of the paper's.
 
     Args:
       settings: of the paper, for `Config`.
       dataset: what takes the place of the paper's, as of `experiments.train`; empty: the digits.
-      epochs: of the small run; 0: as the networks have it.
+      num_train: its training images.
+      epochs: of the small run; 0: as many as make `UPDATES`.
 
     Raises:
       ValueError: no small network has as many modules as there are stages, or boundaries are those of another network.
     """
     found = network(settings["method"], settings.get("num_stages", 1))
-    epochs = epochs or found["epochs"]
-    shorter = epochs / settings["epochs"]
+    accumulate = settings.get("accumulate") or 1
+    batch = min(settings["batch_size"], BATCH // accumulate)
+    updates = max(1, num_train // batch) / accumulate  # of an epoch
     small = {
-        **settings,
+        **of_length(settings, epochs or math.ceil(UPDATES / updates)),
         **found,
         "dataset": dataset or DATASET,
-        "epochs": epochs,
-        "batch_size": min(settings["batch_size"], BATCH // (settings.get("accumulate") or 1)),
+        "batch_size": batch,
         "drop_last": True,  # a smaller last batch would double the compilations
     }
-    if "decay_epochs" in settings:
-        small["decay_epochs"] = tuple(round(epoch * shorter, 6) for epoch in settings["decay_epochs"])
-    if settings.get("warmup_epochs"):
-        small["warmup_epochs"] = max(1.0, settings["warmup_epochs"] * shorter)
+    if small.get("warmup_epochs"):
+        small["warmup_epochs"] = max(1.0, small["warmup_epochs"])
     if "boundaries" in settings and small["model"] != settings["model"]:
         raise ValueError(
             f"boundaries is {settings['boundaries']}, layers of {settings['model']}, in whose place {small['model']} "
             "is trained; leave them out"
         )
     return small
+
+
+def of_length(settings: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """The settings for a run of so many epochs, in the same parts of which the rate drops, and warms up."""
+    part = epochs / settings["epochs"]
+    scaled = {**settings, "epochs": epochs}
+    if "decay_epochs" in settings:
+        scaled["decay_epochs"] = tuple(round(epoch * part, 6) for epoch in settings["decay_epochs"])
+    if settings.get("warmup_epochs"):
+        scaled["warmup_epochs"] = settings["warmup_epochs"] * part
+    return scaled

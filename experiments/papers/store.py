@@ -8,12 +8,19 @@ import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.papers.table import Measure, Result, Row, Scale, Table
 from experiments.report.workdir import Files, Workdir
 
 PURPOSE = {"holds": "results of reproductions"}
+
+
+class Places(NamedTuple):
+    """Directories of one run: ``running``, gone when it is finished, and that of its weights, if they are to stay."""
+
+    running: pathlib.Path
+    weights: pathlib.Path | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +94,24 @@ class Store:
         files = {seed: self._file(job, seed) for seed in job.measure.seeds(seeds)}
         return {seed: json.loads(file.read_text())["result"] for seed, file in files.items() if file.exists()}
 
-    def missing(self, job: Job, seeds: Sequence[int]) -> list[int]:
-        """Seeds without a result."""
-        return [seed for seed in job.measure.seeds(seeds) if not self._file(job, seed).exists()]
+    def missing(self, job: Job, seeds: Sequence[int], *, keep_weights: bool = False) -> list[int]:
+        """Seeds without a result, or without the weights that are wanted."""
+
+        def there(seed: int) -> bool:
+            weights = self.places(job, seed, keep_weights=keep_weights and job.measure.resumes).weights
+            return self._file(job, seed).exists() and (weights is None or weights.exists())
+
+        return [seed for seed in job.measure.seeds(seeds) if not there(seed)]
 
     def put(self, job: Job, seed: int, result: Result, row: str) -> None:
         """Writes a result, and the row that it was run for, as a whole or not at all."""
         content = {"kind": job.measure.kind, "row": row, "settings": job.as_json(), "seed": seed, "result": result}
         Files(self._jobs).write_json(self._file(job, seed).name, content)
+
+    def places(self, job: Job, seed: int, *, keep_weights: bool = False) -> Places:
+        """Where a run keeps what it needs to be gone on with, and leaves its weights."""
+        name = f"{job.key}-seed{seed}"
+        return Places(self.path / "running" / name, self.path / "weights" / name if keep_weights else None)
 
     def _file(self, job: Job, seed: int) -> pathlib.Path:
         return self._jobs / f"{job.key}-seed{seed}.json"

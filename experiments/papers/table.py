@@ -10,7 +10,7 @@ from typing import Any
 from jaxdecouple.errors import did_you_mean
 
 DIVERGES = "diverges"  # the papers print a crossed circle, or say that it does not converge
-SCALES = ("small", "paper")
+SCALES = ("small", "medium", "paper")
 Result = Mapping[str, Any]  # JSON-able
 Emit = Callable[[int, Result], Any]  # called with each seed and its result, as soon as it is there
 
@@ -20,16 +20,18 @@ class Scale:
     """How much of the paper's setting is run.
 
     Attributes:
-      name: ``paper``, exactly as printed, or ``small``, as `experiments.papers.small` maps it.
+      name: ``paper``, exactly as printed, or ``small`` or ``medium``, as the modules of these names map it.
       dataset: in place of the paper's, or of the digits; empty: no other.
-      epochs: of a small run; 0: as `experiments.papers.small` has it.
+      epochs: of a small or medium run; 0: as these modules have it.
       data_dir: as for `experiments.train`.
+      changes: settings that have other values than the rows give them, name -> text.
     """
 
     name: str
     dataset: str = ""
     epochs: int = 0
     data_dir: str = ""
+    changes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Column:
 
     Attributes:
       header: with the unit.
-      value: the number of one result; `DIVERGES`, or ``None`` if it has none.
+      value: the number of one result, or a text; `DIVERGES`, or ``None`` if it has none.
       digits: after the decimal point.
     """
 
@@ -55,6 +57,8 @@ class Measure:
       kind: the kind of run. Measures of one kind share their runs.
       settings: from the paper's settings and a scale to the settings that are run: a dataclass or a mapping, JSON-able.
       run: runs these settings once for each seed. It raises ValueError if they cannot be run.
+      resumes: whether a run that was stopped can be gone on with; then ``run`` also takes, for each seed, where to keep
+        what that needs, and where to leave the weights, if they are wanted.
       unit: of the paper's number.
       columns: what to set beside that number, the comparable one first.
       seeded: whether results depend on a seed; otherwise there is one, of seed 0.
@@ -63,10 +67,11 @@ class Measure:
 
     kind: str
     settings: Callable[[Mapping[str, Any], Scale], Any]
-    run: Callable[[Any, Sequence[int], Emit], None]
+    run: Callable[..., None]
     unit: str
     columns: Sequence[Column]
     seeded: bool = True
+    resumes: bool = False
     draw: Callable[[Result, pathlib.Path, str], None] | None = None
 
     def seeds(self, wanted: Sequence[int]) -> Sequence[int]:

@@ -83,7 +83,7 @@ def schedules(named: Mapping[str, Schedule], path: pathlib.Path, num_batches: in
 
 
 def diagnostics(records: Sequence[Diagnosis], path: pathlib.Path, title: str) -> None:
-    """A run's diagnostics over the batches fed, in six panels with a line per stage.
+    """A run's diagnostics over the batches fed, in eight panels with a line per stage.
 
     Args:
       records: of one run, in order.
@@ -92,8 +92,8 @@ def diagnostics(records: Sequence[Diagnosis], path: pathlib.Path, title: str) ->
     """
     gradients = [record for record in records if isinstance(record, GradientRecord)]
     directions = [record for record in records if isinstance(record, DirectionRecord)]
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    panels = figure.subplots(2, 3).ravel()
+    figure = Figure(figsize=(17, 7), layout="constrained")
+    panels = figure.subplots(2, 4).ravel()
     batches, ticks = [record.batch for record in gradients], [record.tick for record in directions]
     _lines(panels[0], batches, [r.staleness for r in gradients], "staleness (updates)")
     _lines(
@@ -103,19 +103,22 @@ def diagnostics(records: Sequence[Diagnosis], path: pathlib.Path, title: str) ->
         "distance of the weights from the forward's (relative)",
     )
     _lines(panels[2], batches, [r.difference for r in gradients], "|gradient - true gradient| / |true gradient|")
-    _lines(panels[3], batches, [r.norm for r in gradients], "norm of the gradient (dashed: the true one's)")
-    _lines(panels[3], batches, [r.true_norm for r in gradients], panels[3].get_title(), dashed=True)
-    _lines(panels[4], ticks, [r.sigma for r in directions], "sufficient direction constant, sigma")
+    _lines(panels[3], batches, [r.mean_absolute for r in gradients], "mean of |gradient - true gradient| by parameter")
+    _lines(panels[4], batches, [r.norm for r in gradients], "norm of the gradient (dashed: the true one's)")
+    _lines(panels[4], batches, [r.true_norm for r in gradients], panels[4].get_title(), dashed=True)
+    _lines(panels[5], batches, [r.cosine for r in gradients], "cosine of the gradient with the true one")
+    _lines(panels[6], ticks, [r.sigma for r in directions], "sufficient direction constant, sigma")
     megabytes = [[size / 1e6 for size in r.bytes_in_flight] for r in directions]
-    _lines(panels[5], ticks, megabytes, "in flight (MB)")
+    _lines(panels[7], ticks, megabytes, "in flight (MB)")
     for panel in panels:
-        panel.set_xlabel("batch" if panel in panels[:4] else "tick")
+        panel.set_xlabel("batch" if panel in panels[:6] else "tick")
         panel.grid(alpha=0.3)
-    panels[4].axhline(0, color="black", linewidth=0.8)
-    if any(value for record in gradients for value in record.norm):
-        panels[3].set_yscale("log")
+    panels[6].axhline(0, color="black", linewidth=0.8)
+    for panel, field in ((panels[3], "mean_absolute"), (panels[4], "norm")):
+        if any(value for record in gradients for value in getattr(record, field)):
+            panel.set_yscale("log")
     figure.suptitle(title)
-    handles, labels = panels[5].get_legend_handles_labels()
+    handles, labels = panels[7].get_legend_handles_labels()
     if not labels:
         handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False)

@@ -9,8 +9,8 @@ import lazy_loader
 
 import jaxdecouple as jd
 from experiments.settings import Settings, choose, option
-from experiments.training.methods import METHODS, WITH_AUTO, Method
-from jaxdecouple.schedules import Schedule, ends_group
+from experiments.training.methods import AUTO, METHODS, WITH_AUTO, Method
+from jaxdecouple.schedules import Schedule, ends_group, missed_updates
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -122,13 +122,27 @@ class Config(Settings):
         "of auxiliary networks; 0: dgl's learn as their stages do, dni's by Adam at 3e-5 (Jaderberg et al.)",
         least=0,
     )
+    dni_labels: bool = option(
+        True, "dni: gradient predictors are told the labels (thesis, 5.5.1), or not (thesis, 6.5.1; DSP)"
+    )
     momentum: float = option(0.9, "sgd, lars, clars: momentum; adam, adamw: beta1", least=0, below=1)
+    counters: str = option(
+        "own",
+        "updates that Adam's bias correction and the learning-rate schedule count: own, those of the stage; global, "
+        "also those that it misses while the pipeline fills (thesis, Algorithm 10 and eq. 5.9)",
+        choices=("own", "global"),
+    )
     eta: float = option(
         0.0, "lars, clars: trust coefficient (thesis, eqs. 4.3, 4.7); 0: 0.001 for lars, 0.01 for clars", least=0
     )
     scale_biases: bool = option(True, "lars, clars: biases and normalisation are scaled too (the thesis's code: false)")
     norm_sample: int = option(
         0, "clars: examples whose gradient norms are measured, of an update's last batch; 0: at most 512", least=0
+    )
+    norm_statistics: str = option(
+        "batch",
+        "clars: gradient norms are measured with the statistics of the batch, held constant, or the running averages",
+        choices=("batch", "running"),
     )
     nesterov: bool = option(False, "Nesterov momentum (DDG, FR experiments: true)")
     weight_decay: float = option(5e-4, "of all parameters; added to the gradient, for adamw to the update", least=0)
@@ -156,6 +170,12 @@ class Config(Settings):
         group="the run",
         common=True,
     )
+    direction_batches: int = option(
+        1,
+        "training batches over which probes of direction take the true gradient (thesis eq. 6.10): 0: the training "
+        "set; 1: the one being fed, which says little",
+        least=0,
+    )
     init_from: str = option(
         "", "weights to start from: model.msgpack, or the workdir, of a run of the same model; K and method may differ"
     )
@@ -180,6 +200,16 @@ class Config(Settings):
                     f"{' or '.join(values)}, or leave it out"
                 )
         self._check_epochs()
+        if self.counters == "global" and self.method == AUTO:
+            raise ValueError(
+                "counters is global, but method auto finds its delays only when a run begins; leave it out, or write "
+                "a method with delays of its own"
+            )
+        if self.direction_batches != 1 and not self.diagnose_every:
+            raise ValueError(
+                f"direction_batches is {self.direction_batches}, but diagnose_every is 0: nothing is probed; write "
+                "--diagnose_every=100, or leave it out"
+            )
         if self.norm_sample > self.batch_size:
             raise ValueError(
                 f"norm_sample is {self.norm_sample}, but batches have {self.batch_size} examples; write at most that "
@@ -262,8 +292,8 @@ class Config(Settings):
 
     def auxiliary(self, num_classes: int) -> nn.Module | None:
         """The auxiliary network of a stage that learns locally; ``None`` for methods that have none."""
-        network = self._method.auxiliary
-        return network and network(num_classes, dtype=None if self.dtype == "float32" else jax.numpy.dtype(self.dtype))
+        network, told = self._method.auxiliary, num_classes if self.dni_labels else None
+        return network and network(told, dtype=None if self.dtype == "float32" else jax.numpy.dtype(self.dtype))
 
     def auxiliary_optimizer(self, batches_per_epoch: float) -> StageOptimizer | None:
         """The optimizer of the auxiliary networks; ``None`` if they have none, or that of their stages."""
@@ -341,7 +371,11 @@ class Config(Settings):
             )
         else:
             inner = optax.adamw(rate, b1=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
-        return jd.stagewise(inner, beta=self.beta, accumulate=self.steps_per_update)
+        return jd.stagewise(inner, beta=self.beta, accumulate=self.steps_per_update, missed=self.missed_updates())
+
+    def missed_updates(self) -> tuple[int, ...]:
+        """The updates that each stage counts before its first; none if it counts its own alone."""
+        return missed_updates(self.schedule(), self.steps_per_update) if self.counters == "global" else ()
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
@@ -354,4 +388,6 @@ _ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {  # settings that have an 
     "eta": ("optimizer", LAYER_WISE),
     "scale_biases": ("optimizer", LAYER_WISE),
     "norm_sample": ("optimizer", ("clars",)),
+    "norm_statistics": ("optimizer", ("clars",)),
+    "dni_labels": ("method", ("dni",)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import time
 import weakref
@@ -29,7 +30,18 @@ from jaxdecouple.engine.state import Metrics, State
 from jaxdecouple.schedules import DelaySchedule, Schedule
 
 # Settings that a schedule is made of, or a run: pipelines that differ in nothing else share what is compiled.
-_SCHEDULING = ("method", "weights", "order", "p", "m", "jitter", "boundaries", "seed", "diagnose_every")
+_SCHEDULING = (
+    "method",
+    "weights",
+    "order",
+    "p",
+    "m",
+    "jitter",
+    "boundaries",
+    "seed",
+    "diagnose_every",
+    "direction_batches",
+)
 _PIPELINES: weakref.WeakValueDictionary[tuple[Any, ...], jd.Pipeline] = weakref.WeakValueDictionary()
 
 VARIABLES, ABOUT = "model.msgpack", "model.json"  # the weights that a finished run leaves, and what they expect
@@ -151,8 +163,8 @@ class Trainer:
             )
         self.layout = Layout(tuple(stage.first for stage in stages[1:]), schedule if config.method == AUTO else None)
         self.pipeline = self._build(stages, schedule, sample, devices)
-        every = config.diagnose_every
-        self._diagnostics = jd.Diagnostics(self.pipeline, every=every) if every else None
+        every, reference = config.diagnose_every, None if config.direction_batches == 1 else self._reference
+        self._diagnostics = jd.Diagnostics(self.pipeline, every=every, reference=reference) if every else None
         self._usual = sample, jax.ShapeDtypeStruct((size, *self.task.targets), np.int32)
         self._imported = _imported(config)
 
@@ -167,7 +179,7 @@ class Trainer:
         config, outputs = self.config, self.task.outputs
         others = [getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in _SCHEDULING]
         decisive = self.batches_per_epoch, config.steps_per_update, sample.shape, outputs, self.layout.boundaries
-        kind = schedule.learning, *others, *decisive, *devices
+        kind = schedule.learning, config.missed_updates(), *others, *decisive, *devices
         alike = _PIPELINES.get(kind)
         if alike is not None:
             return alike.with_schedule(schedule)
@@ -232,13 +244,22 @@ class Trainer:
             inputs = self.pipeline.placement.put(inputs, 0)
             yield self.task.train(jax.random.fold_in(key, n), inputs), targets
 
+    def _reference(self) -> Iterator[tuple[jax.Array, np.ndarray]]:
+        """The batches of which a probe takes the true gradient: whole ones, shuffled and augmented as in no epoch."""
+        size, config = self._usual[0].shape[0], self.config
+        count = config.direction_batches or self.dataset.num_train // size
+        epochs = (self.epoch(epoch, config.seed) for epoch in itertools.count(config.epochs))
+        whole = (batch for batch in itertools.chain.from_iterable(epochs) if len(batch[1]) == size)
+        return itertools.islice(whole, count)
+
     def step(
         self, state: State, batch: tuple[Any, Any], diagnostics: jd.Diagnostics | Marks | None = None
     ) -> tuple[State, Metrics]:
         """One tick, and before it, where the optimizer needs them, the gradient norms of some of its examples."""
         if self.config.measures_norms(state.tick):
             sample = min(len(batch[1]), self.config.norm_sample or LARGEST_SAMPLE)
-            state = self.pipeline.measure_gradient_norms(state, batch, sample_size=sample)
+            statistics = self.config.norm_statistics
+            state = self.pipeline.measure_gradient_norms(state, batch, sample_size=sample, statistics=statistics)
         return (diagnostics or self.pipeline).step(state, batch)
 
     def evaluate(self, state: State) -> Evaluation:

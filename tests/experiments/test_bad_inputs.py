@@ -28,6 +28,8 @@ train | --epochs=-1 | epochs is -1
 train | --batch_size=0 | batch_size is 0
 train | --eval_batch_size=0 | eval_batch_size is 0
 train | --accumulate=-1 | accumulate is -1; write at least 0
+train | --method=auto --counters=global | counters is global, but method auto finds its delays
+train | --direction_batches=50 | direction_batches is 50, but diagnose_every is 0
 train | --diagnose_every=-1 | diagnose_every is -1; write at least 0
 train | --image_size=-1 | image_size is -1
 train | --data_threads=-1 | data_threads is -1

@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 
+import numpy as np
 import pytest
 
 from experiments.papers import __main__ as program
-from experiments.papers import render
+from experiments.papers import changes, render
 from experiments.papers.kinds.training import FINAL_ERROR
 from experiments.papers.store import Store, first_with, job_of
 from experiments.papers.table import DIVERGES, Row, Scale, Table, choose
@@ -27,7 +29,7 @@ KEPT = (
 )
 # How many rows each table has, and a hash of all names.
 NAMES = {
-    "fdg": ((12, 30, 21, 6, 32, 26, 8, 16, 11), "515f3d756628449f"),
+    "fdg": ((18, 30, 21, 6, 32, 26, 8, 16, 11), "53ccd197805c692e"),
     "adl": ((24, 12, 67, 10, 12, 17, 16, 6), "66f5d7f67d40f1ec"),
     "dsp": ((36, 16, 13, 6, 8, 6, 9, 6), "0ef45e82b780acfb"),
     "thesis": ((4, 9, 7, 4, 3, 8, 4, 4, 2, 18, 18, 18), "13a00b77ec6693b9"),
@@ -63,12 +65,15 @@ SPOT_CHECKS = [
     ("adl/table2b/resnet164/K10/adl", 5.52, {"accumulate": 4, "batch_size": 32, "num_stages": 10}),
     ("adl/table2b/resnet98/K4/dsp", 6.59, {"p": (1, 1, 1, 0), "m": (6, 4, 2, 0), "learning_rate": 0.01}),
     ("adl/table2c/resnet50/K4/adl", 23.43, {"weight_decay": 1e-4, "learning_rate": 0.05, "decay_epochs": (30, 60, 80)}),
-    ("adl/table3/K4/adl", 3.32, {"num_stages": 4, "accumulate": 4}),
+    ("adl/table3/K4/adl", 3.32, {"num_stages": 4, "accumulate": 4, "whole_batches": True}),
+    ("adl/table4/adl", 1.84 / 1.14, {"num_stages": 4, "accumulate": 4, "whole_batches": True, "batch_size": 128}),
     ("dsp/table1/resnet164/cifar10/K4/dsp_2220_9630", 94.87, {"p": (2, 2, 2, 0), "m": (9, 6, 3, 0)}),
     ("dsp/table1/resnet98/cifar100/K3/features_replay", 73.27, {"num_stages": 3, "decay_epochs": (150, 225)}),
     ("dsp/table2/dsp_330_1050/150", 53.42, {"p": (3, 3, 0), "m": (10, 5, 0), "percent": 150}),
     ("dsp/table3/resnet1001/dsp", 4.8, {"baseline_stages": 4, "batch_size": 128}),
     ("dsp/table4/resnet50/dsp_110_420", 74.91, {"batch_size": 256, "weight_decay": 1e-4, "epochs": 90}),
+    ("dsp/figure3/resnet98/dni", DIVERGES, {"dni_labels": False}),
+    ("thesis/figure28/resnet164/K4/dni", DIVERGES, {"dni_labels": False, "counters": "global"}),
     ("dsp/figure4_curves/resnet1001/bp", None, {"epochs": 250, "weight_decay": 2e-4, "decay_epochs": (100, 150, 200)}),
     ("thesis/table5/cifar100/resnet56/ddg", 70.17, {"learning_rate": 0.01, "nesterov": True, "num_stages": 2}),
     ("thesis/table7/resnet152/cifar10/features_replay", 4.91, {"weight_decay": 5e-4, "decay_epochs": (150, 225)}),
@@ -100,13 +105,93 @@ def test_a_small_run_keeps_the_method_and_the_shape_of_the_schedule(paper):
     for name in (name for name in TRAINED if name.startswith(f"{paper}/")):
         full, cut = (job_of(*ALL[name], Scale(scale)).settings for scale in ("paper", "small"))
         assert {kept: getattr(full, kept) for kept in KEPT} == {kept: getattr(cut, kept) for kept in KEPT}, name
-        assert cut.dataset == "digits" and cut.epochs <= 12
+        assert cut.dataset == "digits"
+        updates = 1437 // cut.batch_size * cut.epochs / cut.steps_per_update
+        assert 2000 <= updates < 2100, name
         assert cut.batch_size == min(full.batch_size, 64 // (cut.accumulate or 1))
         part = full.warmup_epochs / full.epochs
         assert cut.warmup_epochs == (pytest.approx(max(1, part * cut.epochs)) if part else 0), name
         drops = [[epoch / run.epochs for epoch in run.decay_epochs] for run in (full, cut)]
         assert drops[0] == pytest.approx(drops[1], abs=1e-6)
         assert len(cut.layers(10, 8)) >= cut.num_stages
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Noise of CIFAR-10's shape."""
+    rng, file = np.random.default_rng(0), tmp_path / "images.npz"
+    arrays = {
+        f"x_{part}": rng.integers(0, 256, (n, 32, 32, 3), np.uint8) for part, n in (("train", 1000), ("test", 20))
+    }
+    np.savez(file, **arrays, y_train=np.arange(1000) % 10, y_test=np.arange(20) % 10)
+    return f"npz:{file}"
+
+
+def test_a_medium_run_has_a_smaller_network_of_the_same_kind(images):
+    """Networks that differ in a table differ here; what makes the method, and the batch, are the paper's."""
+    scale, impossible = Scale("medium", images), []
+    for paper, tables in PAPERS.items():
+        for name, table in tables.items():
+            networks = {}
+            for row in table.rows if table.measure.kind in ("training", "diagnostics") else ():
+                full = job_of(table, row, Scale("paper")).settings
+                try:
+                    cut = job_of(table, row, scale).settings
+                except ValueError as error:
+                    impossible.append((f"{paper}/{name}/{row.name}", str(error)))
+                    continue
+                assert {kept: getattr(full, kept) for kept in (*KEPT, "batch_size")} == {
+                    kept: getattr(cut, kept) for kept in (*KEPT, "batch_size")
+                }
+                assert networks.setdefault(full.model, cut.model) == cut.model
+                assert 1000 // cut.batch_size * cut.epochs / cut.steps_per_update >= 4000
+                assert len(cut.layers(10, 32)) >= cut.num_stages
+            assert len(set(networks.values())) == len(networks), name
+    assert {error.split(" is ")[0] for _, error in impossible} <= {"num_stages"}
+    assert {name.split("/")[-1] for name, _ in impossible} <= {"dgl"}  # whose stages end between blocks
+    table, row = ALL["fdg/table3/resnet20/bp"]
+    with pytest.raises(ValueError, match="the medium scale has no data of its own; write --dataset=npz:PATH"):
+        job_of(table, row, Scale("medium"))
+
+
+def test_set_changes_settings_of_any_row():
+    def settings(name, **given):
+        return job_of(*ALL[name], Scale("small", changes=given)).settings
+
+    plain, longer = (settings("fdg/table6/wrn28_10/K3/fdg_beta1", **given) for given in ({}, {"epochs": "30"}))
+    assert plain.epochs == 91
+    assert longer.epochs == 30 and longer.decay_epochs == (15, 22.5, 27.5)  # the shape of the schedule is kept
+    assert settings("fdg/table3/resnet20/bp", epochs="30", decay_epochs="3,4").decay_epochs == (3, 4)
+    assert dataclasses.replace(plain, beta=0.2) == settings("fdg/table6/wrn28_10/K3/fdg_beta1", beta="0.2")
+    assert settings("dsp/figure4_gradients/K3/dsp_110_420", diagnose_every="7").diagnose_every == 7
+    assert settings("dsp/table1/resnet164/cifar10/K3/dsp_110_420", m="9,4,0").m == (9, 4, 0)
+    assert settings("dsp/table2/dsp_110_420/20", percent="30")["percent"] == 30.0
+    assert settings("adl/figure2/module1/M4", accumulate="2")["accumulate"] == 2
+    assert settings("adl/table3/K4/adl", batch_size="16")["batch_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("fdg/table3/resnet20/bp", ["num_epochs=30"], "there is no setting 'num_epochs'; did you mean 'epochs'"),
+        ("fdg/table3/resnet56/dgl", ["beta=0.2"], "beta is 0.2, but dgl's stages pass no gradients on"),
+        ("fdg/table3/resnet56/ddg", ["order=backward_first"], "method ddg has no such setting"),
+        ("fdg/table3/resnet20/bp", ["epochs=many"], "epochs is 'many'; write"),
+        ("fdg/table3/resnet20/bp", ["nesterov=2"], "unknown nesterov '2'"),
+        ("fdg/table3/resnet20/bp", ["seed=2"], "there is no setting 'seed'; write --seeds"),
+        ("fdg/table3/resnet20/bp", ["beta"], "set is 'beta'; write a setting and its value"),
+        ("fdg/table3/resnet20/bp", ["beta=1", "beta=0.5"], "set names beta twice"),
+        ("fdg/table2/K2/ddg", ["epochs=3"], "there is no setting 'epochs'"),
+        ("fdg/table2/K2/ddg", ["p=1,0"], "method ddg has no such setting"),
+        ("adl/table4/adl", ["num_stages=two"], "num_stages is 'two'; write an integer"),
+        ("fdg/table3/resnet20/bp", ["model=vgg19"], "VGGLayer) cannot take"),
+    ],
+)
+def test_changes_that_a_row_cannot_have_are_refused_before_anything_runs(name, given, message):
+    paper, _, row = name.partition("/")
+    tables = PAPERS[paper]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        program.check(tables, choose(tables, row), Scale("small", changes=changes.parsed(given)))
 
 
 def test_a_table_or_a_part_of_one_is_chosen_by_name():
@@ -137,7 +222,7 @@ def counted(settings, seeds, emit):
         emit(seed, {"diverged": lost, "test_error": None if lost else 0.01 * seed, "records": []})
 
 
-COUNTED = dataclasses.replace(FINAL_ERROR, settings=lambda settings, scale: dict(settings), run=counted)
+COUNTED = dataclasses.replace(FINAL_ERROR, settings=lambda settings, scale: dict(settings), run=counted, resumes=False)
 
 
 def table_of(*rows, **parts):
@@ -191,6 +276,8 @@ def test_a_table_has_the_papers_number_beside_ours(tmp_path):
     assert text[3] == "| b | diverges | 1.00 ± 1.41 (1 of 3 diverge) | 3 | median 1.00 |"
     assert text[4] == "| c | 5 | as a |  | of c |"
     assert text[5] == "| d | - | 1.00 ± 1.00 | 3 | median 1.00; same run as table0/e |"
+    best = dataclasses.replace(table, statistic="best of all epochs")
+    assert render.as_markdown("table1", best, lines).splitlines()[2].endswith("| once 6.97; best run 0.00 |")
     section = render.section("table1", table, lines[:2], {"learning curves": tmp_path / "curves.png"})
     assert "It works." in section and "2 of 4 rows" in section and "![learning curves](curves.png)" in section
 
@@ -215,6 +302,7 @@ def test_the_page_has_the_tables_of_which_something_is_known(tmp_path, monkeypat
     assert "## table1: Table 1" in page and "| b | - | not run | 0 | not run: no such model |" in page
     program.run("fdg", choose(tables, ""), only_known=True, command="python", **given)
     page = given["page"].read_text()
+    assert "Changed by --set" not in page
     assert "table2" not in page and "| a | - | 0.00 | 1 |" in page and "Scale: small. `python`" in page
     (result,) = (json.loads(file.read_text()) for file in (tmp_path / "work" / "jobs").iterdir())
     assert result["row"] == "table1/a" and result["result"]["test_error"] == 0.0

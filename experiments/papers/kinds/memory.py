@@ -13,13 +13,14 @@ import jax
 
 from experiments.measure.memory import peak_bytes
 from experiments.papers import small
-from experiments.papers.kinds.speed import backprop_of, pipelined, shape_of
+from experiments.papers.kinds.predictions import changed
+from experiments.papers.kinds.speed import OPTIONS, backprop_of, pipelined, shape_of
 from experiments.papers.table import Column, Emit, Measure, Scale
 
 
 def settings_of(settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     """The row's settings; at the small scale, of a small network."""
-    return {**settings, **(small.SPEED if scale.name == "small" else {})}
+    return changed({**settings, **(small.SPEED if scale.name == "small" else {})}, scale, OPTIONS)
 
 
 def run(settings: Mapping[str, Any], seeds: Sequence[int], emit: Emit) -> None:

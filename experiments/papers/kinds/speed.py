@@ -3,7 +3,7 @@
 Both are measured in turn, in the same run, as `experiments.benchmark` does; methods are cut by measured layers.
 Where there are fewer devices than stages, stages share them, and the measured ratio says little of a machine with K
 devices: for that the timeline is asked, with the measured times of the operations, none of them slowed by another, and
-without the host's time.
+without the host's time. It is asked for lock-step too, in which the papers' codes run.
 """
 
 from __future__ import annotations
@@ -24,20 +24,25 @@ from experiments.measure.entrants import Entrant
 from experiments.measure.operation_times import Round, as_times, joined_stages
 from experiments.measure.workload import Workload
 from experiments.papers import small
-from experiments.papers.kinds.predictions import METHOD, schedule_of
-from experiments.papers.table import Column, Emit, Measure, Scale
+from experiments.papers.kinds.predictions import METHOD, changed, schedule_of
+from experiments.papers.table import Column, Emit, Measure, Result, Scale
 from experiments.training.methods import METHODS
 from jaxdecouple import schedules
 
-REPEATS = {"small": 3, "paper": 5}
-SECONDS = {"small": 0.4, "paper": 10.0}  # FDG, section V-B: "averaged in 10 seconds"
+REPEATS = {"small": 3, "medium": 5, "paper": 5}
+SECONDS = {"small": 0.4, "medium": 10.0, "paper": 10.0}  # FDG, section V-B: "averaged in 10 seconds"
 SHAPE = ("model", "image_size", "batch_size", "num_classes")
+OPTIONS: dict[str, type] = {
+    **{"method": str, "num_stages": int, "accumulate": int, "order": str, "weights": str, "p": tuple, "m": tuple},
+    **{"model": str, "image_size": int, "batch_size": int, "num_classes": int, "repeats": int, "seconds": float},
+}
 
 
 def settings_of(settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     """The row's settings, with those of the measurement; at the small scale, of a small network."""
     chosen = {**settings, **(small.SPEED if scale.name == "small" else {})}
-    return {**chosen, "repeats": REPEATS[scale.name], "seconds": SECONDS[scale.name]}
+    measured = {"repeats": REPEATS[scale.name], "seconds": SECONDS[scale.name]}
+    return changed({**chosen, **measured}, scale, OPTIONS)
 
 
 def run(settings: Mapping[str, Any], seeds: Sequence[int], emit: Emit) -> None:
@@ -53,7 +58,8 @@ def run(settings: Mapping[str, Any], seeds: Sequence[int], emit: Emit) -> None:
 
 def backprop_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same network and stages, trained by back-propagation."""
-    return {**{name: value for name, value in settings.items() if name not in METHOD}, "method": "backprop"}
+    own = (*METHOD, "whole_batches")
+    return {**{name: value for name, value in settings.items() if name not in own}, "method": "backprop"}
 
 
 def shape_of(settings: Mapping[str, Any]) -> Workload:
@@ -70,7 +76,7 @@ def pipelined(settings: Mapping[str, Any], *, measured: bool = False, share: boo
     """The method's pipeline, compiled and filled. Networks are cut between blocks, as in the papers.
 
     Args:
-      settings: of a row.
+      settings: of a row. With ``whole_batches``, a tick takes a whole batch, not an M-th of it.
       measured: cut the network by measured layers, not by operation counts.
       share: put several stages on one device where devices are fewer.
     """
@@ -83,7 +89,8 @@ def pipelined(settings: Mapping[str, Any], *, measured: bool = False, share: boo
     )
     network = METHODS[name].auxiliary
     auxiliary = network and network(shape.num_classes, dtype=jnp.dtype(shape.dtype))
-    return entrants.pipelined(name, shape, stages, schedule, places, every, auxiliary)
+    whole = settings.get("whole_batches", False)
+    return entrants.pipelined(name, shape, stages, schedule, places, every, auxiliary, whole)
 
 
 def _layers(shape: Workload) -> list[Any]:
@@ -108,13 +115,19 @@ def _measure(baseline: Entrant, entrant: Entrant, settings: Mapping[str, Any]) -
     one, own = rates["baseline"], rates["own"]
     meters = {"baseline": baseline.meter, "own": entrant.meter}
     rounds = throughput.in_turn({who: functools.partial(m.round, seconds / 8) for who, m in meters.items()}, repeats)
-    predicted = _seconds_per_image(baseline, rounds["baseline"]) / _seconds_per_image(entrant, rounds["own"])
+    alone, ours = _timeline(baseline, rounds["baseline"]), _timeline(entrant, rounds["own"])
+    seconds = alone.seconds_per_batch / baseline.batch_size
+    joined = None
+    if settings["method"] != "gpipe":  # whose ticks are parts of an iteration
+        joined = _timeline(entrant, rounds["own"], lock_step=True)
     staleness = schedules.staleness(entrant.pipeline.schedule, entrant.accumulate)
     return {
         "images_per_second": statistics.median(own),
         "baseline_images_per_second": statistics.median(one),
         "speedup": throughput.ratio(own, one),
-        "predicted_speedup": 1.0 if entrant is baseline else predicted,
+        "predicted_speedup": _speedup(seconds, entrant, ours),
+        "lock_step_speedup": _speedup(seconds, entrant, joined) if joined else None,
+        "lock_step_busy": joined.busy if joined else None,
         "staleness": staleness,
         "layers_per_stage": [stage.num_layers for stage in entrant.pipeline.stages],
         "devices": len(set(entrant.pipeline.placement.devices)),
@@ -122,12 +135,31 @@ def _measure(baseline: Entrant, entrant: Entrant, settings: Mapping[str, Any]) -
     }
 
 
-def _seconds_per_image(entrant: Entrant, rounds: Sequence[Round]) -> float:
-    """With a device for each stage, as the timeline predicts it."""
-    schedule = entrant.pipeline.schedule
-    times = as_times(rounds, entrant.pipeline.weights, joined_stages(schedule), host=0.0)
-    alone = jd.timeline(schedule, dataclasses.replace(times, slowdown=()))
-    return alone.seconds_per_batch / entrant.batch_size
+def _timeline(entrant: Entrant, rounds: Sequence[Round], *, lock_step: bool = False) -> jd.Timeline:
+    """With a device for each stage, from measured times."""
+    assert entrant.pipeline is not None  # so that it has operations
+    schedule, weights = entrant.pipeline.schedule, entrant.pipeline.weights
+    times = as_times(rounds, weights, joined_stages(schedule), host=0.0, learning=schedule.learning)
+    if lock_step and schedule.num_stages > 1 and not schedule.is_local:
+        # The last stage is measured as a whole; others wait for its forward: as large a part as of the other stages.
+        inner = range(schedule.num_stages - 1)
+        whole = sum(times.forward[k] + times.backward[k] for k in inner)
+        forward = sum(times.forward[k] for k in inner) / whole * times.forward[-1]
+        backward = times.forward[-1] - forward
+        times = dataclasses.replace(
+            times, forward=[*times.forward[:-1], forward], backward=[*times.backward[:-1], backward]
+        )
+    return jd.timeline(schedule, dataclasses.replace(times, slowdown=()), lock_step=lock_step)
+
+
+def _speedup(seconds: float, entrant: Entrant, run: jd.Timeline) -> float:
+    """Over ``seconds`` per image."""
+    return seconds * entrant.batch_size / run.seconds_per_batch
+
+
+def _busy(result: Result) -> str | None:
+    busy = result["lock_step_busy"]
+    return busy and ", ".join(f"{100 * part:.0f}" for part in busy)
 
 
 SPEED = Measure(
@@ -137,6 +169,8 @@ SPEED = Measure(
     unit="times the speed of BP",
     columns=(
         Column("predicted, K devices", lambda result: result["predicted_speedup"]),
+        Column("predicted in lock-step", lambda result: result["lock_step_speedup"]),
+        Column("devices busy in lock-step, %", _busy),
         Column("measured, devices at hand", lambda result: result["speedup"]),
         Column("devices", lambda result: result["devices"], 0),
         Column("images/s", lambda result: result["images_per_second"], 0),
