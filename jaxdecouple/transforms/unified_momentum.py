@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def sum_momentum(
         return UnifiedMomentumState(jax.tree.map(jnp.zeros_like, params))
 
     def update(
-        updates: optax.Updates, state: UnifiedMomentumState, params: optax.Params | None = None
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, UnifiedMomentumState]:
         # Of -alpha G: y^{s,n+1} - y^{s,n} = lead - s alpha G, and x^{n+1} - y^{s,n+1} = (x^{n+1} - x^n) + s alpha G.
         step = jax.tree.map(lambda u, lead: u + momentum * (lead + s * u), updates, state.lead)
