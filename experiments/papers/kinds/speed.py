@@ -115,11 +115,12 @@ def _measure(baseline: Entrant, entrant: Entrant, settings: Mapping[str, Any]) -
     one, own = rates["baseline"], rates["own"]
     meters = {"baseline": baseline.meter, "own": entrant.meter}
     rounds = throughput.in_turn({who: functools.partial(m.round, seconds / 8) for who, m in meters.items()}, repeats)
-    alone, ours = _timeline(baseline, rounds["baseline"]), _timeline(entrant, rounds["own"])
+    measured = rounds["baseline" if entrant is baseline else "own"]
+    alone, ours = _timeline(baseline, rounds["baseline"]), _timeline(entrant, measured)
     seconds = alone.seconds_per_batch / baseline.batch_size
     joined = None
     if settings["method"] != "gpipe":  # whose ticks are parts of an iteration
-        joined = _timeline(entrant, rounds["own"], lock_step=True)
+        joined = _timeline(entrant, measured, lock_step=True)
     staleness = schedules.staleness(entrant.pipeline.schedule, entrant.accumulate)
     return {
         "images_per_second": statistics.median(own),
