@@ -130,8 +130,16 @@ def _train(
     }
 
 
-def _rounded(record: EpochRecord) -> dict[str, float]:
-    return {name: float(f"{value:.6g}") for name, value in dataclasses.asdict(record).items()}
+def _rounded(record: EpochRecord) -> dict[str, Any]:
+    rounded: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(record).items():
+        several = isinstance(value, dict)
+        rounded[name] = {each: _six_digits(one) for each, one in value.items()} if several else _six_digits(value)
+    return rounded
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _top5_error(trainer: Trainer, state: State) -> float | None:
