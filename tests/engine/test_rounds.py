@@ -16,7 +16,6 @@ FULL = {"learning_rate": lambda s: 0.2 / (1 + 0.1 * s), "momentum": 0.9, "weight
     ("schedule", "weights"),
     [
         (schedules.one_forward_one_backward(3, 4), "latest"),
-        (schedules.one_forward_one_backward(4, 3), "remat"),
         (schedules.interleaved(2, 4, loops=2), "latest"),
     ],
     ids=lambda value: getattr(value, "name", value),

@@ -17,6 +17,7 @@ SETTINGS = {
     "tokens": "characters",
     "context": 8,
     "method": "ddg",
+    "num_stages": 1,
     "batch_size": 16,
     "eval_batch_size": 16,
     "epochs": 2,

@@ -86,7 +86,7 @@ def numpy_gpt(params, tokens, positions, activation, heads=2):
     return np.array(logits)
 
 
-@pytest.mark.parametrize(("positions", "activation"), [("learned", "gelu"), ("learned", "relu"), ("rotary", "swiglu")])
+@pytest.mark.parametrize(("positions", "activation"), [("learned", "gelu"), ("rotary", "swiglu")])
 def test_logits_are_those_of_the_papers(positions, activation, x64):
     layers = models.gpt(11, **SMALL, positions=positions, activation=activation)
     stages, devices = jd.partition(layers, 2, sample=TOKENS), jax.devices()[:1] * 2
@@ -109,10 +109,10 @@ def loss_of(layers, params, batch):
 
 
 def test_training_is_that_of_flax_and_optax(x64):
-    """K = 1; and back-propagation over four stages, cut within a block and before the head, activations redone."""
+    """K = 1; and back-propagation over two stages, cut within a block, activations redone."""
     optimizer, batches = optax.adamw(1e-2), [(TOKENS, (TOKENS + shift) % 11) for shift in (1, 2, 3)]
     expected = None
-    for boundaries in ((), (1, 2, 3)):
+    for boundaries in ((), (2,)):
         layers, num_stages = models.gpt(11, **SMALL, split_blocks=True, remat=bool(boundaries)), len(boundaries) + 1
         stages = jd.partition(layers, num_stages, sample=TOKENS, boundaries=boundaries or None)
         devices = jax.devices()[:1] * num_stages

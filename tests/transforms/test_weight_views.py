@@ -29,7 +29,7 @@ def loop(monkeypatch, task, method, weights, **settings):
     return naive.METHODS[method](task, weights=weights)
 
 
-@pytest.mark.parametrize(("method", "accumulate", "most"), [("pipedream", 1, 2), ("fdg", 1, 3), ("pipedream", 2, 1)])
+@pytest.mark.parametrize(("method", "accumulate", "most"), [("fdg", 1, 3), ("pipedream", 2, 1)])
 def test_forwards_with_predicted_weights(method, accumulate, most, x64, monkeypatch):
     """Each stage looks as far ahead as its gradients are old; the backward is at the weights of the forward."""
     task = problem(3, accumulate=accumulate, **SETTINGS)
@@ -50,17 +50,11 @@ def test_spectrain_predicts_again_for_the_backward(x64, monkeypatch):
     assert_same(run(pipeline_for(task, schedules.pipedream(4, weights="latest"), optimizer), task), expected)
 
 
-@pytest.mark.parametrize("weights", ["latest", "replay"])
-def test_pipemare_corrects_the_weights_of_backwards(weights, x64, monkeypatch):
-    task, schedule = problem(3, **SETTINGS), schedules.pipedream(3, weights=weights)
+def test_pipemare_corrects_the_weights_of_backwards(x64, monkeypatch):
+    task, schedule = problem(3, **SETTINGS), schedules.pipedream(3, weights="latest")
     optimizer = lambda k, K: jd.correct_weights(SGD, schedule.lag[k], decay=0.135)  # noqa: E731
-    found = run(pipeline_for(task, schedule, optimizer), task)
-    if weights == "latest":
-        assert_same(found, loop(monkeypatch, task, "pipedream", weights, tau=schedule.lag))
-    else:  # the same with no correction, but for a correction that is forgotten at once
-        nothing = lambda k, K: jd.correct_weights(SGD, schedule.lag[k], decay=1 - 1e-16)  # noqa: E731
-        assert_same(run(pipeline_for(task, schedule, nothing), task), naive.pipedream(task, weights=weights))
-        assert np.abs(found[0][-1][0][0] - naive.pipedream(task, weights=weights).parameters[-1][0][0]).max() > 1e-4
+    expected = loop(monkeypatch, task, "pipedream", "latest", tau=schedule.lag)
+    assert_same(run(pipeline_for(task, schedule, optimizer), task), expected)
 
 
 def test_pipemares_rate_is_small_where_gradients_are_old():
@@ -70,7 +64,7 @@ def test_pipemares_rate_is_small_where_gradients_are_old():
     np.testing.assert_allclose([falling(0), falling(4)], [0.1, 0.02], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("num_stages", "accumulate"), [(3, 3), (3, 2), (1, 2)])
+@pytest.mark.parametrize(("num_stages", "accumulate"), [(3, 2), (1, 2)])
 def test_two_versions_delay_every_gradient_by_one_update(num_stages, accumulate, x64):
     task = problem(num_stages, accumulate=accumulate, **SETTINGS)
     optimizer = jd.two_versions(SGD, accumulate)
