@@ -97,6 +97,7 @@ class Bench:
             split_blocks=True,
         )
         self._stages = jd.partition(layers, asked.num_stages, sample=self._sample)
+        self._plain: dict[tuple[str, float, int], jd.Pipeline] = {}
 
     def __str__(self) -> str:
         asked, cut = self.asked, " + ".join(str(stage.num_layers) for stage in self._stages)
@@ -152,6 +153,9 @@ class Bench:
         """The pipeline of a row."""
         method, _, optimizer = label.partition(" ")
         schedule, every = self.schedule(method), self._micro_batches(label)
+        kind = optimizer, rate, every
+        if method in _PLAIN and kind in self._plain:
+            return self._plain[kind].with_schedule(schedule)  # what is compiled for one serves all
         levels = [max(each) for each in schedules.staleness(schedule, every)]
         rising = optax.linear_schedule(0.0, rate, self.asked.warmup)
         falling = optax.cosine_decay_schedule(rate, max(1, self.asked.updates - self.asked.warmup), 0.1)
@@ -166,7 +170,10 @@ class Bench:
 
         optimizers = jd.stagewise(for_stage, accumulate=every)
         metrics = jd.language_metrics(self.data.bytes_per_token)
-        return jd.Pipeline(self._stages, schedule, optimizer=optimizers, metrics=metrics, devices=self._devices)
+        pipeline = jd.Pipeline(self._stages, schedule, optimizer=optimizers, metrics=metrics, devices=self._devices)
+        if method in _PLAIN:
+            self._plain[kind] = pipeline
+        return pipeline
 
     def schedule(self, method: str) -> Schedule:
         """What a method trains with; 1F1B's micro-batches add up to plain training, so it trains as that."""
@@ -206,6 +213,7 @@ _SCHEDULES: Mapping[str, Callable[[int], Schedule]] = {
     "pipemare": lambda num_stages: schedules.pipedream(num_stages, weights="latest"),
     "paci": schedules.paci,
 }
+_PLAIN = (SYNCHRONOUS, "pipedream", "fdg", "paci")  # whose optimizers do not depend on the schedule
 _OPTIMIZERS: Mapping[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
     "adamw": lambda rate: optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.01),
     "nadam": lambda rate: jd.nadam(rate, b1=0.99, b2=0.999, weight_decay=0.01),

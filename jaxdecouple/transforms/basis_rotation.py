@@ -88,7 +88,8 @@ def scale_by_rotated_adam(
             )
 
         def turned(average: jax.Array, basis: jax.Array) -> jax.Array:
-            return jax.lax.cond(turns, lambda: jnp.linalg.qr(average @ basis)[0], lambda: basis)
+            product = (average @ basis).astype(jnp.promote_types(basis.dtype, jnp.float32))  # of which QR is defined
+            return jax.lax.cond(turns, lambda: jnp.linalg.qr(product)[0].astype(basis.dtype), lambda: basis)
 
         squares = [among_matrices(lambda g, a: _outer(g), updates, state.left)]
         squares.append(among_matrices(lambda g, a: _outer(jnp.swapaxes(g, -1, -2)), updates, state.right))

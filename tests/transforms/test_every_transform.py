@@ -29,6 +29,10 @@ TRANSFORMS = {
     "scale by clars": lambda **more: jd.scale_by_clars(0.1, **more),
     "lars": lambda **more: jd.lars(0.5, 0.02, **more),
     "clars": lambda **more: jd.clars(0.5, 0.02, groups="tensor", **more),
+    "delay": lambda **_: jd.delay_gradients(optax.sgd(0.1, momentum=0.9), 2),
+    "nadam": lambda **_: optax.with_extra_args_support(jd.nadam(0.1)),
+    "predicted weights": lambda **_: jd.predict_weights(optax.adam(0.1), 2),
+    "corrected weights": lambda **_: jd.correct_weights(optax.adam(0.1), 2),
 }
 every_one = pytest.mark.parametrize("name", TRANSFORMS)
 with_state_or_norms = pytest.mark.parametrize("name", ["accumulation", "lars", "clars"])  # what others are made of
