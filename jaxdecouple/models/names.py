@@ -50,7 +50,7 @@ class _Kind(NamedTuple):
     """
 
     pattern: str
-    build: Callable[..., list[nn.Module]]
+    build: Callable[..., list[Any]]
     options: tuple[str, ...]
     usual: tuple[str, ...]
     known: tuple[str, ...] = ()
