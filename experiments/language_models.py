@@ -7,8 +7,8 @@ Every method trains the same GPT on the same batches, cut into K stages; the lea
 `1f1b` is the synchronous one, plain training. The table says for each method
 
 * its loss on test sequences, in nats per token;
-* extra tokens: how many tokens it needs for that loss, over how many the synchronous method with the same optimizer
-  needs (read off that one's curve);
+* extra tokens: how many tokens it needs for that loss, over how many the synchronous method needs, with the same
+  optimizer if that is among the rows (read off its curve);
 * the speed-up over one device that its schedule has, by the timeline: equal stages, backward twice as long as forward,
   free transfers, and for 1F1B `--chunks` micro-batches in each batch;
 * net gain: speed-up over extra tokens. A method pays where that is above the synchronous one's.

@@ -224,11 +224,12 @@ _OPTIMIZERS: Mapping[str, Callable[[optax.Schedule], optax.GradientTransformatio
 
 def as_table(rows: Sequence[Row]) -> list[list[str]]:
     """One line for each row, under a heading."""
-    by_label = {row.label: row for row in rows}
+    synchronous = {row.label.split()[1]: row for row in rows if row.label.startswith(SYNCHRONOUS)}
+    other = next(iter(synchronous.values()), None)
     lines = [["method", "rate", "loss", "extra tokens", "predicted speed-up", "net gain"]]
     for row in rows:
         optimizer = row.label.split()[1]
-        extra = row.extra_tokens(by_label.get(f"{SYNCHRONOUS} {optimizer}"))
+        extra = row.extra_tokens(synchronous.get(optimizer, other))
         mean, spread = tables.mean_and_spread([run.losses[-1] for run in row.runs])
         lines.append(
             [
