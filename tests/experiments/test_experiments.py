@@ -116,9 +116,10 @@ def test_clars_measures_norms_once_for_each_update(digits, monkeypatch):
     trainer = Trainer(config, digits, devices.of_stages(2))
     measured, measure = [], trainer.pipeline.measure_gradient_norms
 
-    def spy(state, batch, *, sample_size):
+    def spy(state, batch, *, sample_size, statistics):
+        assert statistics == "batch"
         measured.append((state.tick, sample_size))
-        return measure(state, batch, sample_size=sample_size)
+        return measure(state, batch, sample_size=sample_size, statistics=statistics)
 
     monkeypatch.setattr(trainer.pipeline, "measure_gradient_norms", spy)
     run = trainer.run(0)
