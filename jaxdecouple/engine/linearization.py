@@ -129,7 +129,7 @@ class Linearization:
     def _gradients(self, values: list[jax.Array], params: PyTree, gradient: PyTree) -> Gradients:
         def gradients(vjp: Callable, gradient: PyTree) -> Gradients:
             grads, input_gradient = vjp(received(gradient, self.outputs))
-            return Gradients(grads, as_sent(input_gradient))
+            return Gradients(as_gradients(grads, params), as_sent(input_gradient))
 
         vjp = attach_weights(jax.tree.unflatten(self.structure, values), params)
         return fast_in_loops(gradients, vjp, gradient)
@@ -183,6 +183,13 @@ def linearize(function: Function, params: PyTree, x: PyTree, *rest: PyTree) -> L
 def as_sent(gradient: PyTree) -> PyTree:
     """The gradient as it is sent: integer activations (masks, token ids) have none."""
     return jax.tree.map(lambda leaf: None if leaf.dtype == jax.dtypes.float0 else leaf, gradient)
+
+
+def as_gradients(gradient: PyTree, params: PyTree) -> PyTree:
+    """The gradient of parameters, of which integers and the like have none: 0, in their own dtypes."""
+    return jax.tree.map(
+        lambda leaf, param: jnp.zeros_like(param) if leaf.dtype == jax.dtypes.float0 else leaf, gradient, params
+    )
 
 
 def received(gradient: PyTree, outputs: PyTree) -> PyTree:

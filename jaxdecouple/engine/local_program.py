@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdecouple.engine.linearization import linearize
+from jaxdecouple.engine.linearization import as_gradients, linearize
 from jaxdecouple.engine.loss_program import Loss
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
@@ -284,7 +284,9 @@ class SyntheticProgram(LocalProgram):
             pairs = zip(jax.tree.leaves(predicted), jax.tree.leaves(gradient), strict=True)
             return sum((jnp.square(guess - true).sum() / len(true) for guess, true in pairs), jnp.zeros(()))
 
-        error, grads = jax.value_and_grad(error_of)((params if stashed is None else stashed).tree)
+        chosen = (params if stashed is None else stashed).tree
+        error, grads = jax.value_and_grad(error_of, allow_int=True)(chosen)
+        grads = as_gradients(grads, chosen)
         new_params, opt_state = self.auxiliary_updates.apply(variant.due, grads, opt_state, params)
         return Outcome(loss=error, auxiliary=Outcome(params=new_params, opt_state=opt_state))
 

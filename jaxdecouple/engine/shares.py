@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from jaxdecouple.engine.placement import Nowhere, Placement
@@ -32,7 +33,10 @@ def with_shares(
     Warns:
       CutWarning: an optimizer depends otherwise on layers of other stages.
     """
-    params = [shape_of(stage.params) for stage in stages]
+    params = [
+        jax.eval_shape(program.stage.by_layer, shape_of(stage.packed_params).tree)
+        for program, stage in zip(programs, stages, strict=True)
+    ]
     found = [_dependence(k, program, params, alone) for k, program in enumerate(programs)]
     mixing = [k for k, dependence in enumerate(found) if dependence.mixes]
     if mixing:
@@ -53,9 +57,13 @@ def with_shares(
 
 
 def _dependence(k: int, program: StageProgram, params: Sequence[dict[str, PyTree]], alone: bool) -> Dependence:
-    layers = [pair for j, own in enumerate(params) for pair in own.items() if j != k and not alone]
-    some = dict(layers[:1] + layers[-1:])  # a norm over all takes in any
+    others = [] if alone else [pair for j, own in enumerate(params) for pair in own.items() if j != k]
+    own = list(params[k].items())
+    some = dict(others[:1] + others[-1:])  # a norm over all layers takes in any
     try:
-        return dependence_of(program.updates.optimizer, params[k], some)
-    except ValueError as error:
-        raise ValueError(f"the optimizer of stage {k} {error}") from error
+        return dependence_of(program.updates.optimizer, dict(own[:2] + own[-2:]), some)
+    except ValueError:  # it is made for just these layers, with a mask for each of them, say
+        try:
+            return dependence_of(program.updates.optimizer, params[k], some)
+        except ValueError as error:
+            raise ValueError(f"the optimizer of stage {k} {error}") from error

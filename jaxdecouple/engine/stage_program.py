@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from jaxdecouple.engine.linearization import as_sent, received
+from jaxdecouple.engine.linearization import as_gradients, as_sent, received
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.state import NetworkState, Residual, StageState
 from jaxdecouple.engine.updates import SumOverStages, Updates
 from jaxdecouple.network.stack import stacked
 from jaxdecouple.network.stage import Stage
-from jaxdecouple.network.trees import PyTree, Signature
+from jaxdecouple.network.trees import PyTree, Signature, describe
 from jaxdecouple.schedules import Weights, keeps_versions
 from jaxdecouple.transforms.batch_statistics import batch_statistics
 from jaxdecouple.transforms.gradient_norms import by_example, tensor_norms
@@ -152,7 +152,7 @@ class StageProgram:
 
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, donate: bool):
         self.stage = stage
-        self.updates = Updates(optimizer, stage.first)
+        self.updates = Updates(optimizer, stage.first, stage)
         self.donate = donate
         self.keep: Callable[[PyTree], PyTree] = lambda owned: owned
         self.functions: dict[Hashable, Callable] = {}
@@ -196,7 +196,16 @@ class StageProgram:
 
         Returns:
           The gradient of each example's loss with respect to its input (``None`` at stage 0), and the norms.
+
+        Raises:
+          ValueError: not everything in the inputs is of single examples.
         """
+        lengths = {jax.numpy.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+        if len(lengths) != 1 or () in lengths:
+            raise ValueError(
+                f"the inputs of layer {self.stage.first} are {describe(x)}, which are not all of single examples, "
+                "[examples, ...]; take an optimizer that needs no norms of theirs, such as jaxdecouple.lars"
+            )
         function = self._compiled(self._run_norms, chunk_size)
         norms, sent = function(state.packed_params, state.packed_model_state, state.key, x, given)
         return sent, norms
@@ -288,6 +297,7 @@ class StageProgram:
 
         def of_example(variables: tuple, example: tuple) -> tuple[PyTree, PyTree]:
             grads, sent = self._example_gradients(*variables, *example)
+            grads = as_gradients(grads, variables[0])
             sent = jax.tree.map(lambda leaf: leaf[0], as_sent(sent)) if self.stage.first else None
             return tensor_norms(grads, counts), sent
 

@@ -12,8 +12,11 @@ import optax
 
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.ties import StageTies
+from jaxdecouple.network.stage import Stage
 from jaxdecouple.schedules import ends_group
 from jaxdecouple.transforms.accumulation import Accumulation
+from jaxdecouple.transforms.floating import floating_only
+from jaxdecouple.transforms.unstacked import unstacked
 from jaxdecouple.transforms.weight_views import WeightView
 
 
@@ -44,15 +47,23 @@ class Updates:
       ties: parameters that others own, which the optimizer does not see.
     """
 
-    def __init__(self, optimizer: optax.GradientTransformation, number: int = 0):
-        """Updates by ``optimizer`` of the part of a network that begins with layer ``number``."""
+    def __init__(self, optimizer: optax.GradientTransformation, number: int, stage: Stage | None = None):
+        """Updates by ``optimizer`` of ``stage``, or of an auxiliary network.
+
+        Args:
+          optimizer: as the user gave it.
+          number: of the first layer.
+          stage: of which the optimizer is to see each layer by itself.
+        """
         self.optimizer = optimizer
         self._number = number
         self.ties = StageTies()
-        self._optimizer = optax.with_extra_args_support(optimizer)
-        self.every = optimizer.every if isinstance(optimizer, Accumulation) else 1
         inner = optimizer.inner if isinstance(optimizer, Accumulation) else optimizer
         self.view = inner if isinstance(inner, WeightView) else None
+        inner = floating_only(inner)
+        inner = inner if stage is None else unstacked(inner, stage)
+        self._optimizer = optimizer.around(inner) if isinstance(optimizer, Accumulation) else inner
+        self.every = optimizer.every if isinstance(optimizer, Accumulation) else 1
 
     @property
     def _accumulation(self) -> Accumulation:

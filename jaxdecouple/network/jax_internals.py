@@ -38,6 +38,7 @@ _TRANSPARENT = ("jit", "pjit", "scan", "checkpoint", "remat", "remat2", "closed_
 
 __all__ = [
     "attach_weights",
+    "bind",
     "coordinator_store",
     "copy_to_device",
     "depends",
@@ -113,6 +114,16 @@ def depends(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
         through = _depends_through(equation, marks(equation.invars))
         marked.update(variable for variable, mark in zip(equation.outvars, through, strict=True) if mark)
     return marks(jaxpr.outvars)
+
+
+def bind(equation: Any, args: Sequence[Any]) -> Sequence[jax.Array]:
+    """The outputs of one equation of a record."""
+    return _bind(equation.primitive, equation.params, args)
+
+
+def _bind(primitive: Any, params: dict[str, Any], args: Sequence[Any]) -> Sequence[jax.Array]:
+    outputs = primitive.bind(*args, **primitive.get_bind_params(params))
+    return outputs if primitive.multiple_results else [outputs]
 
 
 def quiet(closed: Any, wanted: Sequence[bool]) -> Any:
@@ -236,8 +247,7 @@ def _evaluate_one(equation: Any, in_loop: bool, *args: jax.Array) -> Sequence[ja
         rewritten = jax.make_jaxpr(functools.partial(_evaluate, inner, loops))(*shapes)
         # An equation holds its jaxpr with constants, or, as that of jax.checkpoint, without.
         params = {**params, "jaxpr": rewritten if hasattr(inner, "consts") else rewritten.jaxpr}
-    outputs = primitive.bind(*args, **primitive.get_bind_params(params))
-    return outputs if primitive.multiple_results else [outputs]
+    return _bind(primitive, params, args)
 
 
 def _convolve(primitive: Any, params: dict[str, Any], x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -35,6 +35,7 @@ class Layer:
       identity: layers of equal identity have functions that do the same, whatever their names; ``None`` is equal to
         nothing. As with static arguments of ``jax.jit``, only the identity is compared.
       shares: names of parameters that are shared with other layers, and their paths in ``params`` (`sharing`).
+      module: the object that it was made from, if that is a Flax module: what is listed twice is one layer twice.
     """
 
     init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
@@ -42,6 +43,7 @@ class Layer:
     name: str = "layer"
     identity: Hashable = None
     shares: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    module: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def count(self) -> int:

@@ -6,6 +6,7 @@ It is itself a pair of pure functions, of the same form as a layer's.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -20,7 +21,8 @@ class Stage:
     """Consecutive layers of a network, themselves a pair of pure functions of the same form.
 
     Parameters and model state are dicts from ``"<index>_<name>"`` to those of the layer, and from
-    ``"<first>-<last>_<name>"`` to those of a `LayerStack`; layers without are left out.
+    ``"<first>-<last>_<name>"`` to those of a `LayerStack`; layers without are left out. A module that is listed twice
+    has its own under the key of its first place.
 
     Attributes:
       layers: layers, and stacks of layers, in order.
@@ -44,6 +46,15 @@ class Stage:
         """The key of each layer, and of each stack, in the stage's parameter tree."""
         return tuple(name for _, name, _ in self._placed())
 
+    @property
+    def stacks(self) -> dict[str, tuple[str, ...]]:
+        """The key of each stack, and of its layers those that they have apart."""
+        return {
+            name: tuple(layer.by_layer(index, {}))
+            for index, name, layer in self._placed()
+            if isinstance(layer, LayerStack)
+        }
+
     def init(self, key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
         """Parameters and model state for inputs shaped like ``x`` (arrays or ``jax.ShapeDtypeStruct``).
 
@@ -52,8 +63,13 @@ class Stage:
         """
         params, model_state, x = {}, {}, shape_of(x)
         shapes = once_per_kind(output_shapes)
+        owners = self._owners
         for index, name, layer in self._placed():
             with blaming(layer.name, index, x):
+                if isinstance(layer, Layer) and name in owners:
+                    own = params.get(owners[name], {}), model_state.get(owners[name], {})
+                    x = shapes(layer, x, *own)[0]
+                    continue
                 layer_params, layer_state, x = layer.init_at(index, key, x, shapes)
             if jax.tree.leaves(layer_params):
                 params[name] = layer_params
@@ -73,9 +89,10 @@ class Stage:
           batch: index of the batch, for the layers' randomness.
           train: whether batch statistics are gathered and dropout is on.
         """
-        new_state = {}
+        new_state, owners = {}, self._owners
         for index, name, layer in self._placed():
-            own = params.get(name, {}), model_state.get(name, {})
+            name = owners.get(name, name)
+            own = params.get(name, {}), new_state.get(name, model_state.get(name, {}))
             x, layer_state = layer.apply_at(index, *own, x, key=key, batch=batch, train=train)
             if name in model_state:
                 new_state[name] = layer_state
@@ -93,6 +110,18 @@ class Stage:
         """The inverse of `by_layer`."""
         found = {name: layer.from_layers(index, apart) for index, name, layer in self._placed()}
         return {name: tree for name, tree in found.items() if tree is not None}
+
+    @functools.cached_property
+    def _owners(self) -> dict[str, str]:
+        """The key of each layer whose module is listed before, and that of the first."""
+        firsts: dict[int, str] = {}
+        owners = {}
+        for _, name, layer in self._placed():
+            if isinstance(layer, Layer) and layer.module is not None:
+                first = firsts.setdefault(id(layer.module), name)
+                if first != name:
+                    owners[name] = first
+        return owners
 
     def _placed(self) -> Iterator[tuple[int, str, Layer | LayerStack]]:
         index = self.first

@@ -33,10 +33,12 @@ class Accumulation(optax.GradientTransformationExtraArgs):
     Attributes:
       every: M.
       inner: the transform that sees the means.
+      dtype: of the sum; ``None``: the parameters' own, but at least float32.
     """
 
     every: int
     inner: optax.GradientTransformationExtraArgs
+    dtype: Any
 
     def __new__(cls, transform: optax.GradientTransformation, every: int, dtype: Any = None) -> Accumulation:
         inner = optax.with_extra_args_support(transform)
@@ -65,13 +67,17 @@ class Accumulation(optax.GradientTransformationExtraArgs):
 
         self = super().__new__(cls, init, update)
         self.every = every
-        self.inner = inner
+        self.inner, self.dtype = inner, dtype
         return self
 
     def add(self, grads: optax.Updates, state: AccumulationState) -> AccumulationState:
         """The state after a gradient that does not end its group; no update follows from it."""
         total = jax.tree.map(lambda total, g: total + g.astype(total.dtype), state.total, grads)
         return state._replace(count=state.count + 1, total=total)
+
+    def around(self, inner: optax.GradientTransformation) -> Accumulation:
+        """The same accumulation, of which ``inner`` sees the means."""
+        return Accumulation(inner, self.every, self.dtype)
 
     def finish(
         self, grads: optax.Updates, state: AccumulationState, params: optax.Params | None = None, **extra: Any

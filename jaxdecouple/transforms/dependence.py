@@ -18,6 +18,7 @@ from jaxdecouple.network.jax_internals import depends
 from jaxdecouple.network.stack import stacked
 from jaxdecouple.network.trees import PyTree, shape_of
 from jaxdecouple.transforms.accumulation import Accumulation
+from jaxdecouple.transforms.floating import floating_only
 from jaxdecouple.transforms.layer_groups import stacked_counts
 
 
@@ -46,13 +47,13 @@ def dependence_of(
     Raises:
       ValueError: the optimizer cannot take gradients and parameters, and nothing else, of these layers.
     """
-    transform = optimizer.inner if isinstance(optimizer, Accumulation) else optimizer
+    transform = floating_only(optimizer.inner if isinstance(optimizer, Accumulation) else optimizer)
     try:
         alone = _Step(transform, own)
     except Exception as error:
         raise ValueError(
             f"fails for gradients and parameters, which is all that a pipeline gives it: {type(error).__name__}: "
-            f"{error}"
+            f"{error}; write one that needs no loss, and change its rate between steps (optax.inject_hyperparams)"
         ) from error
     if not others:
         return Dependence(alone.share, False)
@@ -70,8 +71,8 @@ class _Step:
       share: as of `Dependence`.
     """
 
-    def __init__(self, transform: optax.GradientTransformation, params: Mapping[str, PyTree]):
-        update = optax.with_extra_args_support(transform).update
+    def __init__(self, transform: optax.GradientTransformationExtraArgs, params: Mapping[str, PyTree]):
+        update = transform.update
         params = shape_of(dict(params))
         counts = stacked_counts(stacked, params)
         leaves, structure = jax.tree.flatten(params)
