@@ -89,7 +89,7 @@ def densenet(
     layers: list[nn.Module] = [(Stem if small_images else PoolingStem)(2 * growth, **options)]
     for block, size in enumerate(sizes):
         layers += [DenseNetTransition(**options)] if block else []
-        layers += [DenseNetLayer(growth, **options)] * size
+        layers += [DenseNetLayer(growth, **options) for _ in range(size)]
     return [*layers, ActivationHead(num_classes, **options)]
 
 

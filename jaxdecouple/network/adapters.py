@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import flax.linen as nn
@@ -27,6 +28,29 @@ _TRAIN_ARGUMENTS = {
     "deterministic": False,
     "use_running_average": False,
 }
+
+
+# The attributes of nnx modules that switch training off, and keep it off.
+_FROZEN = ("use_running_average", "deterministic")
+
+
+def as_layers(network: Any) -> tuple[Layer, ...]:
+    """The layers of a network: a sequence of what `as_layer` takes, in which there may be others; or a Sequential.
+
+    Raises:
+      TypeError: none of these.
+    """
+    if isinstance(network, nn.Sequential) or is_nnx(network, "Sequential"):
+        network = network.layers
+    if not isinstance(network, Iterable) or isinstance(network, str | Mapping):
+        raise TypeError(
+            f"the network is a {type(network).__name__}, which cannot be cut; write its layers as a list, in order: "
+            "Flax modules or functions, each of which takes what the one before it gives"
+        )
+    found: list[Layer] = []
+    for item in network:
+        found.extend(as_layers(item) if isinstance(item, list | tuple) else (as_layer(item),))
+    return tuple(found)
 
 
 def as_layer(item: Any) -> Layer:
@@ -59,8 +83,13 @@ def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
     """Stages from stages, layers or Flax modules, in order; what is not a stage yet becomes one of a single layer.
 
     Raises:
-      ValueError: stages whose layer indices do not follow one another.
+      ValueError: what is no sequence, or stages whose layer indices do not follow one another.
     """
+    if not isinstance(stages, Iterable) or isinstance(stages, nn.Module | str):
+        raise ValueError(
+            f"stages is a {type(stages).__name__}; write jaxdecouple.partition(layers, num_stages), or a list of "
+            "modules, one for each stage"
+        )
     result: list[Stage] = []
     for item in stages:
         first = result[-1].first + result[-1].num_layers if result else 0
@@ -92,6 +121,9 @@ def from_linen(module: nn.Module) -> Layer:
     collection is trained; every other collection is model state, updated in training. Every random stream the module
     asks for (``dropout``, ...) is derived from the layer's key. Modules that are equal but for their names are
     identical layers.
+
+    A switch that the module was constructed with stays as it is: so statistics are frozen. Modules within that need a
+    switch and have got none, such as an ``nn.Dropout`` in an ``nn.Sequential``, get it too.
     """
     identity = module.clone(name=None) if _hashable(module) else None
 
@@ -104,12 +136,14 @@ def from_linen(module: nn.Module) -> Layer:
 
     def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
         variables = {"params": params, **model_state}
-        y, updated = module.apply(
-            variables, x, rngs=_streams(key), mutable=list(model_state) if train else [], **_switch(module, train)
-        )
+        arguments, keywords = _switches(module, train)
+        with nn.intercept_methods(functools.partial(_switch_within, train)):
+            y, updated = module.apply(
+                variables, x, *arguments, rngs=_streams(key), mutable=list(model_state) if train else [], **keywords
+            )
         return y, {**model_state, **updated}
 
-    return Layer(init, apply, module.name or type(module).__name__, identity)
+    return Layer(init, apply, module.name or type(module).__name__, identity, module)
 
 
 def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
@@ -118,15 +152,22 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
     A module object keeps the parameters it was built with, whatever key a pipeline is initialised from; a function
     is called with ``nnx.Rngs`` made from the layer's key, so that the key decides. ``nnx.Param`` is trained; other
     variables are model state. The module's random streams are re-seeded from the layer's key for every batch.
-    Training is switched with ``module.train()`` and ``module.eval()``, and by the arguments that `from_linen` names.
+    Training is switched with ``module.train()`` and ``module.eval()``, and by the arguments that `from_linen` names;
+    what is built, or given, with ``use_running_average=True`` or ``deterministic=True`` keeps it in training, too. So
+    statistics are frozen; and a module that was switched with ``module.eval()`` before is to be switched back.
     """
     from flax import nnx
 
     build = module if not isinstance(module, nnx.Module) else lambda rngs: nnx.clone(module)
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    given = [(node, {name: getattr(node, name, None) for name in _FROZEN}) for _, node in nnx.iter_graph(abstract)]
     abstract.eval()
     graphs = {False: nnx.split(abstract)[0]}
     abstract.train()
+    for node, switches in given:
+        for name, value in switches.items():
+            if value is True:
+                setattr(node, name, True)
     graphs[True], _, streams, _ = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
 
     def init(key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
@@ -137,18 +178,21 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
     def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
         state = nnx.merge_state(_seed(streams, key), _fill(abstract, nnx.Param, params))
         built = nnx.merge(graphs[train], state, _fill(abstract, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)), model_state))
-        y = built(x, **_switch(abstract, train))
+        arguments, keywords = _switches(abstract, train)
+        y = built(x, *arguments, **keywords)
         updated = nnx.split(built, nnx.Param, nnx.RngState, ...)[3]
         return y, nnx.to_pure_dict(cast(nnx.State, updated))
 
-    return Layer(init, apply, type(abstract).__name__)
+    return Layer(init, apply, type(abstract).__name__, module=module if isinstance(module, nnx.Module) else None)
 
 
 def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Array) -> PyTree:
     # Compiled for each layer alone, not for a stage: the same layer gets bit-identical parameters wherever the
     # network is cut, and identical layers are compiled once.
     x = jax.tree.unflatten(structure, [jnp.zeros(shape, dtype) for shape, dtype in signature])
-    return module.init({**_streams(key), "params": key}, x, **_switch(module, train=True))
+    arguments, keywords = _switches(module, train=True)
+    with nn.intercept_methods(functools.partial(_switch_within, True)):
+        return module.init({**_streams(key), "params": key}, x, *arguments, **keywords)
 
 
 # Normally distributed numbers take XLA's CPU compiler seconds, for every kind of layer, unless it optimises little.
@@ -171,11 +215,63 @@ def _streams(key: jax.Array) -> dict[str, jax.Array]:
     return {name: jax.random.fold_in(key, index) for index, name in enumerate(names)}
 
 
-def _switch(module: nn.Module | nnx.Module, train: bool) -> dict[str, Any]:
-    arguments = inspect.signature(type(module).__call__).parameters
-    # A switch that the module was constructed with stays as it is.
-    given = {name for name in _TRAIN_ARGUMENTS if isinstance(getattr(module, name, None), bool)}
-    return {name: train == value for name, value in _TRAIN_ARGUMENTS.items() if name in arguments and name not in given}
+def _switches(module: Any, train: bool, count: int = 1) -> tuple[list[Any], dict[str, Any]]:
+    """The training switches to call a module with after its first ``count`` arguments."""
+    if isinstance(module, nn.Module) or is_nnx(module):
+        wanted, left = {}, list(_parameters(type(module)).values())[1 + count :]
+        for parameter in left:
+            # A switch that the module was constructed with stays as it is.
+            if parameter.name in _TRAIN_ARGUMENTS and not isinstance(getattr(module, parameter.name, None), bool):
+                wanted[parameter.name] = train == _TRAIN_ARGUMENTS[parameter.name]
+        return _placed(wanted, left)
+    return [], {}  # a function
+
+
+def _placed(wanted: Mapping[str, bool], left: Sequence[inspect.Parameter]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments: by position as long as those before are, as ``nn.remat`` wants static ones, and by name."""
+    positional: list[Any] = []
+    for parameter in left:
+        if parameter.name not in wanted or parameter.kind is parameter.KEYWORD_ONLY:
+            break
+        positional.append(wanted[parameter.name])
+    placed = {parameter.name for parameter in left[: len(positional)]}
+    return positional, {name: value for name, value in wanted.items() if name not in placed}
+
+
+def _switch_within(train: bool, call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+    """Calls a method of a linen module with the training switches that it needs and was not given."""
+    module = context.module
+    if context.method_name != "__call__":
+        return call(*args, **kwargs)
+    if type(module) is nn.Sequential and module.layers:
+        return _in_sequence(module.layers, train, args, kwargs)
+    wanted, left = {}, list(_parameters(type(module)).values())[1 + len(args) :]
+    for parameter in left:
+        name = parameter.name
+        if name not in _TRAIN_ARGUMENTS or name in kwargs or isinstance(getattr(module, name, None), bool):
+            continue
+        # Who calls a module may rely on its defaults, but where a module of Flax has `None` it would fail.
+        if parameter.default is parameter.empty or (parameter.default is None and hasattr(module, name)):
+            wanted[name] = train == _TRAIN_ARGUMENTS[name]
+    positional, named = _placed(wanted, left)
+    return call(*args, *positional, **kwargs, **named)
+
+
+def _in_sequence(layers: Sequence[Callable], train: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """What ``nn.Sequential`` does, which passes no switch on to its layers but the first; here each gets its own."""
+    for layer in layers:
+        positional, named = _switches(layer, train, len(args)) if not kwargs else ([], {})
+        outputs = layer(*args, *positional, **kwargs, **named)
+        args, kwargs = (outputs if isinstance(outputs, tuple) else (outputs,)), {}
+        if isinstance(outputs, dict):
+            args, kwargs = (), outputs
+    return outputs
+
+
+@functools.cache
+def _parameters(module: type) -> Mapping[str, inspect.Parameter]:
+    """Of a module's ``__call__``, the first of which is the module, and the second its input."""
+    return inspect.signature(module.__call__).parameters
 
 
 def _seed(streams: nnx.State, key: jax.Array) -> nnx.State:

@@ -29,4 +29,4 @@ def shared(item: Any, **parameters: str) -> Layer:
     if twice := set(found) & dict(layer.shares).keys():
         raise ValueError(f"{layer.name} shares {', '.join(sorted(twice))} already; write another name")
     # In a loop over identical layers, no parameter could be another's.
-    return dataclasses.replace(layer, identity=None, shares=(*layer.shares, *found.items()))
+    return dataclasses.replace(layer, identity=None, module=None, shares=(*layer.shares, *found.items()))

@@ -7,6 +7,7 @@ that it can be cut anywhere. It computes what its layers compute, from the same 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -116,9 +117,11 @@ def stack_layers(
     if shortest < 2:
         raise ValueError(f"shortest is {shortest}; write how many identical layers make a stack, at least 2")
     x, kinds = shape_of(x), []
+    listed = collections.Counter(id(layer.module) for layer in layers if layer.module is not None)
     for shapes in walk(layers, x, first=first):
         identity, x = shapes.layer.identity, shapes.y
         repeatable = identity is not None and signature_of(shapes.x) == signature_of(x)
+        repeatable = repeatable and listed[id(shapes.layer.module)] < 2  # else it is one layer, several times
         kinds.append(identity if repeatable else object())  # an object of its own: like no other
     result: list[Layer | LayerStack] = []
     for _, group in itertools.groupby(zip(kinds, layers, strict=True), key=lambda pair: pair[0]):

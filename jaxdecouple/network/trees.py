@@ -30,6 +30,11 @@ def signature_of(tree: PyTree) -> Signature:
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+def count_examples(tree: PyTree) -> int:
+    """The length of the first axis that there is; 0 without any."""
+    return next((leaf.shape[0] for leaf in jax.tree.leaves(tree) if np.ndim(leaf)), 0)
+
+
 def describe(tree: PyTree) -> str:
     """Shapes and dtypes of a tree, for messages: ``float32[128, 32, 32, 3]``."""
     return ", ".join(f"{_dtype(leaf)}{list(np.shape(leaf))}" for leaf in jax.tree.leaves(tree)) or "nothing"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxdecouple.network.adapters import as_layer
+from jaxdecouple.network.adapters import as_layers
 from jaxdecouple.network.layer import Layer, once_per_kind, walk
 from jaxdecouple.network.stack import stack_layers
 from jaxdecouple.network.stage import Stage
@@ -23,7 +23,7 @@ Costs = Sequence[float] | Profile | Literal["flops", "params"]
 
 
 def partition(
-    layers: Sequence[Any],
+    layers: Any,
     num_stages: int | None = None,
     *,
     sample: PyTree | None = None,
@@ -39,7 +39,8 @@ def partition(
     in a row become one loop (`stack_layers`), after the cut, which may go anywhere.
 
     Args:
-      layers: Flax modules, functions or `Layer` objects, in order.
+      layers: Flax modules, functions or `Layer` objects, in order; lists of such among them; or, instead, an
+        ``nn.Sequential`` or ``nnx.Sequential`` of them.
       num_stages: K; may be left out when ``boundaries`` are given.
       sample: an input of the network, [B, ...]; only shapes and dtypes matter. With it, layers that do not fit
         together are found here.
@@ -51,21 +52,22 @@ def partition(
       weights: the policy of the schedule to come. Where the forward is redone, every stage but the last pays it twice
         (of costs other than a profile, a third is taken to be the forward).
       scan: whether many identical layers in a row become one loop, whose parameters are stacked along a new first
-        axis. Without, an optimizer that looks at each parameter as a whole sees each layer's, and compilation takes
-        longer.
+        axis. The optimizer sees each layer's in any case. Without, compilation takes longer.
 
     Raises:
       ValueError: more stages than layers, boundaries out of range or order, wrong costs, a profile of another model,
         layers that do not fit.
     """
-    layers = tuple(as_layer(layer) for layer in layers)
+    layers = as_layers(layers)
     known = _known(layers, sample, costs)
     if boundaries is not None:
         boundaries = _check_boundaries(tuple(map(as_integer, boundaries)), len(layers), num_stages)
     elif num_stages is None:
         raise ValueError("partition needs num_stages, or boundaries")
     elif not 1 <= num_stages <= len(layers):
-        raise ValueError(f"num_stages is {num_stages}; the network has {len(layers)} layers: write 1..{len(layers)}")
+        raise ValueError(
+            f"num_stages is {num_stages}; the network has {len(layers)} layers: write 1..{len(layers)}" + _hint(layers)
+        )
     else:
         boundaries = known.cut(num_stages, redoes_forward(weights))
     starts = (0, *boundaries, len(layers))
@@ -209,6 +211,14 @@ def parameters(layers: Sequence[Layer], sample: PyTree) -> list[float]:
       ValueError: a layer cannot take what the layer before it puts out.
     """
     return [float(sum(leaf.size for leaf in jax.tree.leaves(each.params))) for each in walk(layers, sample)]
+
+
+def _hint(layers: Sequence[Layer]) -> str:
+    """How there could be more layers."""
+    for index, layer in enumerate(layers):
+        if hasattr(layer.module, "layers"):
+            return f", or list the layers of layer {index} ({layer.name}) one by one: [..., *sequential.layers, ...]"
+    return ""
 
 
 def _check_boundaries(boundaries: tuple[int, ...], num_layers: int, num_stages: int | None) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdecouple.engine.inner_program import InnerProgram
-from jaxdecouple.network.adapters import as_layer
+from jaxdecouple.network.adapters import as_layers
 from jaxdecouple.network.layer import Layer, LayerShapes, blaming, once_per_kind, walk
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, describe, shape_of, signature_of
@@ -74,7 +74,7 @@ class Profile:
         Raises:
           ValueError: layers, ``sample`` or ``device`` are not those of the profile.
         """
-        layers = tuple(as_layer(layer) for layer in layers)
+        layers = as_layers(layers)
         names = tuple(layer.name for layer in layers)
         if names != self.names:
             raise ValueError(
@@ -132,7 +132,7 @@ def profile(
     Raises:
       ValueError: repeats below 1, no layers, or a layer that cannot take what the layer before it puts out.
     """
-    layers = tuple(as_layer(layer) for layer in layers)
+    layers = as_layers(layers)
     if not layers or repeats < 1:
         raise ValueError(
             f"got {len(layers)} layers and repeats {repeats}; write at least one layer, and repeats of at least 1"

@@ -198,7 +198,8 @@ class Scale(nn.Module):
 
 def lengths(layers, x, shortest=2):
     """How many layers each part stands for."""
-    return [part.count for part in stack_layers(list(map(jd.as_layer, layers)), x, shortest=shortest)[0]]
+    apart = [layer.clone() if isinstance(layer, nn.Module) else layer for layer in layers]  # each a module of its own
+    return [part.count for part in stack_layers(list(map(jd.as_layer, apart)), x, shortest=shortest)[0]]
 
 
 @pytest.mark.core
@@ -223,7 +224,7 @@ def test_the_shortest_stack_has_as_many_layers_as_asked():
     x, layers = np.ones((2, 4), np.float32), [Scale()] * 3 + [Scale(3.0)] * 4
     assert [lengths(layers, x, shortest) for shortest in (3, 4, 5)] == [[3, 4], [1, 1, 1, 4], [1] * 7]
     assert lengths([Scale()] * SHORTEST, x, SHORTEST) == [SHORTEST]
-    layers, x = stack_layers([jd.as_layer(Scale())] * SHORTEST, x)
+    layers, x = stack_layers([jd.as_layer(Scale()) for _ in range(SHORTEST)], x)
     assert isinstance(layers[0], LayerStack) and x.shape == (2, 4)
     with pytest.raises(ValueError, match="shortest is 1; write"):
         stack_layers([jd.as_layer(Scale())], x, shortest=1)

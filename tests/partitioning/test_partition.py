@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxdecouple as jd
 from jaxdecouple.partitioning.partition import balance, flops
@@ -250,3 +251,16 @@ def test_long_runs_become_loops_unless_told_otherwise():
     plain = jd.partition(layers, boundaries=(33,), sample=x, scan=False)
     assert [len(stage.layers) for stage in plain] == [33, 37]
     assert [len(stage.layers) for stage in jd.partition(layers, boundaries=(33,))] == [33, 37]  # shapes are not known
+
+
+def test_a_sequential_or_lists_of_layers_are_cut_like_their_layers():
+    x = np.ones((2, 4), np.float32)
+    linen = [nn.Dense(4), nn.relu, nn.Dense(4), nn.relu, nn.Dense(3)]
+    both = [nnx.Linear(4, 4, rngs=nnx.Rngs(0)), jax.nn.relu, nnx.Linear(4, 3, rngs=nnx.Rngs(1))]
+    for network, count in (
+        (nn.Sequential(linen), 5),
+        ([linen[:2], [linen[2], linen[3:]]], 5),
+        (nnx.Sequential(*both), 3),
+    ):
+        first, last = jd.partition(network, 2, sample=x)
+        assert (first.num_layers + last.num_layers, last.first) == (count, first.num_layers)
