@@ -122,7 +122,7 @@ def _advice(name: str, pipeline: Pipeline) -> str:
     part = name.split(".")[2].split("[")[0]
     if part in ("params", "model_state", "key"):
         return "build the model, and cut it, as it was when it was saved"
-    if part == "opt_state":
+    if part in ("opt_state", "share"):
         return "write the optimizer that it was trained with, accumulation included"
     if part == "auxiliary":
         return "stages learn locally in one and not in the other, or from other auxiliary networks"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdecouple.checkpoints.files import Arrays
+from jaxdecouple.engine.checks import check_usable
 from jaxdecouple.engine.packing import Packed
 from jaxdecouple.engine.state import State
 from jaxdecouple.network.trees import PyTree
@@ -119,7 +120,12 @@ class Snapshot:
 
 
 def take(state: State) -> Snapshot:
-    """Dispatches the copying of a state's arrays, of this process's stages, and returns at once."""
+    """Dispatches the copying of a state's arrays, of this process's stages, and returns at once.
+
+    Raises:
+      ValueError: the state was given to `step` or `flush` before, which reused its memory.
+    """
+    check_usable(state)
     places: dict[str, Place] = {}
     copies = []
     for k, groups in enumerate(_groups(state)):

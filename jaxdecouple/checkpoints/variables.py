@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from flax import serialization
 
+from jaxdecouple.engine.checks import check_usable
 from jaxdecouple.engine.pipeline import Pipeline
 from jaxdecouple.engine.state import State
 from jaxdecouple.errors import CheckpointError
@@ -39,8 +40,9 @@ def export_variables(pipeline: Pipeline, state: State) -> Variables:
       holds them takes the collection's place.
 
     Raises:
-      ValueError: batches are in flight, whose gradients would be lost.
+      ValueError: batches are in flight, whose gradients would be lost; or the state was given to `step` or `flush`.
     """
+    check_usable(state)
     waiting = sorted({n for flight in state.in_flight for queue in vars(flight).values() for n in queue})
     if waiting:
         raise ValueError(

@@ -2,70 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import dataclasses
+import weakref
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
+from jaxdecouple import schedules
 from jaxdecouple.engine.loss_program import LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy, token_cross_entropy
-from jaxdecouple.engine.state import State
-from jaxdecouple.network.trees import PyTree, describe, shape_of
+from jaxdecouple.engine.state import StageState, State
+from jaxdecouple.errors import did_you_mean
+from jaxdecouple.network.trees import PyTree, Signature, count_examples, describe, shape_of, signature_of
+from jaxdecouple.schedules import Schedule
 
 
 class Expected:
-    """Shapes of the inputs and logits of a run, to hold every batch against.
+    """What a run expects of a batch.
 
     Attributes:
-      inputs, logits: shapes and dtypes, [B, ...].
+      inputs, logits: shapes and dtypes of the inputs that the run began with, and of the outputs for them.
     """
 
-    def __init__(self, inputs: PyTree, logits: PyTree, program: LossProgram):
-        self.inputs = inputs
-        self.logits = logits
-        self._program = program
+    def __init__(
+        self,
+        inputs: PyTree,
+        logits: PyTree | None,
+        stages: Sequence[StageState],
+        programs: Sequence[Any],
+        loss_program: LossProgram | None,
+    ):
+        """Expects batches like ``inputs``.
+
+        Args:
+          inputs: arrays or shapes, [B, ...].
+          logits: shapes of the outputs for them, if they are known.
+          stages, programs: of the network.
+          loss_program: of the last stage; ``None`` if another process has that, and the targets.
+        """
+        self.inputs = shape_of(inputs)
+        self._stages = shape_of(stages)  # the arrays will be given up
+        self._programs = programs
+        self._program = loss_program
         self._accepted: set[Hashable] = set()
+        # Outputs, by inputs.
+        self._known: dict[Signature, PyTree] = {} if logits is None else {signature_of(self.inputs): shape_of(logits)}
+        self.logits = self._outputs_of(self.inputs)
 
     def check(self, inputs: PyTree, targets: PyTree, n: int) -> None:
-        """Refuses batch ``n``, if it is another kind of batch, or has labels of no class. Shapes are looked at once.
+        """Refuses batch ``n``, if the network cannot take it, or it has labels of no class. Shapes are looked at once.
 
         Raises:
-          ValueError: inputs of other shapes or dtypes than at the beginning, but for the number of examples; targets
-            of another number of examples, or that the loss cannot take; labels outside of the classes.
+          ValueError: inputs of another structure, number of axes or dtypes than at the beginning, or of a shape that a
+            layer cannot take; targets that the loss cannot take; nothing in them; labels outside of the classes.
         """
         leaves, structure = jax.tree.flatten((inputs, targets))
         kind = structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
         if kind not in self._accepted:
-            self._check_shapes(inputs, targets, n)
-            if targets is not None:  # another process has them
-                self._program.check(self.logits, shape_of(targets))
+            if any(0 in np.shape(leaf) for leaf in leaves):
+                raise ValueError(
+                    f"batch {n} has inputs {describe(inputs)} and targets {describe(targets)}; write at least 1 example"
+                )
+            x = shape_of(inputs)
+            given = f"batch {n} has inputs {describe(x)}, but this run was initialised with {describe(self.inputs)}"
+            if _kind_of(x) != _kind_of(self.inputs):
+                raise ValueError(f"{given}; write inputs of the same structure, dtypes and numbers of axes")
+            try:
+                logits = self._outputs_of(x)
+            except Exception as error:
+                raise ValueError(f"{given}, and a layer cannot take them: {error}") from error
+            if self._program is not None:
+                self._program.check(logits, shape_of(targets))
             self._accepted.add(kind)
         # Only labels still on the host are looked at: reading a device array would wait for it.
-        if self._program.loss in (softmax_cross_entropy, token_cross_entropy) and isinstance(targets, np.ndarray):
+        known = self._program is not None and self._program.loss in (softmax_cross_entropy, token_cross_entropy)
+        if known and isinstance(targets, np.ndarray):
             self._check_labels(targets, n)
 
     def inputs_for(self, targets: PyTree) -> PyTree:
         """The shapes of a batch's inputs, from its targets if they are known, else as at the beginning."""
-        leaves = jax.tree.leaves(targets)
-        if not leaves:
+        size = count_examples(targets)
+        if not size:
             return self.inputs
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((np.shape(leaves[0])[0], *leaf.shape[1:]), leaf.dtype), self.inputs
-        )
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.inputs)
 
-    def _check_shapes(self, inputs: PyTree, targets: PyTree, n: int) -> None:
-        if _per_example(shape_of(inputs)) != _per_example(self.inputs):
-            raise ValueError(
-                f"batch {n} has inputs {describe(shape_of(inputs))}, but this run was initialised with "
-                f"{describe(self.inputs)}; only the first axis, the number of examples, may change"
-            )
-        sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves((inputs, targets))}
-        if len(sizes) != 1 or sizes == {0}:
-            raise ValueError(
-                f"batch {n} has inputs {describe(inputs)} and targets {describe(targets)}; "
-                "all must have the same number of examples, at least 1, as their first axis"
-            )
+    def _outputs_of(self, x: PyTree) -> PyTree:
+        signature = signature_of(x)
+        if signature not in self._known:
+            for stage, program in zip(self._stages, self._programs, strict=True):
+                x = program.output_shape(stage, x)
+            self._known[signature] = x
+        return self._known[signature]
 
     def _check_labels(self, targets: np.ndarray, n: int) -> None:
         if not hasattr(self.logits, "shape") or not np.issubdtype(targets.dtype, np.integer):
@@ -79,22 +109,114 @@ class Expected:
             )
 
 
-def check_usable(state: State) -> None:
+def check_key(key: Any) -> jax.Array:
+    """A random key, of the newer kind.
+
+    Raises:
+      ValueError: it is none.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (np.ndim(key) or jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)):
+        shown = key if isinstance(key, int | np.integer) else 0
+        raise ValueError(f"the key is {key!r}; write init(jax.random.key({shown}), x)")
+    return key if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
+def check_schedule(schedule: Any, num_stages: int) -> None:
+    """Refuses what is no schedule, or one for another number of stages.
+
+    Raises:
+      ValueError: ``schedule`` is a name, a preset that was not called or something else, or for other than
+        ``num_stages`` stages.
+    """
+    if not isinstance(schedule, Schedule):
+        name = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "fdg")
+        known = [preset for preset in schedules.__all__ if preset.islower()]
+        hint = "" if name in known else did_you_mean(name, known)
+        name = name if name in known else "fdg"
+        raise ValueError(f"the schedule is {schedule!r}; {hint}write jaxdecouple.schedules.{name}({num_stages})")
+    if num_stages != schedule.num_stages:
+        raise ValueError(
+            f"got {num_stages} stages, but the schedule {schedule.name!r} is for {schedule.num_stages}; "
+            "cut the network into as many stages as the schedule has"
+        )
+
+
+def check_pair(batch: Any, call: str) -> tuple[PyTree, PyTree]:
+    """Inputs and targets of a batch.
+
+    Raises:
+      ValueError: it is no pair.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ValueError(f"a batch is a pair, but got {type(batch).__name__}; write {call}")
+    return batch[0], batch[1]
+
+
+def check_usable(state: State, thoroughly: bool = True) -> None:
     """Refuses a state whose memory has been reused.
+
+    Args:
+      state: to be looked at.
+      thoroughly: whether to look at all of its arrays, and not only at some that every step reuses.
 
     Raises:
       ValueError: the state was given to `step` or `flush` before.
     """
+    arrays: list[Any] = []
     for stage in state.stages:
-        for packed in (stage.packed_opt_state, stage.packed_params):
-            # All arrays of a part are given up together.
-            if packed.arrays and isinstance(packed.arrays[0], jax.Array) and packed.arrays[0].is_deleted():
-                raise ValueError(
-                    "this state was given to step or flush before, which reused its memory; go on with the state that "
-                    "they returned, or build the pipeline with donate=False to keep old states usable"
-                )
+        # All arrays of a part are given up together.
+        arrays += [*stage.packed_opt_state.arrays[:1], *stage.packed_params.arrays[:1]]
+    if thoroughly:
+        arrays = jax.tree.leaves((state.stages, state.in_flight))
+    if any(isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted() for array in arrays):
+        raise ValueError(
+            "this state was given to step or flush before, which reused its memory; go on with the state that they "
+            "returned. To keep one for later, such as the best so far, write best = state.copy(), or build the "
+            "pipeline with donate=False"
+        )
 
 
-def _per_example(tree: PyTree) -> Any:
+class Custody:
+    """Knows the state that was given out last; one that comes from elsewhere is looked at closely."""
+
+    def __init__(self) -> None:
+        self._newest: weakref.ref[State] | None = None
+
+    def give(self, state: State) -> State:
+        """Gives a state out."""
+        self._newest = weakref.ref(state)
+        return state
+
+    def take(self, state: State) -> State:
+        """The state, to be used up.
+
+        Raises:
+          ValueError: as of `check_usable`.
+        """
+        known = self._newest is not None and self._newest() is state
+        check_usable(state, thoroughly=not known)
+        return state if known else _without_repetitions(state)
+
+
+def _without_repetitions(state: State) -> State:
+    """The state, with a copy of each array that its stages own more than once: both places would be donated."""
+    known: set[int] = set()
+
+    def own(array: Any) -> Any:
+        if id(array) in known:
+            return jax.numpy.copy(array)
+        known.add(id(array))
+        return array
+
+    stages = []
+    for stage in state.stages:
+        parts = {"packed_params": stage.packed_params, "packed_opt_state": stage.packed_opt_state}
+        parts["auxiliary"] = stage.auxiliary
+        stages.append(dataclasses.replace(stage, **jax.tree.map(own, parts)))
+    return state.replace(stages=tuple(stages))
+
+
+def _kind_of(tree: PyTree) -> Any:
     leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+    return structure, [(len(leaf.shape), leaf.dtype) for leaf in leaves]

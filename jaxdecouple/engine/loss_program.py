@@ -40,8 +40,6 @@ class LossProgram(StageProgram):
         Raises:
           ValueError: one fails for such logits and targets, or what the loss returns is no scalar of a floating type.
         """
-        examples = jax.tree.leaves(targets)[0].shape[:1]
-        logits = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(examples + leaf.shape[1:], leaf.dtype), logits)
         try:
             loss = jax.eval_shape(self.loss, logits, targets)
         except Exception as error:

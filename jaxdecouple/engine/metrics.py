@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdecouple.engine.losses import label_hits, predicts_labels, token_losses
-from jaxdecouple.network.trees import PyTree, describe
+from jaxdecouple.network.trees import PyTree, count_examples, describe
 
 MetricFunction = Callable[[PyTree, PyTree], Any]
 Sums = tuple[jax.Array, jax.Array]  # total, count
@@ -45,7 +45,7 @@ class Metric:
             total, count = found
             return jnp.asarray(total), jnp.asarray(count)
         found = jnp.asarray(found)
-        examples = jax.tree.leaves(targets)[0].shape[0]
+        examples = count_examples(targets) or count_examples(outputs) or 1
         return found * examples, jnp.asarray(examples)
 
     def value(self, sums: Sums) -> jax.Array:

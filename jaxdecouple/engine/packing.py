@@ -125,7 +125,7 @@ class Packed:
 
 
 def pack(tree: PyTree) -> Packed:
-    """``tree``, packed: within a compiled function, part of it; outside, the result of one."""
+    """``tree``, packed: within a compiled function, part of it; outside, the result of one, which is a copy."""
     leaves = jax.tree.leaves(tree)
     if not leaves or any(isinstance(leaf, Tracer) for leaf in leaves):
         return _pack(tree)
@@ -167,5 +167,6 @@ def _layout(structure: Any, places: tuple[Place, ...]) -> Layout:
     return _layouts.setdefault((structure, places), Layout(structure, places))
 
 
-_compiled_pack = jax.jit(_pack)
+# What it gives shares no memory with what it is given: that is the user's, and this may be donated.
+_compiled_pack = jax.jit(lambda tree: _pack(jax.tree.map(jnp.copy, tree)))
 _unpack = jax.jit(lambda packed: packed.layout.unpack(packed.arrays))

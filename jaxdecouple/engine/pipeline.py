@@ -18,7 +18,14 @@ import jax
 import numpy as np
 import optax
 
-from jaxdecouple.engine.checks import Expected, check_usable
+from jaxdecouple.engine.checks import (
+    Custody,
+    Expected,
+    check_key,
+    check_pair,
+    check_schedule,
+    check_usable,
+)
 from jaxdecouple.engine.evaluation import Evaluation, evaluation_of
 from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
@@ -32,11 +39,12 @@ from jaxdecouple.engine.programs import check_fit, programs_for
 from jaxdecouple.engine.remote_program import RemoteProgram
 from jaxdecouple.engine.shapes import shapes_in_flight, stage_shapes
 from jaxdecouple.engine.shares import with_shares
-from jaxdecouple.engine.state import InFlight, Metrics, State
+from jaxdecouple.engine.state import InFlight, Metrics, StageState, State
 from jaxdecouple.engine.ties import ties_of, with_ties
 from jaxdecouple.engine.workspace import Observer, Workspace, feed
 from jaxdecouple.network.adapters import as_stages
-from jaxdecouple.network.trees import PyTree, shape_of
+from jaxdecouple.network.repeats import check_repeats
+from jaxdecouple.network.trees import PyTree, count_examples, shape_of
 from jaxdecouple.planning import least_run_ahead
 from jaxdecouple.schedules import Schedule, Weights, validate
 from jaxdecouple.transforms import StageOptimizer, Statistics
@@ -139,12 +147,7 @@ class Pipeline:
         return other
 
     def _follow(self, schedule: Schedule, weights: Weights | None, run_ahead: int | None) -> None:
-        num_stages = len(self.stages)
-        if num_stages != schedule.num_stages:
-            raise ValueError(
-                f"got {num_stages} stages, but the schedule {schedule.name!r} is for {schedule.num_stages}; "
-                "cut the network into as many stages as the schedule has"
-            )
+        check_schedule(schedule, len(self.stages))
         if run_ahead is not None and run_ahead < 1:
             raise ValueError(f"run_ahead is {run_ahead}; write how many ticks the host may be ahead, at least 1")
         self.schedule = schedule.with_weights(weights)
@@ -158,6 +161,7 @@ class Pipeline:
         self._dispatcher = Dispatcher(self._acting, self.placement, self.schedule, self.ties)
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: Expected | None = None
+        self._custody = Custody()
 
     @property
     def loss_program(self) -> LossProgram:
@@ -178,28 +182,24 @@ class Pipeline:
           ValueError: a layer cannot take what the one before it puts out, or an auxiliary network the output of its
             stage, or its own output has another shape than it should; or groups of devices do not divide the batch.
         """
-        x = shape_of(x)
+        key, x = check_key(key), shape_of(x)
         self.placement.check_batch(x)
         targets = shape_of(_labels_for(x) if targets is None else targets)
-        if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.wrap_key_data(key)
         stages, shapes = [], x
         for k, program in enumerate(self._acting):
             stage = program.init(self.placement.put(key, k), shapes, targets)
             stages.append(self.placement.own(stage, k))
             shapes = program.output_shape(stages[-1], shapes)
         self._check_auxiliary(shapes)
-        self._expected = Expected(x, shapes, self.loss_program)
+        check_repeats(self.stages, [shape_of(stage.packed_params).tree for stage in stages])
+        self._expected = self._expecting(x, shapes, stages)
         stages = with_ties(stages, self._tied, self.ties, self.placement)
         stages = with_shares(stages, self.programs, self.placement, alone=self.schedule.is_local)
         return State(stages=stages, in_flight=tuple(InFlight() for _ in stages))
 
     def expect(self, state: State, x: PyTree) -> None:
         """Takes note, as `init` does, of what inputs look like, for a state that was not made by this pipeline."""
-        x = logits = shape_of(x)
-        for stage, program in zip(state.stages, self._acting, strict=True):
-            logits = program.output_shape(stage, logits)
-        self._expected = Expected(x, logits, self.loss_program)
+        self._expected = self._expecting(x, None, state.stages)
 
     def step(
         self, state: State, batch: tuple[PyTree, PyTree], *, observer: Observer | None = None
@@ -217,14 +217,14 @@ class Pipeline:
         Raises:
           ValueError: the batch has another shape or dtype than the run, or a label outside the classes.
         """
-        check_usable(state)
+        state = self._custody.take(state)
         inputs, targets = self._check(state, batch)
         self._bound_run_ahead()
         tick = int(state.tick)
         work, first = Workspace(state, observer), int(state.first)
         feed(work, self.placement, self.schedule, tick, inputs, targets)
         metrics = self._dispatch(work, tick, first, tick + 1)
-        return work.freeze(tick=tick + 1, first=first), metrics
+        return self._custody.give(work.freeze(tick=tick + 1, first=first)), metrics
 
     def flush(
         self,
@@ -243,7 +243,7 @@ class Pipeline:
             Should it raise, the state is lost: its arrays were reused (see ``donate``).
           observer: as of `step`.
         """
-        check_usable(state)
+        state = self._custody.take(state)
         first, stop = int(state.first), int(state.tick)
         for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
             work = Workspace(state, observer)
@@ -251,7 +251,7 @@ class Pipeline:
             state = work.freeze(tick=stop, first=first)
             if on_tick is not None:
                 on_tick(state, metrics)
-        return state.replace(first=stop)
+        return self._custody.give(state.replace(first=stop))
 
     def shapes(
         self,
@@ -276,6 +276,7 @@ class Pipeline:
         self.placement.check_batch(x)
         stages, logits = stage_shapes(self.programs, x, targets)
         self._check_auxiliary(logits)
+        check_repeats(self.stages, [stage.params for stage in stages])
         oldest = max(first, tick - self.schedule.drain)  # that can still be in flight
         recent = {n: fed.get(n, (x, targets)) for n in range(oldest, tick)}
         whole = with_shares(stages, self.programs, Nowhere(), alone=self.schedule.is_local)
@@ -284,6 +285,7 @@ class Pipeline:
 
     def predict(self, state: State, x: PyTree) -> PyTree:
         """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
+        check_usable(state, thoroughly=False)
         x = self.placement.put(x, 0)
         for k, program in enumerate(self._acting):
             if k:
@@ -297,10 +299,13 @@ class Pipeline:
         Raises:
           ValueError: there are no batches.
         """
+        if isinstance(batches, tuple | list) and any(hasattr(part, "shape") for part in batches):
+            raise ValueError("evaluate takes batches, but got arrays; write evaluate(state, [(inputs, targets)])")
         sizes, scores, marks, owned = [], [], [], self.placement.owns(self._last)
-        for inputs, targets in batches:
+        for batch in batches:
+            inputs, targets = check_pair(batch, "evaluate(state, [(inputs, targets), ...])")
             logits = self.predict(state, self._inputs(inputs, targets))
-            sizes.append(jax.tree.leaves(inputs if targets is None else targets)[0].shape[0])
+            sizes.append(count_examples(targets) or count_examples(inputs) or 1)
             if owned:
                 scores.append(self.loss_program.score(logits, self.placement.put(targets, self._last)))
             marks.append(scores[-1] if owned else self.placement.last_crossing())
@@ -355,6 +360,10 @@ class Pipeline:
             return inputs
         return self._expected.inputs_for(targets)
 
+    def _expecting(self, inputs: PyTree, logits: PyTree | None, stages: Sequence[StageState]) -> Expected:
+        loss_program = self.loss_program if self.placement.owns(self._last) else None
+        return Expected(inputs, logits, stages, self._acting, loss_program)
+
     def _check_auxiliary(self, logits: PyTree) -> None:
         for program in self.programs:
             if isinstance(program, LocalProgram):
@@ -380,9 +389,7 @@ class Pipeline:
             self._unfinished.popleft()
 
     def _check(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(f"a batch is a pair, but got {type(batch).__name__}; write step(state, (inputs, targets))")
-        inputs, targets = batch
+        inputs, targets = check_pair(batch, "step(state, (inputs, targets))")
         inputs = self._inputs(inputs, targets)
         if self._expected is None:
             self.expect(state, inputs)
@@ -392,4 +399,4 @@ class Pipeline:
 
 
 def _labels_for(x: PyTree) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jax.tree.leaves(x)[0].shape[:1], np.dtype(np.int32))
+    return jax.ShapeDtypeStruct((count_examples(x),), np.dtype(np.int32))

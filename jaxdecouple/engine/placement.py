@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 from jaxdecouple.engine.packing import LARGE
 from jaxdecouple.engine.processes import Groups, check_processes, default_devices
 from jaxdecouple.network.jax_internals import copy_to_device, put_on_device
-from jaxdecouple.network.trees import PyTree, shape_of
+from jaxdecouple.network.trees import PyTree, count_examples, shape_of
 
 Devices = Sequence[jax.Device] | Sequence[Sequence[jax.Device]] | Mesh
 Params = Literal["replicated", "sharded"]
@@ -75,7 +75,7 @@ class Placement:
         Raises:
           ValueError: they do not.
         """
-        size, examples = self.group_size, jax.tree.leaves(x)[0].shape[0]
+        size, examples = self.group_size, count_examples(x)
         if examples % size:
             raise ValueError(
                 f"batches have {examples} examples, which groups of {size} devices do not divide; write a multiple of "

@@ -139,6 +139,20 @@ class State(struct.PyTreeNode):
     tick: int = 0
     first: int = 0
 
+    def copy(self) -> State:
+        """A copy, where the state is, that no step touches: to keep the best so far, say."""
+        copies: dict[int, jax.Array] = {}  # what is one array stays one
+
+        def copied(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array):  # the shape of what another process has
+                return leaf
+            if id(leaf) not in copies:
+                copies[id(leaf)] = jax.numpy.copy(leaf)
+            return copies[id(leaf)]
+
+        stages, in_flight = jax.tree.map(copied, (self.stages, self.in_flight))
+        return self.replace(stages=stages, in_flight=in_flight)
+
 
 class Metrics(struct.PyTreeNode):
     """Of the batch that reached the loss in a tick; all ``None`` or empty while the pipeline fills.

@@ -39,6 +39,10 @@ def started(**arguments):
         (lambda: pipeline(optimizer=lambda stage, stages: None), "optimizer of stage 0 is a NoneType"),
         (lambda: pipeline(weights="stashed"), "'stashed'; write one of stash, remat, replay, latest"),
         (lambda: pipeline(run_ahead=0), "run_ahead is 0"),
+        (lambda: pipeline(2, "fdg"), r"the schedule is 'fdg'; write jaxdecouple.schedules.fdg\(2\)"),
+        (lambda: pipeline(2, "ddq"), r"the schedule is 'ddq'; did you mean 'ddg'\? write"),
+        (lambda: pipeline(2, schedules.adl), r"the schedule is <function adl .*; write jaxdecouple.schedules.adl\(2\)"),
+        (lambda: jd.partition([nn.Sequential([nn.relu])], 2), r"list the layers of layer 0 \(Sequential\)"),
         (lambda: jd.stagewise(optax.sgd(0.1), beta=0.0), r"beta is 0.0; write a shrinking factor in \(0, 1\]"),
         (lambda: jd.stagewise(optax.sgd(0.1), beta=1.5), "beta is 1.5"),
         (lambda: jd.stagewise(optax.sgd(0.1), accumulate=0), "accumulate is 0"),
@@ -56,11 +60,11 @@ def test_refused_before_training(build, says):
     [
         ((X[:, :3], Y), r"float32\[4, 3\], but this run was initialised with float32\[4, 5\]"),
         ((X.astype(np.int32), Y), r"int32\[4, 5\], but this run was initialised with float32\[4, 5\]"),
-        ((X, Y[:3]), "the same number of examples"),
+        ((X, Y[:3]), r"targets have shape \[3\] and logits \[4, 3\]; write integer labels \[4\]"),
         ((X[:0], Y[:0]), "at least 1"),
         ((X, Y + 3), "labels from 3 to 3, but the network has 3 outputs; write labels of 0..2"),
         ((X, Y - 1), "labels from -1 to -1"),
-        (X, "write step"),
+        (X, r"a batch is a pair, but got ndarray; write step\(state, \(inputs, targets\)\)"),
     ],
 )
 def test_a_batch_that_does_not_fit(batch, says):
@@ -121,7 +125,30 @@ def test_interrupting_the_wait_leaves_the_state_usable(monkeypatch):
     p.flush(state)
 
 
+def test_a_module_that_cannot_be_cut():
+    for network in (nn.Dense(3), "resnet20", nn.relu):
+        with pytest.raises(TypeError, match="which cannot be cut; write its layers as a list"):
+            jd.partition(network, 2)
+
+
+@pytest.mark.parametrize("key", [0, np.int32(3), None, 1.5])
+def test_a_key_that_is_none(key):
+    with pytest.raises(ValueError, match=rf"the key is .*; write init\(jax.random.key\({3 if key == 3 else 0}\), x\)"):
+        pipeline().init(key, X)
+
+
+@pytest.mark.parametrize("stages", [nn.Dense(3), nn.Sequential([nn.Dense(3), nn.Dense(3)]), "resnet20"])
+def test_stages_that_are_none(stages):
+    with pytest.raises(ValueError, match=r"stages is a .*; write jaxdecouple.partition\(layers, num_stages\)"):
+        jd.Pipeline(stages, schedules.fdg(2), optimizer=optax.sgd(0.1))
+
+
 def test_evaluate_without_batches():
     p, state = started()
+    for batches in ((X, Y), [X, Y]):
+        with pytest.raises(ValueError, match=r"evaluate takes batches, but got arrays; write evaluate\(state, \[\("):
+            p.evaluate(state, batches)
+    with pytest.raises(ValueError, match="a batch is a pair, but got ndarray"):
+        p.evaluate(state, iter([X]))
     with pytest.raises(ValueError, match="evaluate got no batches"):
         p.evaluate(state, [])
