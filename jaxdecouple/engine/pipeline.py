@@ -347,12 +347,12 @@ class Pipeline:
           ValueError: a size is below 1, or the sample larger than the batch; or the stages learn locally; or
             ``statistics`` is neither.
         """
-        check_usable(state)
+        state = self._custody.take(state)
         if self.ties:
             raise ValueError("gradient norms are not measured where stages share parameters; take jaxdecouple.lars")
         sample, chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
         stages = measured(self._acting, self.placement, self.schedule, state.stages, sample, chunk_size, statistics)
-        return state.replace(stages=stages)
+        return self._custody.give(state.replace(stages=stages))
 
     def _inputs(self, inputs: PyTree, targets: PyTree) -> PyTree:
         """Of a batch: where another process reads them, shapes will do, or, once those are known, ``None``."""

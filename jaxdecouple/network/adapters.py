@@ -143,7 +143,7 @@ def from_linen(module: nn.Module) -> Layer:
             )
         return y, {**model_state, **updated}
 
-    return Layer(init, apply, module.name or type(module).__name__, identity, module)
+    return Layer(init, apply, module.name or type(module).__name__, identity, module=module)
 
 
 def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
