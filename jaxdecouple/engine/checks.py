@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxdecouple import schedules
-from jaxdecouple.engine.loss_program import LossProgram
+from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy, token_cross_entropy
 from jaxdecouple.engine.state import StageState, State
 from jaxdecouple.errors import did_you_mean
@@ -78,9 +78,13 @@ class Expected:
                 self._program.check(logits, shape_of(targets))
             self._accepted.add(kind)
         # Only labels still on the host are looked at: reading a device array would wait for it.
-        known = self._program is not None and self._program.loss in (softmax_cross_entropy, token_cross_entropy)
-        if known and isinstance(targets, np.ndarray):
-            self._check_labels(targets, n)
+        loss = None if self._program is None else self._program.loss
+        if (
+            loss is not None
+            and loss in (softmax_cross_entropy, token_cross_entropy)
+            and isinstance(targets, np.ndarray)
+        ):
+            self._check_labels(loss, targets, n)
 
     def inputs_for(self, targets: PyTree) -> PyTree:
         """The shapes of a batch's inputs, from its targets if they are known, else as at the beginning."""
@@ -97,11 +101,11 @@ class Expected:
             self._known[signature] = x
         return self._known[signature]
 
-    def _check_labels(self, targets: np.ndarray, n: int) -> None:
+    def _check_labels(self, loss: Loss, targets: np.ndarray, n: int) -> None:
         if not hasattr(self.logits, "shape") or not np.issubdtype(targets.dtype, np.integer):
             return
         classes = self.logits.shape[-1]
-        least = 0 if self._program.loss is softmax_cross_entropy else targets.min()  # negative ones are left out
+        least = targets.min() if loss is token_cross_entropy else 0  # it leaves negative ones out
         if targets.ndim == self.logits.ndim - 1 and not least <= targets.min() <= targets.max() < classes:
             raise ValueError(
                 f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} "
@@ -211,9 +215,10 @@ def _without_repetitions(state: State) -> State:
 
     stages = []
     for stage in state.stages:
-        parts = {"packed_params": stage.packed_params, "packed_opt_state": stage.packed_opt_state}
-        parts["auxiliary"] = stage.auxiliary
-        stages.append(dataclasses.replace(stage, **jax.tree.map(own, parts)))
+        parts = stage.packed_params, stage.packed_opt_state, stage.auxiliary
+        params, opt_state, auxiliary = jax.tree.map(own, parts)
+        changes = {"packed_params": params, "packed_opt_state": opt_state, "auxiliary": auxiliary}
+        stages.append(dataclasses.replace(stage, **changes))
     return state.replace(stages=tuple(stages))
 
 
