@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdecouple.network.jax_internals import fast_in_loops
 from jaxdecouple.network.trees import PyTree, describe
-from jaxdecouple.transforms.layer_groups import Mask, root, stacked_counts, sum_of_squares
+from jaxdecouple.transforms.layer_groups import Mask, root, split_over, stacked_counts, sum_of_squares
 
 
 def per_example_gradient_norms(
@@ -23,6 +23,7 @@ def per_example_gradient_norms(
     sample_size: int | None = 512,
     chunk_size: int = 32,
     stacked: Mask | None = None,
+    specs: PyTree | None = None,
 ) -> PyTree:
     """The norm of every tensor's gradient, for each of some examples alone: what CLARS needs (thesis, eq. 4.7).
 
@@ -44,6 +45,7 @@ def per_example_gradient_norms(
       sample_size: how many examples; ``None``: all B.
       chunk_size: how many gradients are in memory at once.
       stacked: which tensors hold those of several layers along their first axis; as for `scale_by_lars`.
+      specs: within ``shard_map``, how each tensor is split over devices; as for `scale_by_lars`.
 
     Returns:
       A tree like ``params``: [sample_size] for each tensor, [sample_size, L] where it holds those of L layers; in
@@ -60,7 +62,8 @@ def per_example_gradient_norms(
             f"the loss of one example is {describe(loss)}; write a loss_fn that returns a scalar, the batch's mean"
         )
     counts = tuple(stacked_counts(stacked, params))
-    return _norms(loss_fn, counts, chunk_size, params, sample, rest)
+    split = tuple(split_over(specs, params, counts))
+    return _norms(loss_fn, counts, split, chunk_size, params, sample, rest)
 
 
 def sample_of(batch: PyTree, sample_size: int | None, chunk_size: int) -> tuple[PyTree, int]:
@@ -90,10 +93,19 @@ def sample_of(batch: PyTree, sample_size: int | None, chunk_size: int) -> tuple[
     return jax.tree.map(first, batch), min(chunk_size, size)
 
 
-def tensor_norms(gradient: PyTree, counts: Sequence[int | None]) -> PyTree:
-    """The norm of every tensor: [], or [L] where ``counts`` says that it holds those of L layers."""
+def tensor_norms(gradient: PyTree, counts: Sequence[int | None], split: Sequence[tuple[str, ...]] = ()) -> PyTree:
+    """The norm of every tensor: [], or [L] where ``counts`` says that it holds those of L layers.
+
+    Args:
+      gradient: a tree of tensors.
+      counts: of each tensor the number of layers, or ``None``.
+      split: of each tensor the axes of a ``shard_map`` over which it is split; nothing where none is.
+    """
     leaves, structure = jax.tree.flatten(gradient)
-    squares = [sum_of_squares(leaf, keep=0 if count is None else 1) for leaf, count in zip(leaves, counts, strict=True)]
+    squares = [
+        sum_of_squares(leaf, keep=0 if count is None else 1, split=axes)
+        for leaf, count, axes in zip(leaves, counts, split or [()] * len(leaves), strict=True)
+    ]
     return jax.tree.unflatten(structure, map(root, squares))
 
 
@@ -118,10 +130,11 @@ def by_example(
     return fast_in_loops(of_sample, variables, sample)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _norms(
     loss_fn: Callable[..., jax.Array],
     counts: tuple[int | None, ...],
+    split: tuple[tuple[str, ...], ...],
     chunk_size: int,
     params: PyTree,
     sample: PyTree,
@@ -129,7 +142,7 @@ def _norms(
 ) -> PyTree:
     def of_batch(variables: tuple, batch: PyTree) -> PyTree:
         params, rest = variables
-        return tensor_norms(jax.grad(loss_fn)(_as_varying(params, batch), batch, *rest), counts)
+        return tensor_norms(jax.grad(loss_fn)(_as_varying(params, batch), batch, *rest), counts, split)
 
     return by_example(of_batch, (params, rest), sample, chunk_size)
 

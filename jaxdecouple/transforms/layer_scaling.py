@@ -32,6 +32,7 @@ def scale_by_lars(
     groups: Labels = "module",
     mask: Mask = True,
     stacked: Mask | None = None,
+    specs: PyTree | None = None,
     eps: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -43,18 +44,23 @@ def scale_by_lars(
     Args:
       eta: the trust coefficient, above 0.
       groups: what shares a ratio: ``"module"``, the tensors of one module, a layer of the thesis's text; ``"tensor"``,
-        each tensor alone, as in its code and in optax; or a function from the parameters to a tree of labels.
+        each tensor alone, as in its code and in optax; or a function from the parameters to a tree of labels. In flat
+        trees, ``Dense_0/kernel`` and ``Dense_0/bias`` are of one module; several weights without a module are apart.
       mask: which tensors are scaled; the others pass unchanged and count in no norm. As in optax: a tree of booleans
         like the parameters, a prefix of it, or a function that makes one, such as `weight_mask`. Default: all.
       stacked: which tensors hold those of several layers along their first axis, as ``nn.scan`` and
         ``vmap``-initialised models do; given like ``mask``. ``None``: those of a stage's stacks of identical layers.
+      specs: within ``shard_map``, how each tensor is split over devices, as ``in_specs`` says it: a ``PartitionSpec``,
+        a tree of them like the parameters, or a prefix of it. Norms are then of the whole tensors. Elsewhere, also
+        under ``jit`` with arrays that lie on several devices, they are without it.
       eps: added to the gradient's norm. The thesis has none, its code 1e-6.
       clip: the largest ratio, that of 1 included. The thesis has none, its code 0.1 for CLARS alone.
 
     Raises:
-      ValueError: a setting out of range, here; parameters missing or of another structure, in ``update``.
+      ValueError: a setting out of range, here; parameters missing, of another structure, or different on the devices of
+        a ``shard_map`` without ``specs``, in ``update``.
     """
-    return _scaling(_Rule(eta, eps, clip, Grouping(groups, mask, stacked), by_example=False))
+    return _scaling(_Rule(eta, eps, clip, Grouping(groups, mask, stacked, specs), by_example=False))
 
 
 def scale_by_clars(
@@ -63,6 +69,7 @@ def scale_by_clars(
     groups: Labels = "module",
     mask: Mask = True,
     stacked: Mask | None = None,
+    specs: PyTree | None = None,
     eps: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -77,7 +84,7 @@ def scale_by_clars(
     Raises:
       ValueError: a setting out of range, here; parameters or norms missing or of another structure, in ``update``.
     """
-    return _scaling(_Rule(eta, eps, clip, Grouping(groups, mask, stacked), by_example=True))
+    return _scaling(_Rule(eta, eps, clip, Grouping(groups, mask, stacked, specs), by_example=True))
 
 
 def lars(
@@ -92,6 +99,7 @@ def lars(
     groups: Labels = "module",
     mask: Mask = True,
     stacked: Mask | None = None,
+    specs: PyTree | None = None,
     eps: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -113,14 +121,14 @@ def lars(
       momentum_of: what the momentum sums; see above.
       weight_decay: added to the gradient before its norm is taken; the thesis's equations have none.
       weight_decay_mask: as for `optax.add_decayed_weights`.
-      groups, mask, stacked, eps, clip: as for `scale_by_lars`. With ``groups="tensor"`` and ``nesterov=False`` this
-        is ``optax.lars``; the published code has these, ``momentum_of="gradients"``, ``mask=weight_mask`` and
+      groups, mask, stacked, specs, eps, clip: as for `scale_by_lars`. With ``groups="tensor"`` and ``nesterov=False``
+        this is ``optax.lars``; the published code has these, ``momentum_of="gradients"``, ``mask=weight_mask`` and
         ``eps=1e-6``.
 
     Raises:
       ValueError: a setting out of range, here; parameters missing, in ``update``.
     """
-    rule = _Rule(eta, eps, clip, Grouping(groups, mask, stacked), by_example=False)
+    rule = _Rule(eta, eps, clip, Grouping(groups, mask, stacked, specs), by_example=False)
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return _with_momentum(rule, decay, learning_rate, momentum, nesterov, momentum_of)
 
@@ -137,6 +145,7 @@ def clars(
     groups: Labels = "module",
     mask: Mask = True,
     stacked: Mask | None = None,
+    specs: PyTree | None = None,
     eps: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -151,7 +160,7 @@ def clars(
     Raises:
       ValueError: a setting out of range, here; parameters or norms missing or of another structure, in ``update``.
     """
-    rule = _Rule(eta, eps, clip, Grouping(groups, mask, stacked), by_example=True)
+    rule = _Rule(eta, eps, clip, Grouping(groups, mask, stacked, specs), by_example=True)
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return _with_momentum(rule, decay, learning_rate, momentum, nesterov, momentum_of)
 

@@ -144,6 +144,16 @@ def test_masked_from_outside_is_masked_from_inside(name, x64):
     chex.assert_trees_all_close(a, b, rtol=0, atol=1e-12)
 
 
+@with_state_or_norms
+def test_inside_apply_if_finite(name, x64):
+    """A gradient that is not finite changes neither weights nor state; those after it go on as if it had not been."""
+    w, gradients = start()
+    spoilt = [*gradients[:2], jax.tree.map(lambda g: np.full_like(g, np.nan), gradients[2]), *gradients[2:]]
+    got = run(optax.apply_if_finite(TRANSFORMS[name](), 2), w, spoilt)
+    chex.assert_trees_all_close([*got[:2], *got[3:]], run(TRANSFORMS[name](), w, gradients), rtol=0, atol=1e-12)
+    chex.assert_trees_all_equal(got[2], got[1])
+
+
 def test_eta_may_be_searched_by_vmap(x64):
     w, (gradients,) = start(steps=1)
     g, norms = mean(gradients), example_norms(gradients)

@@ -170,7 +170,7 @@ def test_memory_is_bounded_by_the_chunk():
         return jnp.mean((jnp.tanh(batch[0] @ params["w"]).sum(1) - batch[1]) ** 2)
 
     def bytes_with(chunk_size):
-        lowered = gradient_norms._norms.lower(loss, (None,), chunk_size, params, batch, ())
+        lowered = gradient_norms._norms.lower(loss, (None,), ((),), chunk_size, params, batch, ())
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     assert bytes_with(8) < 4e6 < 30e6 < bytes_with(256)

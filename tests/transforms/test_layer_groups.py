@@ -1,18 +1,22 @@
 """What a layer is, to a transform that scales by layer: modules, tensors, labels, stacks; and what does not fit."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from flax import nnx, struct
+from flax import nnx, struct, traverse_util
+from flax.core import FrozenDict
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxdecouple as jd
 from tests.oracles.layerwise import (
     EXAMPLES,
     LAYER,
     PATHS,
+    READY,
     SCALE_BY,
     SHAPES,
     assert_close,
@@ -121,6 +125,109 @@ def test_a_module_may_be_a_record_or_a_bare_array(x64):
     np.testing.assert_allclose(bare, 2.0)
 
 
+W, B = np.full((2, 3), 2.0), np.full(3, 5.0)
+LAYERS = {  # a tree, and which of its tensors, in JAX's order, are of one layer
+    "flat dict": ({"b1": B, "b2": B, "w1": W, "w2": W}, [0, 1, 2, 3]),
+    "flat dict of one layer": ({"bias": B, "kernel": W}, [0, 0]),
+    "list": ([W, B, W, B], [0, 1, 2, 3]),
+    "list in a module": ({"a": {"ws": [W, W]}, "b": {"bias": B, "ws": [W]}}, [0, 1, 2, 3]),
+    "nnx list": (nnx.State({"a": {"ws": {0: W, 1: W}}}), [0, 1]),
+    "pairs": ([(W, B), (), (W, B)], [0, 0, 1, 1]),
+    "pair": ((W, B), [0, 0]),
+    "torch": ({"0.bias": B, "0.weight": W, "1.bias": B, "1.weight": W}, [0, 0, 1, 1]),
+    "module of several weights": ({"a": {"key": W, "query": W}, "b": {"w": W}}, [0, 0, 1]),
+    "hidden weight": ({"b1": B, "w1": W, "w2": optax.MaskedNode()}, [0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_is_one_layer(name, x64):
+    tree, layers = LAYERS[name]
+    leaves, structure = jax.tree.flatten(tree)
+    gradients = [leaf * (i + 1) for i, leaf in enumerate(leaves)]
+
+    def norm(tensors, layer):
+        return np.sqrt(sum((x**2).sum() for x, its in zip(tensors, layers, strict=True) if its == layer))
+
+    got, _ = jd.scale_by_lars(0.5).update(jax.tree.unflatten(structure, gradients), optax.EmptyState(), tree)
+    want = [0.5 * norm(leaves, i) / norm(gradients, i) * g for i, g in zip(layers, gradients, strict=True)]
+    chex.assert_trees_all_close(jax.tree.leaves(got), want, rtol=1e-12)
+
+
+CONTAINERS = {
+    "FrozenDict": FrozenDict,
+    "nnx.State": nnx.State,
+    "tuples": lambda tree: tuple(tuple(module.values()) for module in tree.values()),
+    "flattened": lambda tree: traverse_util.flatten_dict(tree, sep="/"),
+    "flattened to tuples": traverse_util.flatten_dict,
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("rule", READY)
+def test_containers_make_no_difference(rule, container, x64):
+    w, gradients = start(steps=2)
+    convert = CONTAINERS[container]
+    got, want = (of(READY[rule](0.3, 0.1), as_given, w, gradients) for as_given in (convert, dict))
+    chex.assert_trees_all_close(got, want, rtol=1e-12)
+
+
+def of(tx, convert, w, gradients):
+    """The leaves after two steps, of parameters in a container."""
+    w = convert(w)
+    state = tx.init(w)
+    for g in gradients:
+        norms = convert(example_norms(g))
+        updates, state = tx.update(convert(mean(g)), state, w, gradient_norms=norms)
+        w = optax.apply_updates(w, updates)
+    return jax.tree.leaves(w)
+
+
+SPECS = {
+    "up": {"b": PartitionSpec("model"), "w": PartitionSpec(None, "model")},
+    "down": {"b": PartitionSpec(), "w": PartitionSpec(("model",))},
+}
+
+
+def split_network():
+    """Parameters and a batch of a network whose hidden units may be split over devices, and its loss."""
+    rng = np.random.default_rng(0)
+    shapes = {"up": {"b": (4,), "w": (3, 4)}, "down": {"b": (2,), "w": (4, 2)}}
+    w = jax.tree.map(lambda shape: rng.normal(size=shape), shapes, is_leaf=lambda node: isinstance(node, tuple))
+
+    def loss(w, batch, total=lambda x: x):
+        x, y = batch
+        outputs = total(jnp.tanh(x @ w["up"]["w"] + w["up"]["b"]) @ w["down"]["w"]) + w["down"]["b"]
+        return jnp.mean((outputs - y) ** 2)
+
+    return w, (rng.normal(size=(5, 3)), rng.normal(size=(5, 2))), loss
+
+
+@pytest.mark.parametrize("rule", READY)
+def test_norms_are_over_all_shards(rule, x64):
+    """Of arrays that lie on two devices, under jit; and within a shard_map, which is told how they are split."""
+    w, batch, loss = split_network()
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def update(w, batch, loss=loss, specs=None):
+        norms = jd.per_example_gradient_norms(loss, w, batch, sample_size=None, specs=specs)
+        tx = READY[rule](0.3, 0.1, specs=specs)
+        return tx.update(jax.grad(loss)(w, batch), tx.init(w), w, gradient_norms=norms)[0]
+
+    def of_shards(w, batch, specs=SPECS):
+        return update(w, batch, lambda w, batch: loss(w, batch, lambda x: jax.lax.psum(x, "model")), specs)
+
+    def mapped(function):
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(SPECS, PartitionSpec()), out_specs=SPECS))
+
+    want = update(w, batch)
+    placed = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), w, SPECS)
+    chex.assert_trees_all_close(jax.jit(update)(placed, batch), want, rtol=1e-12)
+    chex.assert_trees_all_close(mapped(of_shards)(w, batch), want, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"'w'\] differs between devices, over 'model'; write specs, the Partition"):
+        mapped(lambda w, batch: of_shards(w, batch, None))(w, batch)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("rule", SCALE_BY)
 def test_half_precision_is_summed_in_single(rule, dtype):
@@ -141,7 +248,7 @@ def test_derivatives_are_finite_at_zero():
 
 # ---- Bad input.
 
-W = {"a": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
+PARAMS = {"a": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +266,7 @@ W = {"a": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
 def test_norms_that_do_not_fit(norms, says):
     tx = jd.clars(0.1)
     with pytest.raises(ValueError, match=says):
-        jax.jit(tx.update)(W, tx.init(W), W, gradient_norms=norms)
+        jax.jit(tx.update)(PARAMS, tx.init(PARAMS), PARAMS, gradient_norms=norms)
 
 
 def test_stacked_norms_that_do_not_fit():
@@ -240,9 +347,11 @@ def test_gradients_of_other_parameters():
 
 def test_what_else_is_missing():
     tx = jd.scale_by_lars()
+    with pytest.raises(ValueError, match=r"specs holds 'model'; write jax.sharding.PartitionSpec\(...\) for each"):
+        jd.scale_by_lars(specs="model").update(PARAMS, optax.EmptyState(), PARAMS)
     with pytest.raises(ValueError, match="layer-wise scaling needs the parameters; write tx.update"):
-        tx.update(W, tx.init(W))
+        tx.update(PARAMS, tx.init(PARAMS))
     with pytest.raises(
         ValueError, match=r"mask has no entry for the parameter at \['a'\]\['bias'\]; write a tree like the"
     ):
-        jd.scale_by_lars(mask={"b": True}).update(W, optax.EmptyState(), W)
+        jd.scale_by_lars(mask={"b": True}).update(PARAMS, optax.EmptyState(), PARAMS)
