@@ -1,7 +1,8 @@
 """Rows are the examples of a linear problem: a data matrix, dense or sparse, read a few rows at a time.
 
-A sparse matrix stays as SciPy's CSR has it, three flat arrays; only the rows in use are padded to the longest row. One
-that is small, and full enough that this would be slower, is made dense.
+A sparse matrix stays as SciPy's CSR has it, three flat arrays; of the rows in use, equally many entries are read at
+first, and then what longer rows have left. So one long row costs what it holds, and does not slow the others. A sparse
+matrix that is small, and full enough that this would be slower, is made dense.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import numpy as np
 
 Array = np.ndarray | jax.Array  # numbers of rows are either: NumPy's on the host, JAX's in what is compiled
 
+# A total, and some entries of rows: which of the rows each is of, its value and its column, to be added to it.
+AddEntries = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
 _CHUNK = 4096  # rows of a sparse matrix that are padded at once, when all are read
 # A sparse matrix of so many numbers, zeros among them, is held dense if this share of them are no zeros.
 _FULL_FROM, _FULL_TO, _FULL = 1 << 16, 1 << 25, 0.05
+_LEFT_COST = 4  # what an entry takes that is left, by one of those that are read at first
 _NARROW = 1024  # columns up to which some rows of a sparse matrix may be made dense
 
 
@@ -89,13 +94,14 @@ class Dense:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sparse:
-    """Rows of a sparse matrix; each of them can be padded to ``width`` entries without reading past the end.
+    """Rows of a sparse matrix; ``width`` entries from where a row begins can be read without reading past the end.
 
     Attributes:
       values: entries, row after row, and ``width`` zeros, ``[nnz + width]``.
       columns: the column of each entry, and zeros, ``[nnz + width]``.
       starts: where each row begins in them, and where the last ends, ``[n + 1]``.
-      width: entries of the longest row.
+      width: entries of each row that are read at first.
+      has_longer: whether some row has more.
       num_columns: d.
     """
 
@@ -103,6 +109,7 @@ class Sparse:
     columns: jax.Array
     starts: jax.Array
     width: int = dataclasses.field(metadata={"static": True})
+    has_longer: bool = dataclasses.field(metadata={"static": True})
     num_columns: int = dataclasses.field(metadata={"static": True})
 
     @property
@@ -115,36 +122,55 @@ class Sparse:
         """Of the numbers."""
         return self.values.dtype
 
-    def _padded(self, rows: Array) -> tuple[jax.Array, jax.Array]:
-        """Values and columns of these rows, ``[h, width]``; a value beyond the end of its row is 0."""
+    def _first(self, rows: Array) -> tuple[jax.Array, jax.Array]:
+        """Values and columns of the first entries, ``[h, width]``; a value beyond the end of its row is 0."""
         first, last = self.starts[rows, None], self.starts[rows + 1, None]
         at = first + jnp.arange(self.width, dtype=first.dtype)
         return jnp.where(at < last, self.values[at], 0), self.columns[at]
+
+    def _left(self, rows: Array, total: jax.Array, add: AddEntries) -> jax.Array:
+        """``total`` with what these rows hold beyond their first entries, some of it at a time."""
+        if not self.has_longer:
+            return total
+        h, size = len(rows), max(64, len(rows) * self.width // _LEFT_COST)
+        counts = jnp.maximum(self.starts[rows + 1] - self.starts[rows] - self.width, 0)
+        ends = jnp.cumsum(counts)
+
+        def add_some(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            done, total = state
+            which = done + jnp.arange(size, dtype=ends.dtype)
+            i = jnp.minimum(jnp.searchsorted(ends, which, side="right"), h - 1) if h > 1 else jnp.zeros_like(which)
+            real = which < ends[-1]
+            at = jnp.where(real, self.starts[rows[i]] + self.width + which - (ends - counts)[i], 0)
+            return done + size, add(total, i, jnp.where(real, self.values[at], 0), self.columns[at])
+
+        return jax.lax.while_loop(lambda state: state[0] < ends[-1], add_some, (jnp.zeros_like(ends[-1]), total))[1]
 
     @property
     def is_narrow(self) -> bool:
         return self.num_columns <= _NARROW
 
     def block(self, rows: Array) -> jax.Array:
-        values, columns = self._padded(rows)
-        return (
-            jnp.zeros((len(rows), self.num_columns), self.dtype).at[jnp.arange(len(rows))[:, None], columns].add(values)
-        )
+        values, columns = self._first(rows)
+        start = jnp.zeros((len(rows), self.num_columns), self.dtype)
+        start = start.at[jnp.arange(len(rows))[:, None], columns].add(values)
+        return self._left(rows, start, lambda block, i, values, columns: block.at[i, columns].add(values))
 
     def added(self, w: jax.Array, row: Array, weight: jax.Array) -> jax.Array:
-        values, columns = self._padded(row[None])
-        return w.at[columns[0]].add(weight * values[0])
+        return self._add(w, row[None], weight[None])
 
     def dot(self, rows: Array, w: jax.Array) -> jax.Array:
-        values, columns = self._padded(rows)
-        return jnp.sum(values * jnp.asarray(w)[columns], axis=1)
+        (values, columns), w = self._first(rows), jnp.asarray(w)
+        start = jnp.sum(values * w[columns], axis=1)
+        return self._left(rows, start, lambda z, i, values, columns: z.at[i].add(values * w[columns]))
 
     def combine(self, rows: Array, weights: jax.Array) -> jax.Array:
         return self._add(jnp.zeros(self.num_columns, jnp.result_type(self.dtype, weights)), rows, weights)
 
     def _add(self, total: jax.Array, rows: Array, weights: jax.Array) -> jax.Array:
-        values, columns = self._padded(rows)
-        return total.at[columns].add(values * weights[:, None])
+        values, columns = self._first(rows)
+        start = total.at[columns].add(values * weights[:, None])
+        return self._left(rows, start, lambda total, i, values, columns: total.at[columns].add(values * weights[i]))
 
     def dot_all(self, w: jax.Array) -> jax.Array:
         return self._per_row(lambda rows: self.dot(rows, w))
@@ -160,7 +186,8 @@ class Sparse:
         return jax.lax.scan(add, total, (blocks, inside))[0]
 
     def squared_norms(self, rows: Array) -> jax.Array:
-        return jnp.sum(self._padded(rows)[0] ** 2, axis=1)
+        start = jnp.sum(self._first(rows)[0] ** 2, axis=1)
+        return self._left(rows, start, lambda squares, i, values, columns: squares.at[i].add(values**2))
 
     def all_squared_norms(self) -> jax.Array:
         return self._per_row(self.squared_norms)
@@ -183,8 +210,8 @@ class Sparse:
 
 def _blocks(n: int) -> tuple[jax.Array, jax.Array]:
     """Row numbers in blocks of equal length, the last one filled up with the last row; and which are no filling."""
-    size = min(n, _CHUNK)
-    rows = jnp.arange(-(-n // size) * size).reshape(-1, size)
+    count = -(-n // _CHUNK)
+    rows = jnp.arange(count * -(-n // count)).reshape(count, -1)
     return jnp.minimum(rows, n - 1), rows < n
 
 
@@ -192,7 +219,8 @@ def sparse(matrix: Any, dtype: Any) -> Sparse:
     """Rows of a SciPy sparse matrix."""
     matrix = matrix.tocsr().copy()
     matrix.sum_duplicates()
-    width = max(int(np.diff(matrix.indptr).max(initial=0)), 1)
+    lengths = np.diff(matrix.indptr)
+    width = _first_width(lengths)
     if matrix.nnz + width > np.iinfo(np.int32).max:
         raise ValueError(f"X has {matrix.nnz} entries, and at most {np.iinfo(np.int32).max - width} can be held")
     return Sparse(
@@ -200,8 +228,18 @@ def sparse(matrix: Any, dtype: Any) -> Sparse:
         columns=jnp.asarray(np.pad(matrix.indices, (0, width)), jnp.int32),
         starts=jnp.asarray(matrix.indptr, jnp.int32),
         width=width,
+        has_longer=bool(lengths.max(initial=0) > width),
         num_columns=matrix.shape[1],
     )
+
+
+def _first_width(lengths: np.ndarray) -> int:
+    """How many entries of each row to read at first: those of the longest, unless rows differ much in length."""
+    longest = max(int(lengths.max(initial=0)), 1)
+    # Where the time is least: one more entry of each row takes as long as one less that is left of so many rows.
+    width = max(int(np.quantile(lengths, 1 - 1 / _LEFT_COST)), 1)
+    time = len(lengths) * width + _LEFT_COST * np.maximum(lengths - width, 0).sum()
+    return width if 2 * time < len(lengths) * longest else longest
 
 
 def as_rows(x: Any) -> Dense | Sparse:
