@@ -137,7 +137,9 @@ class Race(Costs):
         worst = 1e3 * float(problem.objective(problem.initial()))
         about = {"data": scales.named(name), "n": problem.n, "d": problem.d, "method": method, "workers": workers}
         about |= {"h": h}
-        options = {"local_steps": h, "workers": workers, "outer_steps": self.outer_steps, **self.options(), **options}
+        # Both as section 3.4.1 and Algorithm 4: a random order of all examples, which CoCoA+ has, would favour it.
+        drawn = {"sampling": "uniform", "local_steps": h}
+        options = {"workers": workers, "outer_steps": self.outer_steps, **drawn, **self.options(), **options}
         curves = []
         for step in self.step_sizes if method == "dis_dfsdca" else (0.0,):
             chosen = {"step_size": step} if step else {}
