@@ -33,7 +33,7 @@ def residual_layers(
     blocks: list[Block] = []
     for group, (width, count) in enumerate(zip(channels, counts, strict=True)):
         first = block(width, 2 if group else 1, projection=project and width != stem)
-        blocks += [first, *[block(width)] * (count - 1)]
+        blocks += [first, *(block(width) for _ in range(count - 1))]  # objects of their own: one would be one layer
         stem = width
     return [layer for each in blocks for layer in (each.parts() if split else (each,))]
 

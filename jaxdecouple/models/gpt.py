@@ -117,15 +117,17 @@ def gpt(
         "remat": remat,
         **dtypes,
     }
-    attention = SelfAttention(heads=heads, positions=positions, **common)
-    feed_forward = FeedForward(hidden=hidden, activation=activation, **common)
-    block = [attention, feed_forward] if split_blocks else [TransformerBlock(attention, feed_forward)]
+    blocks: list[nn.Module] = []
+    for _ in range(layers):  # objects of their own: one object would be one layer
+        attention = SelfAttention(heads=heads, positions=positions, **common)
+        feed_forward = FeedForward(hidden=hidden, activation=activation, **common)
+        blocks += [attention, feed_forward] if split_blocks else [TransformerBlock(attention, feed_forward)]
     learned = context if positions == "learned" else None
     embedding = TokenEmbedding(vocab_size, width, learned, dropout=dropout, **dtypes)
     head = LanguageHead(vocab_size, bias, **dtypes)
     if not tied:
-        return [embedding, *block * layers, head]
-    return [shared(embedding, tokens="embedding"), *block * layers, shared(head, tokens="embedding")]
+        return [embedding, *blocks, head]
+    return [shared(embedding, tokens="embedding"), *blocks, shared(head, tokens="embedding")]
 
 
 def gpt_of_size(name: str, vocab_size: int = GPT2_VOCABULARY, **settings: Any) -> list[nn.Module | Layer]:

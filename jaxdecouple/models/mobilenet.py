@@ -88,5 +88,5 @@ def mobilenet_v2(
     for group, (expansion, channels, blocks, stride) in enumerate(_GROUPS):
         stride = 1 if small_images and group == 1 else stride
         layers.append(InvertedResidual(channels, stride, expansion, **options))
-        layers += [InvertedResidual(channels, 1, expansion, **options)] * (blocks - 1)
+        layers += [InvertedResidual(channels, 1, expansion, **options) for _ in range(blocks - 1)]
     return [*layers, MobileLayer(1280, **options), Head(num_classes, **options)]

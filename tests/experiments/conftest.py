@@ -31,7 +31,7 @@ def call(monkeypatch, capsys):
             patch.setattr(flags, "FLAGS", values)
             for name in ("request", "compile_once"):  # JAX runs already
                 patch.setattr(devices, name, lambda *args: None)
-            for kind in ("string", "integer", "float", "bool", "list", "enum"):
+            for kind in ("string", "integer", "float", "bool", "list", "enum", "multi_string"):
                 define = getattr(flags, f"DEFINE_{kind}")
                 patch.setattr(flags, f"DEFINE_{kind}", _with_values(define, values))
             flags.DEFINE_integer("verbosity", 0, "as absl's")

@@ -207,7 +207,7 @@ papers.__main__ | fdl | unknown paper 'fdl'; did you mean 'fdg'
 papers.__main__ | fdg --row=table3/resnet56/fdg_beta5 | no row 'table3/resnet56/fdg_beta5'; did you mean
 papers.__main__ | fdg --row=table3/resnet56/fdg_beta5 | 'table3/resnet56/fdg_beta0.5'
 papers.__main__ | fdg --row=table33 | did you mean 'table3'
-papers.__main__ | fdg --scale=big | unknown scale 'big'; write one of: small, paper
+papers.__main__ | fdg --scale=big | unknown scale 'big'; write one of: small, medium, paper
 papers.__main__ | fdg --seeds=0,-1 | seeds is '0,-1'; write integers of at least 0
 papers.__main__ | fdg --scale=small --epochs=-1 | epochs is -1; write at least 1, or 0
 """

@@ -268,7 +268,7 @@ def checkpointed(layer):
 @pytest.mark.parametrize("wrap", [lambda layer: layer, checkpointed], ids=["plain", "checkpointed"])
 def test_a_stack_can_be_differentiated_by_anyone(wrap, x64):
     x = jnp.asarray(batches("float64")[0][0])
-    layers = [wrap(jd.as_layer(Block(param_dtype=jnp.float64)))] * 3
+    layers = [wrap(jd.as_layer(Block(param_dtype=jnp.float64))) for _ in range(3)]
     plain, stacked = (Stage(stack_layers(layers, x, shortest=shortest)[0]) for shortest in (4, 2))
     params, state = plain.init(KEY, x)
 
@@ -297,7 +297,7 @@ def test_a_stack_can_be_differentiated_by_anyone(wrap, x64):
 @pytest.mark.parametrize("wrap", [lambda layer: layer, checkpointed], ids=["plain", "checkpointed"])
 def test_a_stacks_update_is_that_of_single_layers(wrap, x64):
     x, updated = jnp.asarray(batches("float64")[0][0]), []
-    layers = [wrap(jd.as_layer(Block(param_dtype=jnp.float64)))] * 3
+    layers = [wrap(jd.as_layer(Block(param_dtype=jnp.float64))) for _ in range(3)]
     for shortest in (2, 4):
         stage = Stage(stack_layers(layers, x, shortest=shortest)[0])
         program = InnerProgram(stage, optax.sgd(0.1), donate=False)
@@ -339,7 +339,7 @@ def convolutions(function, *args):
 
 def test_a_stack_has_its_convolutions_in_the_order_that_the_cpu_is_fast_with():
     x = jnp.ones((2, 5, 5, 4))
-    stage = Stage(stack_layers([jd.as_layer(jd.models.BasicBlock(4))] * 3, x, shortest=2)[0])
+    stage = Stage(stack_layers([jd.as_layer(jd.models.BasicBlock(4)) for _ in range(3)], x, shortest=2)[0])
     program, compiled = InnerProgram(stage, optax.sgd(0.1), donate=False), []
     passed = program.forward(program.init(KEY, x), x, 0, "latest")
     # What is compiled for the backward, with the arguments that it is called with.

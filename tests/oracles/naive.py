@@ -126,7 +126,7 @@ class Stage:
         self.group: list[tuple[Saved, list[Layer]]] = []  # the gradients of this group so far
         self.updates = 0
 
-    def accumulate(self, saved: Saved, gradients: list[Layer], t: int) -> dict[int, int]:
+    def accumulate(self, saved: Saved, gradients: list[Layer], t: int = 0) -> dict[int, int]:
         """Takes the gradients of one batch in iteration t; {batch: staleness} of the group that it completes."""
         self.group.append((saved, gradients))
         if (saved.batch + 1) % self.problem.accumulate:

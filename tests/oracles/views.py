@@ -12,9 +12,9 @@ class ViewedStage(naive.Stage):
         self.gamma = gamma
         self.last = self.delta = [(np.zeros_like(w), np.zeros_like(b)) for w, b in self.layers]
 
-    def accumulate(self, saved, gradients):
+    def accumulate(self, saved, gradients, t=0):
         before, updates = list(self.layers), self.updates
-        staleness = super().accumulate(saved, gradients)
+        staleness = super().accumulate(saved, gradients, t)
         if self.updates > updates:
             self.last = moved(self.layers, -1, before)
             scaled = [(self.gamma * w, self.gamma * b) for w, b in self.delta]

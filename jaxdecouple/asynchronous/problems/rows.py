@@ -134,7 +134,7 @@ class Sparse:
             return total
         h, size = len(rows), max(64, len(rows) * self.width // _LEFT_COST)
         counts = jnp.maximum(self.starts[rows + 1] - self.starts[rows] - self.width, 0)
-        ends = jnp.cumsum(counts)
+        ends, rows = jnp.cumsum(counts), jnp.asarray(rows)
 
         def add_some(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             done, total = state
