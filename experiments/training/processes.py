@@ -49,18 +49,10 @@ def agreed(act: Callable[[], Any]) -> Any:
     Raises:
       ValueError: ``act`` did.
     """
-    if count() == 1:
-        return act()
-    found, failure = None, None
-    if is_speaker():
-        try:
-            found = act()
-        except ValueError as error:
-            failure = str(error)
-    found, failure = processes.told([found, failure], count() - 1)
-    if failure is not None:
-        raise Told(failure)
-    return found
+    try:
+        return processes.agreed(act, ValueError, count() - 1)
+    except ValueError as error:
+        raise error if count() == 1 else Told(str(error)) from error
 
 
 @contextlib.contextmanager

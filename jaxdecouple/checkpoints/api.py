@@ -15,7 +15,7 @@ from jaxdecouple.checkpoints import files, joint
 from jaxdecouple.checkpoints.restoring import restore_state
 from jaxdecouple.checkpoints.snapshot import Snapshot, take
 from jaxdecouple.engine.pipeline import Pipeline
-from jaxdecouple.engine.processes import told
+from jaxdecouple.engine.processes import agreed
 from jaxdecouple.engine.state import State
 from jaxdecouple.errors import CheckpointError
 from jaxdecouple.network.trees import PyTree
@@ -38,33 +38,13 @@ def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwr
       CheckpointError: there is something at ``path``, or it cannot be written.
     """
     path = pathlib.Path(path).expanduser()
-    mark = agreed(lambda: _cleared(path, overwrite))
+    mark = agreed(lambda: _cleared(path, overwrite), CheckpointError)
     new, old = (path.with_name(f".{path.name}.{part}-{mark}.saving") for part in ("new", "old"))
     try:
         write(new, take(state), metadata)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(new), str(path))) from error
-    agreed(lambda: _replace(path, new, old))
-
-
-def agreed(act: Callable[[], Any]) -> Any:
-    """What ``act`` gives in the first process, which alone does it, in every process; or, in every one, its error.
-
-    Raises:
-      CheckpointError: ``act`` did.
-    """
-    found, failure = None, None
-    if jax.process_index() == 0:
-        try:
-            found = act()
-        except CheckpointError as error:
-            if jax.process_count() == 1:
-                raise
-            failure = str(error)
-    found, failure = told([found, failure], 0)
-    if failure is not None:
-        raise CheckpointError(failure)
-    return found
+    agreed(lambda: _replace(path, new, old), CheckpointError)
 
 
 def _cleared(path: pathlib.Path, overwrite: bool) -> str:

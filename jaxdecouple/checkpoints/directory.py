@@ -16,9 +16,9 @@ from typing import Any
 import jax
 
 from jaxdecouple.checkpoints import files
-from jaxdecouple.checkpoints.api import Metadata, agreed, write
+from jaxdecouple.checkpoints.api import Metadata, write
 from jaxdecouple.checkpoints.snapshot import Snapshot, take
-from jaxdecouple.engine.processes import told_by_all
+from jaxdecouple.engine.processes import agreed, told_by_all
 from jaxdecouple.engine.state import State
 from jaxdecouple.errors import CheckpointError, DamagedCheckpoint
 
@@ -67,7 +67,7 @@ class Checkpoints:
         if keep < 1:
             raise CheckpointError(f"keep is {keep}; write how many of the newest checkpoints to keep, at least 1")
         self.path, self.keep, self._report = pathlib.Path(path).expanduser(), keep, report
-        agreed(self._open)
+        agreed(self._open, CheckpointError)
         self._executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._writing: concurrent.futures.Future | None = None
         self._saved = {saved.tick: saved for saved in saved_in(self.path)}
@@ -164,7 +164,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             saved.path.rename(aside)
 
-        agreed(rename)
+        agreed(rename, CheckpointError)
         del self._saved[saved.tick]
 
     def _write(self, snapshot: Snapshot, metadata: Metadata, score: float | None) -> None:

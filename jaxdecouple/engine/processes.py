@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,6 +51,28 @@ def told_by_all(value: Any) -> list[Any]:
     key = f"jaxdecouple/told/{next(_numbers)}"
     write(f"{key}/{jax.process_index()}", value)
     return [read(f"{key}/{process}") for process in range(jax.process_count())]
+
+
+def agreed(act: Callable[[], Any], error: type[ValueError], owner: int = 0) -> Any:
+    """What ``act`` gives in the process ``owner``, which alone does it, in every process; or, in every one, its error.
+
+    Args:
+      act: gives JSON.
+      error: what it may raise; in all processes it is raised with the same message.
+      owner: the index of the process.
+    """
+    if jax.process_count() == 1:
+        return act()
+    found, failure = None, None
+    if jax.process_index() == owner:
+        try:
+            found = act()
+        except error as raised:
+            failure = str(raised)
+    found, failure = told([found, failure], owner)
+    if failure is not None:
+        raise error(failure)
+    return found
 
 
 def write(key: str, value: Any) -> None:

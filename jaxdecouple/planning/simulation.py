@@ -58,20 +58,8 @@ def timeline(
       ValueError: ``times``, ``sizes``, ``devices`` or ``slowness`` is for another number of stages; or ``lock_step``
         is asked of rounds of micro-batches, or of devices that slow one another down.
     """
+    _check_asked(schedule, times, sizes, run_ahead, lock_step)
     stages = schedule.num_stages
-    if times.num_stages != stages:
-        raise ValueError(f"times has {times.num_stages} stages, but schedule {schedule.name!r} has {stages}")
-    if sizes is not None and len(sizes.inputs) != stages:
-        raise ValueError(f"sizes has {len(sizes.inputs)} stages, but schedule {schedule.name!r} has {stages}")
-    if run_ahead is not None and run_ahead < 1:
-        raise ValueError(f"run_ahead is {run_ahead}; write at least 1, or None for a host that never waits")
-    if lock_step and isinstance(schedule, FlushSchedule):
-        raise ValueError(
-            f"lock_step is for schedules whose tick is an iteration; a round of {schedule.name!r} takes "
-            f"{schedule.chunks} of them, leave it out"
-        )
-    if lock_step and times.slowdown:
-        raise ValueError("lock_step knows of no devices that share cores; leave it out, or leave out times.slowdown")
     devices = _checked(devices, stages)
     validate(schedule)
     if num_batches is None:
@@ -102,6 +90,23 @@ def timeline(
         end=end[work.dispatch],
         arrival=np.where(work.source < 0, start[work.dispatch], arrival),
     )
+
+
+def _check_asked(schedule: Schedule, times: Times, sizes: Sizes | None, run_ahead: int | None, lock_step: bool) -> None:
+    stages = schedule.num_stages
+    if times.num_stages != stages:
+        raise ValueError(f"times has {times.num_stages} stages, but schedule {schedule.name!r} has {stages}")
+    if sizes is not None and len(sizes.inputs) != stages:
+        raise ValueError(f"sizes has {len(sizes.inputs)} stages, but schedule {schedule.name!r} has {stages}")
+    if run_ahead is not None and run_ahead < 1:
+        raise ValueError(f"run_ahead is {run_ahead}; write at least 1, or None for a host that never waits")
+    if lock_step and isinstance(schedule, FlushSchedule):
+        raise ValueError(
+            f"lock_step is for schedules whose tick is an iteration; a round of {schedule.name!r} takes "
+            f"{schedule.chunks} of them, leave it out"
+        )
+    if lock_step and times.slowdown:
+        raise ValueError("lock_step knows of no devices that share cores; leave it out, or leave out times.slowdown")
 
 
 @functools.cache

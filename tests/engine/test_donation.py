@@ -46,7 +46,10 @@ def with_rate(state, rate):
 
 
 def test_one_array_in_two_stages_stays_the_users():
-    make = lambda: jnp.asarray(0.01)  # noqa: E731
+
+    def make():
+        return jnp.asarray(0.01)
+
     shared = make()
     pipeline, state = started()
     got = params_after(pipeline, with_rate(state, lambda: shared))
@@ -106,7 +109,10 @@ def test_a_state_kept_for_later_says_that_it_is_used_up(schedule, optimizer):
 def test_a_copy_is_as_large_as_the_state():
     """What in-flight batches refer to is not copied once more."""
     _, state = started(optax.sgd(0.1))
-    count = lambda state: len({id(leaf) for leaf in jax.tree.leaves((state.stages, state.in_flight))})  # noqa: E731
+
+    def count(state):
+        return len({id(leaf) for leaf in jax.tree.leaves((state.stages, state.in_flight))})
+
     assert count(state.copy()) == count(state) < len(jax.tree.leaves((state.stages, state.in_flight)))
 
 

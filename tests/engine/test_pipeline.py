@@ -257,7 +257,9 @@ def test_a_users_own_loss_and_optimizers_for_each_stage():
     def loss(outputs, targets):
         return jnp.mean((outputs[:, 0] - targets) ** 2)
 
-    frozen = lambda stage, num_stages: optax.sgd(0.05) if stage == 1 else optax.set_to_zero()  # noqa: E731
+    def frozen(stage, num_stages):
+        return optax.sgd(0.05) if stage == 1 else optax.set_to_zero()
+
     pipeline = jd.Pipeline([nn.Dense(4), nn.Dense(1)], schedules.ddg(2), optimizer=frozen, loss=loss)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(16, 3)).astype(np.float32)

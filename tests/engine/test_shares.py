@@ -83,7 +83,10 @@ def by_hand(first, last, data, learning_rate):
 
 
 def test_under_other_schedules_the_other_stages_sums_are_of_the_tick_before(x64):
-    layer = lambda n: nn.Dense(n, use_bias=False, param_dtype=float)  # noqa: E731
+
+    def layer(n):
+        return nn.Dense(n, use_bias=False, param_dtype=float)
+
     stages = jd.partition([layer(5), nn.tanh, layer(3)], boundaries=(2,))
     optimizer = optax.chain(jd.clip_by_global_norm(MAX_NORM), optax.sgd(0.5))
     pipeline, data = jd.Pipeline(stages, schedules.fdg(2), optimizer=optimizer), batches(6)

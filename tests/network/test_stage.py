@@ -112,7 +112,10 @@ def test_a_stage_is_its_layers_one_after_another():
 
 def test_layers_know_whether_they_are_trained():
     seen = []
-    apply = lambda p, s, x, *, key, train: (seen.append(train) or x, s)  # noqa: E731
+
+    def apply(p, s, x, *, key, train):
+        return (seen.append(train) or x, s)
+
     stage, params, state = start(Layer(lambda key, x: ({}, {}), apply))
     seen.clear()
     for train in (True, False):

@@ -145,7 +145,10 @@ def test_an_nnx_module_that_was_switched_off_stays_off():
 def test_layers_are_frozen_by_name(kind):
     """In whichever stage they are, and with weight decay."""
     make = nn.Dense if kind == "linen" else lambda size: nnx.Linear(6, size, rngs=nnx.Rngs(0))
-    labels = lambda params: {name: "frozen" if name[:3] in ("000", "002") else "trained" for name in params}  # noqa: E731
+
+    def labels(params):
+        return {name: "frozen" if name[:3] in ("000", "002") else "trained" for name in params}
+
     optimizer = optax.multi_transform({"frozen": optax.set_to_zero(), "trained": optax.adamw(0.1)}, labels)
     stages = jd.partition([make(6), make(6), make(6), make(3)], boundaries=(2,))
     pipeline = jd.Pipeline(stages, schedules.backprop(2), optimizer=optimizer)

@@ -33,7 +33,10 @@ def stage_of(count=2):
 
 def by_name(names, other):
     """One transform for some layers, by their names, another for the rest."""
-    labels = lambda params: {name: "some" if name[:3] in names else "rest" for name in params}  # noqa: E731
+
+    def labels(params):
+        return {name: "some" if name[:3] in names else "rest" for name in params}
+
     return optax.multi_transform({"some": optax.sgd(0.1, momentum=0.9), "rest": other}, labels)
 
 
@@ -109,7 +112,10 @@ def test_norms_of_examples_are_each_layers_own(x64):
     grads = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
     apart = stage.by_layer(params)
     norms_apart = jax.tree.map(lambda leaf: rng.uniform(1, 2, size=6), apart)
-    turned = lambda name, tree: jax.tree.map(np.transpose, tree) if name in stage.stacks else tree  # noqa: E731
+
+    def turned(name, tree):
+        return jax.tree.map(np.transpose, tree) if name in stage.stacks else tree
+
     norms = {name: turned(name, tree) for name, tree in stage.from_layers(norms_apart).items()}
     tx, seen = jd.clars(0.1), unstacked(jd.clars(0.1), stage)
     got, _ = seen.update(grads, seen.init(params), params, gradient_norms=norms)

@@ -46,13 +46,19 @@ def test_spectrain_predicts_again_for_the_backward(x64, monkeypatch):
     task = problem(4, **SETTINGS)
     ahead, back = [k // 2 + 4 - k - 1 for k in range(4)], [k // 2 for k in range(4)]
     expected = loop(monkeypatch, task, "pipedream", "latest", ahead=ahead, back=back)
-    optimizer = lambda k, K: jd.predict_weights(SGD, ahead[k], back[k])  # noqa: E731
+
+    def optimizer(k, K):
+        return jd.predict_weights(SGD, ahead[k], back[k])
+
     assert_same(run(pipeline_for(task, schedules.pipedream(4, weights="latest"), optimizer), task), expected)
 
 
 def test_pipemare_corrects_the_weights_of_backwards(x64, monkeypatch):
     task, schedule = problem(3, **SETTINGS), schedules.pipedream(3, weights="latest")
-    optimizer = lambda k, K: jd.correct_weights(SGD, schedule.lag[k], decay=0.135)  # noqa: E731
+
+    def optimizer(k, K):
+        return jd.correct_weights(SGD, schedule.lag[k], decay=0.135)
+
     expected = loop(monkeypatch, task, "pipedream", "latest", tau=schedule.lag)
     assert_same(run(pipeline_for(task, schedule, optimizer), task), expected)
 
