@@ -45,9 +45,12 @@ def curves(runs: Mapping[str, Sequence[Sequence[EpochRecord]]], path: pathlib.Pa
                 panel.fill_between(epochs, values.min(axis=0), values.max(axis=0), alpha=0.12, color=style["color"])
     panels[0].set(xlabel="epoch", ylabel="training loss (nats, mean over the epoch)", yscale="log")
     panels[1].set(xlabel="epoch", ylabel="test error (%)", yscale="log")
-    for set_formatter in (panels[1].yaxis.set_major_formatter, panels[1].yaxis.set_minor_formatter):
-        set_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    ticker = matplotlib.ticker
+    panels[1].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))  # all nine would cover one another
+    panels[1].yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    panels[1].yaxis.set_minor_formatter(ticker.NullFormatter())
     for panel in panels:
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         panel.grid(alpha=0.3, which="both")
     figure.suptitle(title)
     if len(runs) > 1:
