@@ -18,14 +18,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxdecouple.engine.checks import (
-    Custody,
-    Expected,
-    check_key,
-    check_pair,
-    check_schedule,
-    check_usable,
-)
+from jaxdecouple.engine.checks import Custody, Expected, check_key, check_pair, check_schedule, check_usable
 from jaxdecouple.engine.evaluation import Evaluation, evaluation_of
 from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram

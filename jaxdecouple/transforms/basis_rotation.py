@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -58,18 +59,10 @@ def scale_by_rotated_adam(
 
     def init(params: optax.Params) -> RotatedAdamState:
         zeros, chosen = jax.tree.map(jnp.zeros_like, params), _chosen(params)
-
-        def square_of(axis: int, one: bool) -> Any:
-            def start(p: jax.Array, is_matrix: bool) -> jax.Array:
-                if not is_matrix:
-                    return jnp.zeros((), p.dtype)
-                size = p.shape[axis]
-                found = jnp.eye(size, dtype=p.dtype) if one else jnp.zeros((size, size), p.dtype)
-                return jnp.broadcast_to(found, (*p.shape[:-2], size, size))
-
-            return jax.tree.map(start, params, chosen)
-
-        averages, bases = (square_of(-2, False), square_of(-1, False)), (square_of(-2, True), square_of(-1, True))
+        averages = (_squares(params, chosen, axis, jnp.zeros_like) for axis in (-2, -1))
+        bases = (
+            _squares(params, chosen, axis, lambda square: jnp.eye(len(square), dtype=square.dtype)) for axis in (-2, -1)
+        )
         return RotatedAdamState(jnp.zeros((), jnp.int32), zeros, zeros, *averages, *bases)
 
     def update(
@@ -78,9 +71,6 @@ def scale_by_rotated_adam(
         chosen, count = _chosen(updates), jnp.asarray(optax.safe_increment(state.count))
         turns = state.count % every == 0
 
-        def average(old: Any, new: Any, decay: float) -> Any:
-            return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
-
         def among_matrices(function: Any, *trees: Any) -> Any:
             """``function`` of matrices; of other parameters, the last of the trees."""
             return jax.tree.map(
@@ -88,23 +78,17 @@ def scale_by_rotated_adam(
             )
 
         def turned(average: jax.Array, basis: jax.Array) -> jax.Array:
-            product = (average @ basis).astype(jnp.promote_types(basis.dtype, jnp.float32))  # of which QR is defined
-            return jax.lax.cond(turns, lambda: jnp.linalg.qr(product)[0].astype(basis.dtype), lambda: basis)
+            return jax.lax.cond(turns, lambda: jnp.linalg.qr(average @ basis)[0], lambda: basis)
 
         squares = [among_matrices(lambda g, a: _outer(g), updates, state.left)]
         squares.append(among_matrices(lambda g, a: _outer(jnp.swapaxes(g, -1, -2)), updates, state.right))
-        left, right = average(state.left, squares[0], b2), average(state.right, squares[1], b2)
-        rows = among_matrices(turned, left, state.rows)
-        columns = among_matrices(turned, right, state.columns)
-        mean = average(state.mean, updates, b1)
-
-        def into(u: jax.Array, v: jax.Array, g: jax.Array) -> jax.Array:
-            return jnp.swapaxes(u, -1, -2) @ g @ v
-
-        square = average(state.square, jax.tree.map(jnp.square, among_matrices(into, rows, columns, updates)), b2)
+        left, right = _average(state.left, squares[0], b2), _average(state.right, squares[1], b2)
+        rows, columns = among_matrices(turned, left, state.rows), among_matrices(turned, right, state.columns)
+        mean, rotated = _average(state.mean, updates, b1), among_matrices(_rotated, rows, columns, updates)
+        square = _average(state.square, jax.tree.map(jnp.square, rotated), b2)
         steps = jax.tree.map(
             lambda m, s: m / (1 - b1**count) / (jnp.sqrt(s / (1 - b2**count)) + eps),
-            among_matrices(into, rows, columns, mean),
+            among_matrices(_rotated, rows, columns, mean),
             square,
         )
         steps = among_matrices(lambda u, v, step: u @ step @ jnp.swapaxes(v, -1, -2), rows, columns, steps)
@@ -147,3 +131,23 @@ def _chosen(params: optax.Params) -> Any:
 
 def _outer(g: jax.Array) -> jax.Array:
     return g @ jnp.swapaxes(g, -1, -2)
+
+
+def _squares(params: optax.Params, chosen: Any, axis: int, value: Callable[[jax.Array], jax.Array]) -> Any:
+    """For each matrix [..., m, n], a square one [..., m, m] or [..., n, n] that has a value; else a scalar 0."""
+
+    def square(p: jax.Array, is_matrix: bool) -> jax.Array:
+        if not is_matrix:
+            return jnp.zeros((), p.dtype)
+        size = p.shape[axis]
+        return jnp.broadcast_to(value(jnp.zeros((size, size), p.dtype)), (*p.shape[:-2], size, size))
+
+    return jax.tree.map(square, params, chosen)
+
+
+def _average(old: Any, new: Any, decay: float) -> Any:
+    return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
+
+
+def _rotated(u: jax.Array, v: jax.Array, g: jax.Array) -> jax.Array:
+    return jnp.swapaxes(u, -1, -2) @ g @ v
