@@ -106,23 +106,34 @@ def _initialize(index: int, number: int, patience: float, group_size: int) -> No
     # With port 0, JAX 0.12 would tell the others port 0, and the first transfer would never come.
     jax.config.update("jax_cross_host_transfer_socket_address", f"{address}:{launching.free_port(address)}")
     jax.config.update("jax_cross_host_transport_addresses", f"{address}:0")
+    waits = 3 * patience
+    failed = (
+        f"process {index} of {number} could not meet the others at {coordinator} within {waits:g} s{{}}; start all of "
+        "them, with the same --processes, a free port, and --coordinator as the address of process 0"
+    )
+
+    def give_up() -> None:  # JAX would abort the process, and not say why
+        print(f"error: {failed.format('')}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    patient = threading.Timer(waits, give_up)
+    patient.daemon = True
+    patient.start()
     try:
         jax.distributed.initialize(
             coordinator,
             number,
             index,
             local_device_ids=range(index * devices, (index + 1) * devices) if local else range(devices),
-            initialization_timeout=max(1, int(3 * patience)),
+            initialization_timeout=max(10, int(2 * waits)),
             heartbeat_timeout_seconds=max(10, int(10 * patience)),  # ours come first, and say more
             coordinator_bind_address=f"{host if local else '0.0.0.0'}:{coordinator.rsplit(':', 1)[1]}",
         )
     except Exception as error:  # XlaRuntimeError, whose kinds are strings
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(
-            f"process {index} of {number} could not meet the others at {coordinator} within {3 * patience:g} s "
-            f"({text}); start all of them, with the same --processes, a free port, and --coordinator as the address of "
-            "process 0"
-        ) from error
+        raise ValueError(failed.format(f" ({text})")) from error
+    finally:
+        patient.cancel()
 
 
 def _compare(settings: Mapping[str, Any]) -> None:

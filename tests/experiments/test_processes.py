@@ -12,15 +12,16 @@ import jax
 import pytest
 
 from experiments.training.config import Config
-from experiments.training.launching import Processes, watch
+from experiments.training.launching import Processes, free_port, watch
 from experiments.training.session import train
 
 ROOT = pathlib.Path(__file__).parents[2]
+PROCESS = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
 SETTINGS = {"model": "mlp", "num_stages": 2, "epochs": 3, "batch_size": 50, "dataset": "digits", "method": "fdg"}
 
 
-def command(workdir):
-    flags = {**SETTINGS, "processes": 2, "patience": 10, "save_every": 4, "workdir": workdir}
+def command(workdir, **changes):
+    flags = {**SETTINGS, "processes": 2, "patience": 10, "save_every": 4, "workdir": workdir, **changes}
     return [sys.executable, "-P", "-m", "experiments.train", *(f"--{name}={value}" for name, value in flags.items())]
 
 
@@ -29,13 +30,15 @@ def workers(watcher):
     return [int(pid) for pid in children.read_text().split()]
 
 
-@pytest.mark.skipif(
+needs_transfers = pytest.mark.skipif(
     tuple(map(int, jax.__version__.split(".")[:2])) < (0, 12), reason="JAX below 0.12 cannot do it on CPUs"
 )
+
+
+@needs_transfers
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
     joint, alone = tmp_path / "joint", tmp_path / "alone"
-    settings = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
-    watcher = subprocess.Popen(command(joint), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **settings)
+    watcher = subprocess.Popen(command(joint), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **PROCESS)
     while watcher.poll() is None and not any((joint / "checkpoints").glob("tick-????????")):
         time.sleep(0.02)
     os.kill(workers(watcher)[0], signal.SIGKILL)
@@ -47,7 +50,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
     assert said[0].startswith("process 0 (stage 0) was ended by SIGKILL; the same command goes on from ")
     assert said[1].startswith("process 1 (stage 1) stopped")
 
-    again = subprocess.run(command(joint), capture_output=True, timeout=120, **settings)
+    again = subprocess.run(command(joint), capture_output=True, timeout=120, **PROCESS)
     assert again.returncode == 0, again.stderr
     assert "going on after" in again.stdout and again.stdout.count("epoch") <= SETTINGS["epochs"]
     train(Config(**SETTINGS), alone)
@@ -55,6 +58,32 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
         assert (joint / name).read_bytes() == (alone / name).read_bytes()
     ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (joint, alone))
     assert {name: ours[name] for name in ours if name != "devices"} == {n: theirs[n] for n in theirs if n != "devices"}
+
+
+@needs_transfers
+def test_a_signal_to_one_process_saves_and_ends_all_in_one_tick(tmp_path):
+    watcher = subprocess.Popen(
+        command(tmp_path / "run", epochs=10_000), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **PROCESS
+    )
+    while watcher.poll() is None and not any((tmp_path / "run" / "checkpoints").glob("tick-????????")):
+        time.sleep(0.02)
+    os.kill(workers(watcher)[0], signal.SIGTERM)
+    lines = watcher.communicate(timeout=60)[1].splitlines()
+    assert watcher.returncode == 128 + signal.SIGTERM, lines
+    (said,) = [line for line in lines if line.startswith("stopped by SIGTERM")]
+    newest = max((tmp_path / "run" / "checkpoints").glob("tick-????????"))
+    assert f"after {int(newest.name[5:])} batches; all of them are saved" in said and str(newest) in said
+    assert sorted(part.name for part in newest.iterdir() if part.is_dir()) == ["process_0", "process_1"]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_nobody_meets_says_so(index, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    alone = command(tmp_path / "run", process=index, coordinator=address, patience=0.5)
+    done = subprocess.run(alone, capture_output=True, timeout=60, **PROCESS)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: process {index} of 2 could not meet the others at {address} within 1.5 s")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
