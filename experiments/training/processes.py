@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import platform
+import socket
 import sys
 import threading
 import time
@@ -101,7 +102,7 @@ def _take_share(index: int, share: int) -> None:
 def _initialize(index: int, number: int, patience: float, group_size: int) -> None:
     devices, coordinator = int(os.environ[launching.STAGES]) * group_size, os.environ[launching.COORDINATOR]
     host, local = coordinator.rsplit(":", 1)[0], int(os.environ[launching.SHARE]) == number
-    address = "127.0.0.1" if local else "0.0.0.0"
+    address = "127.0.0.1" if local else _address_towards(host)
     jax.config.update("jax_num_cpu_devices", devices)
     # With port 0, JAX 0.12 would tell the others port 0, and the first transfer would never come.
     jax.config.update("jax_cross_host_transfer_socket_address", f"{address}:{launching.free_port(address)}")
@@ -134,6 +135,16 @@ def _initialize(index: int, number: int, patience: float, group_size: int) -> No
         raise ValueError(failed.format(f" ({text})")) from error
     finally:
         patient.cancel()
+
+
+def _address_towards(host: str) -> str:
+    """This machine's address in the network in which it reaches the host: where others reach it."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
+            probe.connect((host, 9))
+            return probe.getsockname()[0]
+    except OSError as error:
+        raise ValueError(f"coordinator is on {host}, which cannot be reached ({error}); write HOST:PORT") from error
 
 
 def _compare(settings: Mapping[str, Any]) -> None:
