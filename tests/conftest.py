@@ -1,6 +1,8 @@
 """Four CPU devices for every test, and fast compilation; both must be set before JAX starts."""
 
+import gc
 import os
+import pathlib
 import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
@@ -24,3 +26,15 @@ def x64():
     """Double precision, for comparisons with NumPy loops in float64."""
     with jax.enable_x64(True):
         yield
+
+
+MAPS = pathlib.Path("/proc/self/maps")  # of Linux
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """A compiled program takes some 20 of the memory maps of which Linux gives a process 65 530; then it crashes."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()

@@ -18,8 +18,7 @@ FULL = {"learning_rate": lambda s: 0.2 / (1 + 0.1 * s), "momentum": 0.9, "weight
 LARS = {"learning_rate": lambda s: 2.0 / (1 + s), "eta": 0.05, "momentum": 0.9, "weight_decay": 0.05}
 
 
-@pytest.mark.parametrize("settings", [PLAIN, FULL], ids=["plain", "full"])
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(("settings", "accumulate"), [(PLAIN, 1), (FULL, 3)], ids=["plain-1", "full-3"])
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_papers_loop(name, num_stages, accumulate, settings, x64):

@@ -6,7 +6,7 @@ import pytest
 
 import jaxdecouple as jd
 from jaxdecouple.engine import packing, placement
-from tests.oracles.grouped import PRESETS, batches, pipeline, trained
+from tests.oracles.grouped import PRESETS, batches, fresh, pipeline, trained
 
 
 def numbers(state):
@@ -46,7 +46,7 @@ def test_large_parameters_can_be_split_over_a_group(x64, monkeypatch):
 
 def test_a_mesh_is_a_list_of_groups(x64):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(2, 2).T, ("data", "stage"))
-    made = pipeline(PRESETS["fdg"], mesh)
+    made = fresh(PRESETS["fdg"], mesh)
     assert [list(group) for group in made.placement.groups] == groups()
 
 
@@ -79,7 +79,7 @@ def test_prediction_and_evaluation_on_groups(x64):
 )
 def test_groups_that_cannot_be_are_refused(devices, says):
     with pytest.raises(ValueError, match=says):
-        pipeline(PRESETS["fdg"], devices(jax.devices()))
+        fresh(PRESETS["fdg"], devices(jax.devices()))
 
 
 def test_batches_and_rules_that_do_not_fit_are_refused():

@@ -12,6 +12,7 @@ from jaxdecouple import schedules
 from jaxdecouple.schedules import ScheduleError
 from tests.oracles import naive_local
 from tests.oracles.problems import problem, start, weights_of
+from tests.oracles.sharing import sharing
 
 PLAIN = {"learning_rate": 0.3}
 FULL = {"learning_rate": lambda s: 0.2 / (1 + 0.1 * s), "momentum": 0.9, "weight_decay": 0.05}
@@ -33,24 +34,28 @@ def auxiliaries(num_stages, synthetic):
     return tuple((0.3 * rng.normal(size=size), 0.1 * rng.normal(size=size[1])) for size in sizes)
 
 
-def sgd(task, rate=None):
-    transform = optax.sgd(rate or task.learning_rate, momentum=task.momentum or None)
-    return jd.stagewise(
-        optax.chain(optax.add_decayed_weights(task.weight_decay), transform), accumulate=task.accumulate
-    )
-
-
 def pipeline_for(task, schedule, rate=None, **options):
+    """Those that differ in their weights policy alone share what is compiled."""
+    names = "boundaries", "accumulate", "learning_rate", "momentum", "weight_decay"
+    return _pipeline(schedule, *(getattr(task, name) for name in names), rate, **options)
+
+
+@sharing
+def _pipeline(schedule, boundaries, accumulate, learning_rate, momentum, weight_decay, rate, **options):
+    def sgd(rate):
+        transform = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum or None))
+        return jd.stagewise(transform, accumulate=accumulate)
+
     synthetic = schedule.learning == "synthetic"
     return jd.Pipeline(
         jd.partition(
             jd.models.mlp(3, hidden=(5, 4, 5, 4), activation=nn.tanh, param_dtype=np.float64),
-            boundaries=task.boundaries,
+            boundaries=boundaries,
         ),
         schedule,
-        optimizer=sgd(task),
+        optimizer=sgd(learning_rate),
         auxiliary=Predictor() if synthetic else nn.Dense(3, param_dtype=np.float64),
-        auxiliary_optimizer=sgd(task, rate) if rate else None,
+        auxiliary_optimizer=sgd(rate) if rate else None,
         **options,
     )
 
@@ -110,8 +115,9 @@ def assert_same(actual, expected, lag):
     assert found == pytest.approx(expected.local, abs=1e-10)
 
 
-@pytest.mark.parametrize(("settings", "rate"), [(PLAIN, None), (FULL, 0.05)], ids=["plain", "full"])
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(
+    ("settings", "rate", "accumulate"), [(PLAIN, None, 1), (FULL, 0.05, 3)], ids=["plain-1", "full-3"]
+)
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
 def test_dgl_equals_the_naive_loop(num_stages, accumulate, settings, rate, x64):
     task = problem(num_stages, accumulate=accumulate, **settings)

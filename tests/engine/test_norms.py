@@ -1,5 +1,7 @@
 """A pipeline measures gradient norms stage by stage as the whole network has them, and its updates use them."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -66,7 +68,7 @@ def whole_network(state, pipeline):
     return loss, params, model_state
 
 
-@pytest.mark.parametrize(("num_stages", "shortest"), [(1, 2), (2, None), (3, None), (3, 2)])
+@pytest.mark.parametrize(("num_stages", "shortest"), [(1, 2), (3, None), (3, 2)])
 def test_equals_those_of_the_whole_network(num_stages, shortest, x64):
     """After some training, with work in flight, which stays as it is."""
     pipeline = pipeline_of(num_stages, optax.sgd(0.3), schedules.fdg, shortest=shortest)
@@ -76,7 +78,8 @@ def test_equals_those_of_the_whole_network(num_stages, shortest, x64):
         state, _ = pipeline.step(state, given)
     measured = pipeline.measure_gradient_norms(state, batch, sample_size=5, chunk_size=2, statistics="running")
     loss, params, model_state = whole_network(state, pipeline)
-    want = jd.per_example_gradient_norms(loss, params, batch, model_state, sample_size=5)
+    of_examples = jax.jit(functools.partial(jd.per_example_gradient_norms, loss, sample_size=5))
+    want = of_examples(params, batch, model_state)
     assert_close([stage.gradient_norms for stage in measured.stages], want)
     cleared = measured.replace(stages=tuple(stage.replace(gradient_norms=None) for stage in measured.stages))
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (cleared, state)), strict=True))
@@ -101,8 +104,9 @@ def test_equation_4_8_holds_at_the_batchs_own_statistics(num_stages, shortest, x
     # By hand: the two batch normalisations are in layers 1 and 2; their statistics follow from one another.
     loss, params, running = whole_network(state, pipeline)
     own = hand_made_statistics(pipeline, params, running, x)
-    assert_close(found["batch"], jd.per_example_gradient_norms(loss, params, (x, y), own, sample_size=None))
-    gradient = jax.grad(loss)(params, (x, y), own)
+    of_examples = jax.jit(functools.partial(jd.per_example_gradient_norms, loss, sample_size=None))
+    assert_close(found["batch"], of_examples(params, (x, y), own))
+    gradient = jax.jit(jax.grad(loss))(params, (x, y), own)
 
     def factors(norms):
         norms = jax.device_put(norms, jax.devices()[0])
@@ -167,7 +171,7 @@ def test_between_stages_may_travel_trees_with_integers(x64):
     assert_close(got[3], got[1])
 
 
-@pytest.mark.parametrize(("num_stages", "accumulate", "shortest"), [(1, 1, 2), (2, 3, None), (3, 1, None), (3, 3, 2)])
+@pytest.mark.parametrize(("num_stages", "accumulate", "shortest"), [(1, 1, 2), (2, 3, None), (3, 3, 2)])
 def test_clars_in_stages_is_clars(num_stages, accumulate, shortest, x64):
     """Back-propagation through K stages against one plain loop; layers that are scanned keep a rate of their own."""
     settings = {"weight_decay": 0.01, "mask": jd.weight_mask}
@@ -182,25 +186,35 @@ def test_clars_in_stages_is_clars(num_stages, accumulate, shortest, x64):
     params, model_state, tx = own.params, own.model_state, jd.clars(0.5, 0.05, **settings)
     opt_state, total = tx.init(params), []
 
-    def train_loss(params, model_state, batch, n):
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient_of(params, model_state, batch, n):
         logits, new = stage.apply(params, model_state, batch[0], key=own.key, batch=n, train=True)
         return jd.softmax_cross_entropy(logits, batch[1]), new
 
-    def eval_loss(params, batch, model_state):
-        logits, _ = stage.apply(params, model_state, batch[0], key=own.key, batch=0, train=False)
-        return jd.softmax_cross_entropy(logits, batch[1])
+    @jax.jit
+    def norms_of(params, batch, model_state):
+        def loss(params, batch, model_state):
+            logits, _ = stage.apply(params, model_state, batch[0], key=own.key, batch=0, train=False)
+            return jd.softmax_cross_entropy(logits, batch[1])
+
+        return jd.per_example_gradient_norms(loss, params, batch, model_state, sample_size=None)
+
+    @jax.jit
+    def updated(total, opt_state, params, norms):
+        mean = jax.tree.map(lambda *g: sum(g) / accumulate, *total)
+        updates, opt_state = tx.update(mean, opt_state, params, gradient_norms=norms)
+        return optax.apply_updates(params, updates), opt_state
 
     for n, batch in enumerate(data):
         if (n + 1) % accumulate == 0:
             state = pipeline.measure_gradient_norms(state, batch, statistics="running")
-            norms = jd.per_example_gradient_norms(eval_loss, params, batch, model_state, sample_size=None)
+            norms = norms_of(params, batch, model_state)
         state, _ = pipeline.step(state, batch)
-        grads, model_state = jax.grad(train_loss, has_aux=True)(params, model_state, batch, n)
+        grads, model_state = gradient_of(params, model_state, batch, n)
         total.append(grads)
         if (n + 1) % accumulate == 0:
-            mean = jax.tree.map(lambda *g: sum(g) / accumulate, *total)
-            updates, opt_state = tx.update(mean, opt_state, params, gradient_norms=norms)
-            params, total = optax.apply_updates(params, updates), []
+            (params, opt_state), total = updated(total, opt_state, params, norms), []
     got = {}
     for part, own in zip(pipeline.stages, jax.device_get(state.stages), strict=True):
         got.update(part.by_layer(own.params))
@@ -219,9 +233,14 @@ def remembers_norms():
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@functools.cache
+def remembering():
+    return pipeline_of(3, remembers_norms())
+
+
 @pytest.mark.parametrize("schedule", [schedules.ddg, schedules.fdg, schedules.features_replay])
 def test_every_update_is_given_what_was_measured_last(schedule, x64):
-    pipeline = pipeline_of(3, remembers_norms(), schedule)
+    pipeline = remembering().with_schedule(schedule(3))
     data = batches(9)
     state = pipeline.init(jax.random.key(0), data[0][0])
     for n, batch in enumerate(data):
@@ -265,7 +284,7 @@ def test_trains_in_bfloat16(optimizer):
     assert pipeline.evaluate(state, data).loss < 0.9 * start
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-12), (jnp.bfloat16, 2e-2)])
 @pytest.mark.parametrize("build", [jd.lars, jd.clars])
 def test_a_batch_accumulated_32_times_is_one_batch(build, dtype, tolerance, x64):
     """As the thesis trains ImageNet: 32 chunks of 512 (section 4.4.4); half precision is summed in single."""

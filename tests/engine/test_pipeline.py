@@ -14,6 +14,7 @@ from jaxdecouple import schedules
 from jaxdecouple.network.layer import Layer
 from tests.oracles import naive, problems
 from tests.oracles.pipelines import assert_equal, numbers
+from tests.oracles.sharing import sharing
 
 PRESETS = {
     "backprop": schedules.backprop(3),
@@ -47,8 +48,16 @@ def batches(count, size=6, seed=0):
     return [(rng.normal(size=(size, 5, 5, 2)).astype(np.float32), rng.integers(0, 3, size)) for _ in range(count)]
 
 
-def make(schedule, layers=None, accumulate=1, beta=1.0, optimizer=None, **arguments):
-    stages = jd.partition(network() if layers is None else layers, schedule.num_stages)
+@sharing
+def usual(schedule, accumulate=1, **arguments):
+    return make(schedule, network(), accumulate, **arguments)
+
+
+of_one_batch_size = sharing(usual.__wrapped__)
+
+
+def make(schedule, layers, accumulate=1, beta=1.0, optimizer=None, **arguments):
+    stages = jd.partition(layers, schedule.num_stages)
     optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
     optimizer = jd.stagewise(optimizer, beta=beta, accumulate=accumulate)
     return jd.Pipeline(stages, schedule, optimizer=optimizer, **arguments)
@@ -72,7 +81,7 @@ def jitted_functions(pipeline):
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_function_compiles_once_and_everything_stays_on_its_device(name, accumulate):
-    pipeline = make(PRESETS[name], accumulate=accumulate)
+    pipeline = of_one_batch_size(PRESETS[name], accumulate)
     state, _ = train(pipeline, batches(25))
     for k, device in enumerate(pipeline.placement.devices):
         for leaf in jax.tree.leaves((state.stages[k], state.in_flight[k])):
@@ -108,7 +117,7 @@ def test_step_waits_for_nothing_but_the_run_ahead_bound():
 @pytest.mark.parametrize("name", PRESETS)
 def test_two_runs_are_identical(name):
     data = batches(9)
-    first, second = (make(PRESETS[name], accumulate=2) for _ in range(2))
+    first, second = (usual(PRESETS[name], 4) for _ in range(2))
     assert_equal(first.flush(train(first, data)[0]), second.flush(train(second, data)[0]))
 
 
@@ -152,7 +161,7 @@ def test_each_batch_is_counted_once_in_the_batch_statistics(name):
 def test_same_seed_gives_the_same_network_and_masks_for_every_cut():
     data, losses, params = batches(4), [], []
     for num_stages in (1, 2, 3):
-        pipeline = make(schedules.backprop(num_stages), optimizer=optax.sgd(0.0))
+        pipeline = make(schedules.backprop(num_stages), network(), optimizer=optax.sgd(0.0))
         state, values = train(pipeline, data)
         losses.append(values)
         params.append({name: value for stage in state.stages for name, value in stage.params.items()})
@@ -165,7 +174,7 @@ def test_same_seed_gives_the_same_network_and_masks_for_every_cut():
 def test_a_replay_draws_the_mask_of_its_forward():
     states = []
     for weights in ("stash", "replay"):
-        pipeline = make(schedules.gpipe(3, 4, weights=weights), accumulate=4)  # no staleness: both are exact
+        pipeline = usual(schedules.gpipe(3, 4, weights=weights), 4)  # no staleness: both are exact
         states.append(pipeline.flush(train(pipeline, batches(8))[0]))
     stash, replay = (jax.tree.leaves(state.stages[0].params) for state in states)
     for a, b in zip(stash, replay, strict=True):
@@ -192,13 +201,13 @@ def _scale_by_count(params, model_state, x, *, key, train):
 
 
 def test_stash_refers_to_weights_and_latest_keeps_none():
-    stash = make(schedules.fdg(3), accumulate=4)
+    stash = usual(schedules.fdg(3), 4)
     state, _ = train(stash, batches(20))
     residuals = state.in_flight[0].residuals
     assert len(residuals) == 4  # FDG's lag at stage 0 of 3
     versions = {id(residual.params.arrays[0]) for residual in residuals.values()}
     assert len(versions) == 2  # batches 16..19 saw one update among them: two versions, whatever the lag
-    latest = make(schedules.fdg(3, weights="latest"))
+    latest = usual(schedules.fdg(3, weights="latest"))
     state, _ = train(latest, batches(8))
     shapes = {leaf.shape for leaf in jax.tree.leaves(state.stages[0].params) if leaf.ndim > 1}
     values = jax.tree.leaves([(r.values.tree, r.inputs) for r in state.in_flight[0].residuals.values()])
@@ -207,7 +216,7 @@ def test_stash_refers_to_weights_and_latest_keeps_none():
 
 
 def test_metrics_belong_to_the_batch_that_reached_the_loss():
-    pipeline = make(schedules.fdg(3))
+    pipeline = usual(schedules.fdg(3))
     state, data = None, batches(5)
     state = pipeline.init(jax.random.key(0), data[0][0])
     seen = []
@@ -221,7 +230,7 @@ def test_metrics_belong_to_the_batch_that_reached_the_loss():
 
 def test_predict_and_evaluate_leave_the_run_alone():
     data, x = batches(10), np.ones((4, 5, 5, 2), np.float32)
-    plain, disturbed = make(PRESETS["fdg"]), make(PRESETS["fdg"])
+    plain, disturbed = usual(PRESETS["fdg"]), usual(PRESETS["fdg"])
     expected, _ = train(plain, data)
     state, _ = train(disturbed, data[:5])
     logits = disturbed.predict(state, x)
@@ -239,7 +248,7 @@ def test_predict_and_evaluate_leave_the_run_alone():
 
 
 def test_a_ragged_last_batch_and_several_epochs():
-    pipeline = make(PRESETS["fdg"])
+    pipeline = make(PRESETS["fdg"], network())
     data = [*batches(3), *batches(1, size=4)] * 3
     state, losses = train(pipeline, data)
     state = pipeline.flush(state)
@@ -248,7 +257,7 @@ def test_a_ragged_last_batch_and_several_epochs():
 
 
 def test_without_donation_a_state_can_be_used_again():
-    pipeline, data = make(PRESETS["dsp"], donate=False), batches(6)
+    pipeline, data = usual(PRESETS["dsp"], donate=False), batches(6)
     state, _ = train(pipeline, data[:3])
     assert_equal(train(pipeline, data[3:], state)[0], train(pipeline, data[3:], state)[0])
 

@@ -7,6 +7,7 @@ import optax
 
 import jaxdecouple as jd
 from jaxdecouple import schedules
+from tests.oracles.sharing import sharing
 
 PRESETS = {
     "backprop": schedules.backprop(2),
@@ -43,12 +44,24 @@ def batches(count, size=8):
 
 
 def pipeline(schedule, devices, **arguments):
+    """On these devices; those that differ in their schedule alone share what is compiled."""
+    groups = tuple(tuple(group) if isinstance(group, list) else group for group in devices)
+    return _shared(schedule, groups, **arguments)
+
+
+def fresh(schedule, devices, **arguments):
+    """The same, with programs of its own."""
     auxiliary = {
         "greedy": jd.models.MLPClassifier(CLASSES, param_dtype=np.float64),
         "synthetic": jd.models.GradientPredictor(CLASSES, param_dtype=np.float64),
     }.get(schedule.learning)
     optimizer = jd.stagewise(optax.sgd(0.1, momentum=0.9), accumulate=2)
     return jd.Pipeline(stages(), schedule, optimizer=optimizer, devices=devices, auxiliary=auxiliary, **arguments)
+
+
+@sharing
+def _shared(schedule, groups, **arguments):
+    return fresh(schedule, [list(group) if isinstance(group, tuple) else group for group in groups], **arguments)
 
 
 def trained(pipeline, data):

@@ -9,6 +9,7 @@ from flax import nnx
 
 import jaxdecouple as jd
 from jaxdecouple import schedules
+from tests.oracles.sharing import sharing
 
 PRESETS = {
     "backprop": schedules.backprop,
@@ -57,9 +58,20 @@ def batch(n=0, size=4, dtype=np.float32, labels=np.int32):
 
 
 def make(schedule, layers=None, accumulate=1, dtype=jnp.float32):
+    """A pipeline; of the usual network, one that shares what is compiled."""
+    return _usual(schedule, accumulate, dtype) if layers is None else fresh(schedule, layers, accumulate, dtype)
+
+
+@sharing
+def _usual(schedule, accumulate, dtype):
+    return fresh(schedule, network(dtype), accumulate, dtype)
+
+
+def fresh(schedule, layers, accumulate=1, dtype=jnp.float32):
+    """A pipeline with programs of its own."""
     auxiliary = {"greedy": layer(3, dtype), "synthetic": predict(dtype)}.get(schedule.learning)
     optimizer = jd.stagewise(optax.sgd(0.1, momentum=0.9), accumulate=accumulate)
-    stages = jd.partition(layers or network(dtype), schedule.num_stages)
+    stages = jd.partition(layers, schedule.num_stages)
     devices = jax.devices()[:1] * schedule.num_stages  # what is alike is compiled once
     return jd.Pipeline(stages, schedule, optimizer=optimizer, auxiliary=auxiliary, devices=devices)
 

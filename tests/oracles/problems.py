@@ -80,9 +80,17 @@ def _pipeline(settings, missed, x64):
     return jd.Pipeline(stages, schedules.backprop(len(stages)), optimizer=optimizer)
 
 
+_initial = {}  # by the programs of pipelines, the state that they all begin with
+
+
 def start(pipeline, problem):
     """The pipeline's initial state, with the problem's weights in place of its own."""
-    state = pipeline.init(jax.random.key(0), problem.batches[0][0])
+    x, programs = problem.batches[0][0], tuple(pipeline.programs)
+    if programs not in _initial:
+        _initial[programs] = pipeline.init(jax.random.key(0), x)
+    copies = (pipeline.placement.own(stage, k) for k, stage in enumerate(_initial[programs].stages))
+    state = _initial[programs].replace(stages=tuple(copies))
+    pipeline.expect(state, x)
     weights = iter(problem.layers)
     stages = []
     for k, stage in enumerate(state.stages):
