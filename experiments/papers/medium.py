@@ -18,7 +18,8 @@ from experiments.training.methods import METHODS
 UPDATES = 4000
 
 # Of the same blocks, in the same order of size. ImageNet's forms have 64 channels and more: of basic blocks, wide CIFAR
-# networks take their place; of bottlenecks, CIFAR networks. VGG, MobileNet and SE-ResNet have no smaller form.
+# networks take their place; of bottlenecks, CIFAR networks. VGG-11, DenseNet, MobileNet and SE-ResNet have no smaller
+# form.
 NETWORKS = {
     **{"resnet8": "resnet8", "resnet20": "resnet8", "resnet56": "resnet20", "resnet98": "resnet26"},
     **{"resnet110": "resnet32", "resnet164": "resnet38", "resnet1202": "resnet44"},
@@ -26,7 +27,7 @@ NETWORKS = {
     **{"resnet50": "resnet20_bottleneck", "resnet101": "resnet29_bottleneck", "resnet152": "resnet38_bottleneck"},
     **{"preact_resnet164": "preact_resnet20", "preact_resnet1001": "preact_resnet29"},
     **{"resnext29": "resnext20_4x16d", "vgg19": "vgg11"},
-    **{name: name for name in ("mobilenet_v2", "se_resnet18")},
+    **{name: name for name in ("mobilenet_v2", "se_resnet18", "vgg11", "densenet121")},
 }
 
 

@@ -18,6 +18,7 @@ from experiments.training.methods import METHODS
 DATASET = "digits"  # scikit-learn's: 1437 images of 8x8 to train on, 360 to test
 NUM_TRAIN = 1437
 BATCH = 64  # the largest batch of an update
+LARGEST = 256  # images of an update that have a small counterpart
 UPDATES = 2000  # of a run
 SPEED = {"model": "resnet20", "image_size": 16, "batch_size": 64, "num_classes": 10}  # for speed and memory
 
@@ -67,8 +68,14 @@ def of_training(
       epochs: of the small run; 0: as many as make `UPDATES`.
 
     Raises:
-      ValueError: no small network has as many modules as there are stages, or boundaries are those of another network.
+      ValueError: no small network has as many modules as there are stages, boundaries are those of another network, or
+        large batches are the point of the row.
     """
+    if settings.get("accumulate", 1) * settings["batch_size"] > LARGEST:
+        raise ValueError(
+            f"an update takes {settings['accumulate'] * settings['batch_size']} images, and the digits are "
+            f"{NUM_TRAIN}; write --scale=medium, or see experiments.large_batch"
+        )
     found = network(settings["method"], settings.get("num_stages", 1))
     accumulate = settings.get("accumulate") or 1
     batch = min(settings["batch_size"], BATCH // accumulate)

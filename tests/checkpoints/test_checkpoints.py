@@ -40,11 +40,11 @@ def assert_same(state, other):
 
 
 def assert_continues(path, build, *, batches=BATCHES, stop=5, targets=None, prepare=lambda pipeline, state: state):
-    """Trains, saves, restores into a new pipeline, and goes on with both."""
+    """Trains, saves, restores into a new pipeline, which shares what is compiled, and goes on with both."""
     pipeline = build()
     state = prepare(pipeline, train(pipeline, stop=stop, batches=batches))
     jd.save(path, state)
-    other = build()
+    other = pipeline.with_schedule(pipeline.schedule)
     restored = jd.restore(path, other, batches[0][0], targets)
     assert_same(state, restored)
     for device, *own in zip(other.placement.devices, restored.stages, restored.in_flight, strict=True):

@@ -32,7 +32,7 @@ NAMES = {
     "fdg": ((18, 30, 21, 6, 32, 26, 8, 16, 11), "53ccd197805c692e"),
     "adl": ((24, 12, 67, 10, 12, 17, 16, 6), "66f5d7f67d40f1ec"),
     "dsp": ((36, 16, 13, 6, 8, 6, 9, 6), "0ef45e82b780acfb"),
-    "thesis": ((4, 9, 7, 4, 3, 8, 4, 4, 2, 18, 18, 18), "13a00b77ec6693b9"),
+    "thesis": ((10, 32, 6, 4, 9, 7, 4, 3, 8, 4, 4, 2, 18, 18, 18), "f349a275112a8933"),
 }
 
 
@@ -100,9 +100,30 @@ def test_every_row_can_be_run_as_the_paper_has_it():
 TRAINED = [name for name, (table, _) in ALL.items() if table.measure.kind == "training"]
 
 
+def max_update(name):
+    """Images of an update of the paper's run."""
+    settings = ALL[name][0].settings_of(ALL[name][1])
+    return settings["batch_size"] * (settings.get("accumulate") or 1)
+
+
+def test_thesis_chapter_4_trains_with_the_batches_and_rates_of_its_text():
+    batches = {name: max_update(name) for name in TRAINED if name.startswith(("thesis/figure10", "thesis/figure13"))}
+    assert {batch for name, batch in batches.items() if "figure13" in name} == {8192}
+    assert {batches[f"thesis/figure10/vgg11/lars_{size}"] - size for size in (128, 512, 2048, 8192)} == {0}
+    for name, eta, rate, epochs in (("resnet50/lars", 1e-3, 25, 90), ("mobilenet_v2/clars", 1e-2, 6, 150)):
+        run = job_of(*ALL[f"thesis/figure14/{name}"], Scale("paper")).settings
+        assert (run.eta, run.learning_rate, run.epochs, run.batch_size * run.accumulate) == (eta, rate, epochs, 16384)
+        assert (run.warmup_epochs, run.decay, run.nesterov) == (5 if "lars" == run.optimizer else 0, "polynomial", True)
+    assert job_of(*ALL["thesis/figure13/resnet56/clars/eta0.01"], Scale("paper")).settings.learning_rate == 6.4
+
+
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_small_run_keeps_the_method_and_the_shape_of_the_schedule(paper):
     for name in (name for name in TRAINED if name.startswith(f"{paper}/")):
+        if max_update(name) > 256:
+            with pytest.raises(ValueError, match="and the digits are 1437; write --scale=medium, or see"):
+                job_of(*ALL[name], Scale("small"))
+            continue
         full, cut = (job_of(*ALL[name], Scale(scale)).settings for scale in ("paper", "small"))
         assert {kept: getattr(full, kept) for kept in KEPT} == {kept: getattr(cut, kept) for kept in KEPT}, name
         assert cut.dataset == "digits"
