@@ -22,6 +22,7 @@ from jaxdecouple.asynchronous import (
     Clock,
     ConvergenceWarning,
     DivergenceWarning,
+    EngineWarning,
     Linear,
     Record,
     Result,
@@ -81,7 +82,7 @@ def attempt(solver: Callable[..., Result], *arguments: Any, above: float = math.
             raise NonFiniteLoss(f"the objective is {record.objective}")
 
     with warnings.catch_warnings():
-        for expected in (StepSizeWarning, ConvergenceWarning):
+        for expected in (StepSizeWarning, ConvergenceWarning, EngineWarning):
             warnings.simplefilter("ignore", expected)
         warnings.simplefilter("error", DivergenceWarning)
         try:

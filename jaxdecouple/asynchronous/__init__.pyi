@@ -10,6 +10,7 @@ from .engines.messages import WorkersLost as WorkersLost
 from .engines.options import Options as Options
 from .engines.run import ConvergenceWarning as ConvergenceWarning
 from .engines.run import DivergenceWarning as DivergenceWarning
+from .engines.run import EngineWarning as EngineWarning
 from .estimators import LinearSVM as LinearSVM
 from .estimators import LogisticClassifier as LogisticClassifier
 from .estimators import RidgeRegressor as RidgeRegressor

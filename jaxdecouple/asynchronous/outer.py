@@ -22,6 +22,7 @@ class Outer:
       lost: workers lost so far.
       delays: of the messages of this outer iteration.
       free: on the virtual clock, when each worker can begin something else, ``[K]``; else None.
+      computing: seconds that processes took to compute what the server has taken, one after another; 0 where none do.
     """
 
     w: Any
@@ -33,6 +34,7 @@ class Outer:
     lost: int = 0
     delays: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
     free: np.ndarray | None = None
+    computing: float = 0.0
 
     def after(self, messages: int, epochs: float, **others: Any) -> Outer:
         """What is there an outer iteration of so many messages later."""

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import signal
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, DualAscent, DualFree, Svrg
 from jaxdecouple.asynchronous.algorithms.sampling import rows_of
-from jaxdecouple.asynchronous.engines.clock import NO_STRAGGLERS
+from jaxdecouple.asynchronous.algorithms.steps import Steps
+from jaxdecouple.asynchronous.engines.clock import NO_STRAGGLERS, Stragglers
 from jaxdecouple.asynchronous.engines.messages import (
     Compute,
     Go,
@@ -27,6 +29,8 @@ from jaxdecouple.asynchronous.engines.messages import (
     Task,
     WorkersLost,
 )
+from jaxdecouple.asynchronous.engines.options import Settings
+from jaxdecouple.asynchronous.engines.run import Run
 from jaxdecouple.asynchronous.engines.serving import Serving
 from jaxdecouple.asynchronous.engines.worker import Worker
 from jaxdecouple.asynchronous.outer import Outer
@@ -35,6 +39,7 @@ from jaxdecouple.asynchronous.problems.problem import Problem
 pytestmark = [
     pytest.mark.filterwarnings("ignore::jaxdecouple.asynchronous.StepSizeWarning"),
     pytest.mark.filterwarnings("ignore::jaxdecouple.asynchronous.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::jaxdecouple.asynchronous.EngineWarning"),
 ]
 
 N, D = 240, 6
@@ -153,6 +158,40 @@ def test_primal_and_dual_belong_together_after_every_message_also_when_workers_a
     assert max(int(outer.delays.max()) for outer in done) < 20
     start = float(np.abs(problem.gradient(np.zeros(D))).max())
     assert float(np.abs(problem.gradient(done[-1].w)).max()) < 0.1 * start
+
+
+def test_what_was_computed_is_what_was_taken(monkeypatch) -> None:
+    """Stale messages are not counted; of SVRG, the parts of the full gradient are."""
+    answer = Worker.answer
+
+    def in_a_second(worker: Worker, request: Any) -> Any:
+        found = answer(worker, request)
+        return found and dataclasses.replace(found, seconds=1.0)
+
+    monkeypatch.setattr(Worker, "answer", in_a_second)
+    problem, order_of_answers = make_problem(), iter([0, 0, 0, 0, 1] * 5)
+    room = Room(problem, DualFree(5), 2, lambda asked: next(order_of_answers))
+    job = job_of(problem, DualFree(5), 2, outer=5, inner=4, step=0.01)
+    done = list(Serving(room, job, start_of(problem, DualFree(5))).run())
+    assert [outer.computing for outer in done] == [4, 8, 12, 16, 20]
+    room = Room(problem, Svrg(5), 2, lambda asked: asked[0])
+    job = job_of(problem, Svrg(5), 2, outer=2, inner=4, step=0.01)
+    done = list(Serving(room, job, dataclasses.replace(start_of(problem, Svrg(5)), computing=100.0)).run())
+    assert [outer.computing for outer in done] == [106, 112]
+
+
+def test_processes_that_gain_nothing_say_so() -> None:
+    """One loop is faster where messages take less time to compute than the run took."""
+    problem, start = make_problem(), Outer(np.zeros(D), seconds=3.0, computing=1.0)
+    run = Run(problem, DualFree(5), Settings(workers=2, engine="local"), Steps(0.01))
+    with pytest.warns(asynchronous.EngineWarning, match=r"2 workers took 7 s for what takes 2 s to compute.* than 5"):
+        run._warn_of_messages(start, dataclasses.replace(start, seconds=10.0, computing=3.0))
+    late = dataclasses.replace(run, settings=Settings(workers=2, engine="local", stragglers=Stragglers()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run._warn_of_messages(start, dataclasses.replace(start, seconds=10.0, computing=9.0))
+        run._warn_of_messages(start, dataclasses.replace(start, seconds=10.0))  # nobody computed by itself
+        late._warn_of_messages(start, dataclasses.replace(start, seconds=10.0, computing=3.0))
 
 
 def test_a_stale_message_of_an_earlier_outer_iteration_is_not_taken() -> None:

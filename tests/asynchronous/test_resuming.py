@@ -116,7 +116,7 @@ def test_a_run_that_is_asked_to_end_saves_what_it_has(tmp_path: pathlib.Path) ->
 def test_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
     """Cut off, of no archive, or with pickles in it."""
     path = tmp_path / "checkpoint"
-    saved = Outer(np.ones(3), np.ones(4), 2, 7, 2.5, 1.5, 1, np.arange(3), np.ones(2))
+    saved = Outer(np.ones(3), np.ones(4), 2, 7, 2.5, 1.5, 1, np.arange(3), np.ones(2), 0.25)
     saving.save(path, saved, np.array([0.5, 2.0]), "this")
     loaded, steps = saving.load(path, "this")
     for field in dataclasses.fields(Outer):

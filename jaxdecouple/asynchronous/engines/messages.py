@@ -133,19 +133,21 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """From a worker: the sum of its examples' gradients, ``[d]``."""
+    """From a worker: the sum of its examples' gradients, ``[d]``, and how many seconds it took."""
 
     gradient: np.ndarray
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """From a worker: a message, as `Message` has it, and the version that it was computed with."""
+    """From a worker: a message, as `Message` has it, the version that it was computed with, and how many seconds."""
 
     v: np.ndarray
     rows: np.ndarray | None
     change: np.ndarray | None
     version: int
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The ray engine: the server and every worker are Ray actors, on this machine or on those of a cluster.
 
     driver  --- streams of outer iterations ---  server actor  --- requests and answers ---  worker actors
+    (both on one node)                                                                       (anywhere)
 
 If no Ray is running, one is started on this machine for the run, and stopped after it; a cluster is found as always, by
 ``ray.init()`` before the run or RAY_ADDRESS.
@@ -25,6 +26,7 @@ try:
     import ray
     from ray._private import ray_constants
     from ray.exceptions import RayActorError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     raise ValueError("engine is 'ray', and Ray is not installed; write pip install ray, or engine='local'") from error
 
@@ -120,7 +122,10 @@ def serve(job: Job, at: Outer, tasks: list[Task]) -> Generator[Outer, Go, None]:
             )
         environment = {**ONE_CORE, "JAX_ENABLE_X64": str(int(jax.config.jax_enable_x64))}
         environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-        make = ray.remote(AsynchronousServer).options(num_cpus=0, runtime_env={"env_vars": environment})
+        # Beside this process, so that the loss of any other node is the loss of workers alone.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        settings: Any = {"num_cpus": 0, "runtime_env": {"env_vars": environment}, "scheduling_strategy": here}
+        make = ray.remote(AsynchronousServer).options(**settings)
         server = make.remote(job, at, [ray.put(task) for task in tasks], environment)
         asked = server.next.remote(None)
         while True:

@@ -36,6 +36,10 @@ class ConvergenceWarning(UserWarning):
     """A run has ended before it converged."""
 
 
+class EngineWarning(UserWarning):
+    """Processes took longer than all that they computed: one loop, which sends no messages, would have been faster."""
+
+
 class DivergenceWarning(ConvergenceWarning):
     """A run was stopped, since its objective rose far above where it began, or is no number any more."""
 
@@ -174,7 +178,7 @@ class Run:
         settings, best = self.settings, self.settings.optimum
         if best is None and (known := self.problem.optimum()) is not None:
             best = known[1] if isinstance(known[1], Tracer) else float(known[1])
-        meter = Meter(self.problem, best, settings.on_record)
+        meter, start = Meter(self.problem, best, settings.on_record), at
         fingerprint = self.fingerprint if settings.checkpoint else ""
         record = first = meter.measure(at, self.steps.of(at.outer))
         meter.add(record, at.w, is_shown=is_new)
@@ -191,6 +195,7 @@ class Run:
                 if is_terminated():
                     raise SystemExit(128 + signal.SIGTERM)
         self._warn(first, record)
+        self._warn_of_messages(start, at)
         alpha = None if at.alpha is None else jnp.asarray(at.alpha)
         converged = self._has_converged(first, record, settings.tol or CONVERGED)
         return Result(jnp.asarray(at.w), alpha, Trace(meter.records), self.steps.first, at.lost, converged)
@@ -249,6 +254,17 @@ class Run:
         remedy = "write more outer_steps, or a larger tol" if self.settings.tol else "write more outer_steps, or a tol"
         text = f"{name} has not converged: after {record.outer} outer iterations {far}; {remedy} that is reached"
         warnings.warn(text, ConvergenceWarning, **CALLER)
+
+    def _warn_of_messages(self, start: Outer, end: Outer) -> None:
+        """Says it where most of the time went into messages. Who is late on purpose, or what shares w, is left out."""
+        computing, took = end.computing - start.computing, end.seconds - start.seconds
+        if self.settings.stragglers.probability or not 0 < computing < took:
+            return
+        workers = "1 worker" if self.settings.workers == 1 else f"{self.settings.workers} workers"
+        text = f"{workers} took {took:.3g} s for what takes {computing:.3g} s to compute: one loop, which sends no "
+        text += "messages, would be faster; write engine='simulated', or more examples in a message than "
+        text += f"{self.algorithm.h}"
+        warnings.warn(text, EngineWarning, **CALLER)
 
 
 def _merit(record: Record) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import pathlib
 import zipfile
 
@@ -11,7 +13,7 @@ import numpy as np
 from jaxdecouple.asynchronous.outer import Outer
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Outer)}
-_KINDS = {"outer": int, "messages": int, "epochs": float, "seconds": float, "lost": int}
+_KINDS = {"outer": int, "messages": int, "epochs": float, "seconds": float, "lost": int, "computing": float}
 
 
 def save(path: str | pathlib.Path, done: Outer, steps: np.ndarray, fingerprint: str) -> None:
@@ -81,11 +83,15 @@ def check_writable(path: str | pathlib.Path) -> None:
     """Refuses a file that could not be written, before anything is computed.
 
     Raises:
-      ValueError: its directory is not there or cannot be written.
+      ValueError: it is a directory, or its directory is not there or cannot be written.
     """
     path = pathlib.Path(path).expanduser()
+    partial = path.with_name(path.name + ".partial")
     try:
-        path.with_name(path.name + ".partial").touch()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        partial.touch()
+        partial.unlink()
     except OSError as error:
         raise ValueError(
             f"checkpoint {path} cannot be written ({error}); write a file in a directory of yours"

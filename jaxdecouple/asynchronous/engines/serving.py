@@ -35,6 +35,7 @@ class Serving:
         self._crew, self._job, self._at, self._on_update = crew, job, at, on_update
         self._w, self._alpha = np.array(at.w), None if at.alpha is None else np.array(at.alpha)
         self._lost, self._attempts = at.lost, [-1] * job.workers
+        self._computing = at.computing
         self._present: set[int] = set()
         self._waiting: set[int] = set()  # present, and nothing is asked of them
         self._taken: set[int] = set()  # whose last message was taken, which they have not been told yet
@@ -55,6 +56,7 @@ class Serving:
             seconds = at.seconds + time.perf_counter() - begun
             alpha = None if self._alpha is None else self._alpha.copy()
             there = {"w": self._w.copy(), "alpha": alpha, "seconds": seconds, "lost": self._lost}
+            there["computing"] = self._computing
             at = at.after(len(delays), self._job.epochs, delays=np.array(delays), **there)
             go = (yield at) or Go(self._job.steps[min(at.outer, len(self._job.steps) - 1)])
             if go.back:
@@ -103,6 +105,7 @@ class Serving:
         if message.rows is not None:  # which are numbers of the worker's examples
             assert self._alpha is not None  # of a method with a dual
             np.add.at(self._alpha[worker :: self._job.workers], message.rows, message.change)
+        self._computing += message.seconds
         delay, self._version = self._version - message.version, self._version + 1
         self._taken.add(worker)
         if self._on_update is not None:
@@ -126,6 +129,7 @@ class Serving:
             worker, answer = self._next()
             if isinstance(answer, Part):
                 parts[worker] = np.array(answer.gradient)
+                self._computing += answer.seconds
         return sum(parts[k] for k in range(self._job.workers)) / self._job.n + self._job.l2 * w
 
     def _next(self) -> tuple[int, Sent | Part | None]:

@@ -65,12 +65,13 @@ class Worker:
             self._begin(request.outer)
         begun, slowdown = time.perf_counter(), next(self._late)
         if isinstance(request, Full):
-            content = Part(np.asarray(_gradient_sum(self._part, request.w)))
+            gradient = np.asarray(_gradient_sum(self._part, request.w))
+            content = Part(gradient, seconds := time.perf_counter() - begun)
         else:
             v, rows, change = jax.tree.map(np.asarray, tuple(self._compute(request)))
-            content = Sent(v, rows, change, request.version)
+            content = Sent(v, rows, change, request.version, seconds := time.perf_counter() - begun)
         if slowdown:
-            time.sleep(slowdown * (time.perf_counter() - begun))
+            time.sleep(slowdown * seconds)
         return content
 
     def _begin(self, outer: int) -> None:
