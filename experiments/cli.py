@@ -20,18 +20,19 @@ from experiments import settings
 from experiments.report.workdir import Workdir
 from experiments.training.launching import TERMINAL
 from experiments.training.stopping import NonFiniteLoss, Stopped
-from jaxdecouple.errors import DataWarning
+from jaxdecouple.errors import DataWarning, did_you_mean
 
 _SHOW_WARNING = warnings.showwarning
 MANY = 20  # flags: more than that are not all explained at once
 SECONDS = 10  # between two lines on the progress, where it is not a terminal that shows it
 
 _FREE_SPACE = "free some space, and give the same command again"
-_HINTS = {errno.ENOSPC: _FREE_SPACE, errno.EDQUOT: _FREE_SPACE, errno.EFBIG: _FREE_SPACE}
+_HINTS = {errno.ENAMETOOLONG: "write a shorter path"}
+_HINTS |= {errno.ENOSPC: _FREE_SPACE, errno.EDQUOT: _FREE_SPACE, errno.EFBIG: _FREE_SPACE}
 _HINTS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow this user to use it, or write another path")
+_HINTS |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ELOOP), "write another path")
 _INDENT: dict[str, Any] = {"subsequent_indent": "      "}
 _HELP = {"help", "h", "?", "helpshort", "helpfull"}
-_HINTS |= {errno.ENAMETOOLONG: "write a shorter path"}
 
 
 def start(main: Callable[[list[str]], object]) -> None:
@@ -42,7 +43,22 @@ def start(main: Callable[[list[str]], object]) -> None:
             print(_help("helpfull" in asked), flush=True)
         os._exit(0)  # at once, whether or not anybody still reads
     sys.stdout.reconfigure(line_buffering=True)  # a file or a pipe, too, gets each line at once
-    app.run(main)
+    app.run(main, flags_parser=parse)
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """What is left of a command line when its flags have been read.
+
+    Raises:
+      SystemExit: a flag is unknown, or its value is not of its type.
+    """
+    try:
+        return values(argv)
+    except flags.UnrecognizedFlagError as error:
+        hint = did_you_mean(error.flagname, list(values), cutoff=0.5)
+        sys.exit(f"error: there is no flag --{error.flagname}; {hint}write one that --help lists")
+    except flags.Error as error:
+        sys.exit(f"error: {' '.join(str(error).split())}; --help says what it takes")
 
 
 def _help(full: bool) -> str:
@@ -125,11 +141,10 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
       interrupted: what to say of the results after Ctrl-C.
 
     Raises:
-      UsageError: there are other arguments than flags.
       SystemExit: settings that cannot be used, a run that diverged or lost its server, or Ctrl-C.
     """
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are flags: --name=value")
+        sys.exit(f"error: unexpected argument {argv[1]!r}; settings are flags: --name=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     warnings.showwarning = _warn
@@ -145,12 +160,14 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
         if error.errno not in _HINTS:
             raise
         sys.exit(f"error: {error}; {_HINTS[error.errno]}")
+    except MemoryError as error:
+        sys.exit(f"error: there is not enough memory ({error}); write smaller numbers")
     except Stopped as stopped:
         _leave(str(stopped), stopped.signum)
     except KeyboardInterrupt:
         _leave(f"\ninterrupted; {interrupted}", signal.SIGINT)
     except Exception as error:
-        if not _is_loss_of_workers(error):
+        if not (_is_loss_of_workers(error) or _is_unknown_home(error)):
             raise
         sys.exit(f"error: {error}")
 
@@ -166,6 +183,11 @@ def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: 
 def _is_loss_of_workers(error: Exception) -> bool:
     methods = sys.modules.get("jaxdecouple.asynchronous")  # imported here, it would cost each program a second
     return methods is not None and isinstance(error, (methods.ServerLost, methods.WorkersLost))
+
+
+def _is_unknown_home(error: Exception) -> bool:
+    """Whether a path began with ~ and the name of nobody: pathlib has no error of its own for that."""
+    return isinstance(error, RuntimeError) and "home directory" in str(error)
 
 
 def _leave(message: str, signum: int) -> None:

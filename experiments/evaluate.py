@@ -14,6 +14,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli as command_line
+from experiments.report.workdir import check_file
 
 FLAGS = flags.FLAGS
 SUFFIXES = (".csv", ".npz")
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> None:
         predictions = pathlib.Path(FLAGS.predictions).expanduser() if FLAGS.predictions else None
         if predictions and predictions.suffix not in SUFFIXES:
             raise ValueError(f"predictions is {predictions}; write a file that ends in {' or '.join(SUFFIXES)}")
+        if predictions:
+            check_file("predictions", predictions)
         changes = {name: FLAGS[name].value for name in ("dataset", "data_dir") if FLAGS[name].value}
         path = loading.find(pathlib.Path(FLAGS.checkpoint).expanduser())
         config, metadata = loading.saved_config(path, **changes)

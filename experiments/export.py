@@ -13,6 +13,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli as command_line
+from experiments.report.workdir import check_file
 
 FLAGS = flags.FLAGS
 
@@ -28,6 +29,11 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         if not FLAGS.checkpoint:
             raise ValueError("checkpoint is not given; write --checkpoint=runs/... , the workdir of a run")
+        output = pathlib.Path(FLAGS.output).expanduser()
+        if output.suffix == ".json":
+            raise ValueError(f"output is {output}, where what the model expects is written; write a file.msgpack")
+        check_file("output", output, is_made=True)
+        check_file("output", output.with_suffix(".json"), is_made=True)
         from experiments import devices  # not before: --help need not wait for JAX
         from experiments.training import loading
 
@@ -36,7 +42,7 @@ def main(argv: list[str]) -> None:
         devices.request(config.num_stages)
         loaded = loading.load(path, config, metadata)
         state = loaded.trainer.pipeline.flush(loaded.state)
-        loading.write_model(pathlib.Path(FLAGS.output).expanduser(), loaded.trainer, state)
+        loading.write_model(output, loaded.trainer, state)
         print(
             f"the weights of {config.model} after {state.tick} batches by {config.method} are in {FLAGS.output}, and "
             "what it expects of an image in the .json beside it"

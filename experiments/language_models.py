@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 from absl import flags
 
+import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
@@ -88,6 +90,18 @@ class Asked(Settings):
                 f"batch_size is {self.batch_size} and chunks is {self.chunks}; paci needs batches that micro-batches "
                 "divide"
             )
+        if self.warmup >= self.updates:
+            raise ValueError(f"warmup is {self.warmup}, but there are {self.updates} updates; write less")
+        if self.num_stages > (most := len(self.network(256))):  # before a schedule of so many is made
+            raise ValueError(
+                f"num_stages is {self.num_stages}, but {self.layers} layers can be cut into {most} stages at most; "
+                "write that many, or more --layers"
+            )
+
+    def network(self, vocab_size: int) -> list[Any]:
+        """The GPT, for so many tokens."""
+        sizes = {"layers": self.layers, "width": self.width, "heads": self.heads, "context": self.context}
+        return jd.models.gpt(vocab_size, **sizes, split_blocks=True)
 
 
 def define_flags() -> None:

@@ -41,14 +41,21 @@ class Planning(Settings):
     profile: str = option("", "a profile.json measured before; empty: measure")
 
     def check(self) -> None:
-        """Refuses what cannot be planned; ranges have been checked."""
-        if not self.num_stages:
-            raise ValueError("num_stages is empty; write one or several numbers of at least 1, such as 4,8")
+        """Refuses what cannot be planned, and settings without effect; ranges have been checked."""
+        if len(set(self.num_stages)) < len(self.num_stages):
+            raise ValueError(f"num_stages is {','.join(map(str, self.num_stages))!r}; write each once")
         layers = self.layers()
         if max(self.num_stages) > len(layers):
             raise ValueError(
                 f"num_stages is {max(self.num_stages)}, but {self.model} can be cut into {len(layers)} stages at most"
             )
+
+        for name, has in (("context", self.is_language), ("image_size", not self.is_language)):
+            if not has and getattr(self, name) != getattr(Planning, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but {self.model} is a model of "
+                    f"{'texts' if self.is_language else 'images'}, and has no such setting; leave it out"
+                )
 
     @property
     def is_language(self) -> bool:

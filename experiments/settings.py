@@ -106,6 +106,11 @@ class Settings:
     def __post_init__(self) -> None:
         for field in _options(self):
             value, rule = getattr(self, field.name), field.metadata
+            if value == () and field.default:
+                needed = f"at least one, such as {_texts(field.default)[0]}"
+                raise ValueError(f"{field.name} is ''; write {needed}, or leave it out")
+            if isinstance(value, tuple) and _kind_of_items(field) is str and len(set(value)) < len(value):
+                raise ValueError(f"{field.name} is {_shown(value)}; write each once")
             for item in value if isinstance(value, tuple) else (value,):
                 if rule["choices"]:
                     choose(

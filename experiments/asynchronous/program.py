@@ -16,7 +16,7 @@ from experiments import devices
 from experiments.asynchronous import scales
 from experiments.asynchronous.curves import Curve, draw, rounded
 from experiments.asynchronous.solving import Solving
-from experiments.report.workdir import Workdir
+from experiments.report.workdir import Workdir, check_file
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple.asynchronous import DivergenceWarning, Problem, Record, StepSizeWarning
 from jaxdecouple.asynchronous.data.sources import Source, classes, signs
@@ -33,11 +33,15 @@ def run(setting: Solving, workdir: pathlib.Path, *, overwrite: bool = False) -> 
     """
     setting.check()
     Workdir.check(workdir, overwrite=overwrite, inputs={"resume": setting.resume})
+    checkpoint = pathlib.Path(setting.checkpoint).expanduser()
+    in_workdir = checkpoint.absolute().is_relative_to(workdir.expanduser().absolute())
+    if setting.checkpoint and not in_workdir:
+        check_file("checkpoint", checkpoint)
     with scales.precision(setting.dtype):
         source = setting.load()
         problem = setting.make(source)
         output = Workdir(workdir, scales.described(setting), overwrite=overwrite)
-        if setting.checkpoint:  # which may lie in the workdir
+        if setting.checkpoint and in_workdir:
             output.path.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, Any]] = []
 

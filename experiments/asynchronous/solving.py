@@ -32,6 +32,17 @@ METHODS: dict[str, tuple[str, ...]] = {
     "dis_dfsdca": ("local_steps", "step_size", "sampling"),
     "cocoa_plus": ("local_steps",),
 }
+OF_METHODS = {name for names in METHODS.values() for name in names}
+# Other settings that have an effect with some values of another alone.
+ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mu": ("problem", ("pca",)),
+    "gamma": ("problem", ("smoothed_hinge",)),
+    "hidden": ("problem", ("network",)),
+    "labels": ("problem", ("ridge", "quadratic", "logistic", "smoothed_hinge")),
+    "example_seconds": ("engine", ("simulated",)),
+    "message_seconds": ("engine", ("simulated",)),
+    "update_seconds": ("engine", ("simulated",)),
+}
 ALONE = ("svrg", "sdca", "dfsdca")  # methods of one worker
 NEEDS_STEP = ("sgd", "shared_asysvrg")
 
@@ -101,6 +112,23 @@ class Solving:
         self.stragglers()
         self.parsed_delays()
         self.positive()
+        self._check_effects()
+
+    def _check_effects(self) -> None:
+        """Refuses settings without effect."""
+        named = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        given = {name: value for name, (value, default) in named.items() if value != default}
+        for name, value in given.items():
+            setting, values = ONLY_WITH.get(name, ("method", METHODS))
+            if name in OF_METHODS:
+                values = tuple(method for method, takes in METHODS.items() if name in takes)
+            if getattr(self, setting) not in values:
+                raise ValueError(
+                    f"{name} is {value}, but {setting} {getattr(self, setting)} has no such setting; write --{setting}="
+                    f"{' or '.join(values)}, or leave it out"
+                )
+        if not self.straggler_probability and {"straggler_slowdown", "straggler_workers"} & {*given}:
+            raise ValueError("stragglers are given, but straggler_probability is 0; write --straggler_probability=0.2")
 
     def clock(self) -> Clock:
         """The virtual clock."""

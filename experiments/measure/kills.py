@@ -298,6 +298,9 @@ def main(argv: list[str]) -> None:
         asked = read(Asked)
         output = Workdir(command_line.workdir("kills"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
         done = cases(asked.kills, processes=asked.processes)
+        if not done:
+            stages = " or ".join(map(str, STAGES))
+            raise ValueError(f"processes is {asked.processes}, which cannot share {stages} stages; write 1, 2 or 4")
         with tempfile.TemporaryDirectory(prefix="jaxdecouple-kills-") as scratch:
             run_cases(done, pathlib.Path(scratch), asked.jobs, asked.seed)
         exact, seconds = report(done, output), time.perf_counter() - start

@@ -88,15 +88,7 @@ class Bench:
             most_test=asked.test_sequences,
         )
         self._sample = jax.ShapeDtypeStruct((asked.batch_size, asked.context), np.dtype(np.int32))
-        layers = jd.models.gpt(
-            self.data.vocab_size,
-            layers=asked.layers,
-            width=asked.width,
-            heads=asked.heads,
-            context=asked.context,
-            split_blocks=True,
-        )
-        self._stages = jd.partition(layers, asked.num_stages, sample=self._sample)
+        self._stages = jd.partition(asked.network(self.data.vocab_size), asked.num_stages, sample=self._sample)
         self._plain: dict[tuple[str, float, int], jd.Pipeline] = {}
 
     def __str__(self) -> str:

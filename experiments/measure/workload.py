@@ -53,6 +53,11 @@ class Workload(Settings):
                     f"batch_size is {self.batch_size}, which {method} splits into {parts} micro-batches; write a "
                     f"multiple of {parts}, or --methods without {method}"
                 )
+        if self.num_stages > (most := len(self.layers())):  # before a schedule of so many is made
+            raise ValueError(
+                f"num_stages is {self.num_stages}, but {self.model} can be cut into {most} stages at most; write that "
+                "many"
+            )
         self.cut(schedules.fdg(self.num_stages))  # refuses the model, and a cut that does not fit
 
     @property

@@ -203,10 +203,12 @@ def check(tables: Mapping[str, Table], chosen: Mapping[str, Sequence[Row]], scal
       ValueError: names the row.
     """
     as_it_is, fitting = dataclasses.replace(scale, changes={}), set()
+    refused: dict[str, ValueError] = {}
     for name, row in ((name, row) for name, rows in chosen.items() for row in rows):
         try:
             job_of(tables[name], row, as_it_is)
-        except ValueError:
+        except ValueError as error:
+            refused[f"{name}/{row.name}"] = error
             continue
         try:
             config = job_of(tables[name], row, scale).settings
@@ -225,6 +227,9 @@ def check(tables: Mapping[str, Table], chosen: Mapping[str, Sequence[Row]], scal
                 fitting.add(network)
         except ValueError as error:
             raise ValueError(f"{name}/{row.name}: {error}") from error
+    if scale.dataset and len(refused) == sum(map(len, chosen.values())):
+        path, error = next(iter(refused.items()))
+        raise ValueError(f"no row can be run on {scale.dataset}; {path}: {error}") from error
 
 
 def define_flags() -> None:
@@ -267,7 +272,11 @@ def main(argv: list[str]) -> None:
         scale = Scale(name, FLAGS.dataset, FLAGS.epochs, FLAGS.data_dir, changes.parsed(FLAGS.set))
         if scale.epochs < 0:
             raise ValueError(f"epochs is {scale.epochs}; write at least 1, or 0 for the scale's own")
-        seeds = list(dict.fromkeys(settings.numbers("seeds", FLAGS.seeds, int, least=0)))
+        if scale.epochs and name == "paper":
+            raise ValueError(f"epochs is {scale.epochs}, but scale paper trains as printed; write --set epochs=...")
+        if FLAGS.out and pathlib.Path(FLAGS.out).exists() and not pathlib.Path(FLAGS.out).is_dir():
+            raise ValueError(f"out is {FLAGS.out}, which is a file; write a directory")
+        seeds = list(dict.fromkeys(settings.numbers("seeds", FLAGS.seeds, int, least=0, below=2**32)))
         devices.request(CPU_DEVICES)
         devices.compile_once()
         check(tables, chosen, scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -118,4 +119,6 @@ class Store:
 
     def _is_store(self) -> bool:
         file = self.path / "config.json"
-        return file.is_file() and json.loads(file.read_text()) == PURPOSE
+        with contextlib.suppress(ValueError):  # a config.json that is none belongs to somebody else
+            return file.is_file() and json.loads(file.read_text()) == PURPOSE
+        return False

@@ -9,12 +9,14 @@ and what probes found if it was given --diagnose_every=10.
 
 from __future__ import annotations
 
+import pathlib
 import time
 
 from absl import flags
 
 import jaxdecouple as jd
 from experiments import cli as command_line
+from experiments.report.workdir import check_file
 from jaxdecouple.reports import RunFiles
 
 FLAGS = flags.FLAGS
@@ -30,6 +32,10 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv[:1] + argv[2:], interrupted="the page shows what was there last"):
         if len(argv) < 2:
             raise ValueError("which run? write ./run.sh report runs/..., the directory of a run")
+        if FLAGS.every < 0:
+            raise ValueError(f"every is {FLAGS.every}; write seconds, such as 15, or 0")
+        if FLAGS.out:
+            check_file("out", pathlib.Path(FLAGS.out).expanduser())
         print(jd.report(argv[1], FLAGS.out or None))
         while FLAGS.every > 0 and not RunFiles.read(argv[1]).finished:
             time.sleep(FLAGS.every)

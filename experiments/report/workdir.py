@@ -200,6 +200,29 @@ def check_writable(path: pathlib.Path) -> None:
         raise ValueError(f"workdir {path} cannot be written (no permission in {there}); write another --workdir")
 
 
+def check_file(name: str, path: pathlib.Path, *, is_made: bool = False) -> None:
+    """Refuses, before anything is computed, a file that cannot be written.
+
+    Args:
+      name: of its flag.
+      path: of the file; what it holds would be replaced.
+      is_made: whether its directory is made where there is none.
+
+    Raises:
+      ValueError: it is a directory, or its directory is not there or does not let anything be written.
+    """
+    places = (path.absolute().parent, *path.absolute().parent.parents) if is_made else (path.absolute().parent,)
+    place, reason = next((place for place in places if place.exists()), places[0]), ""
+    if path.is_dir():
+        reason = "it is a directory"
+    elif not place.is_dir():
+        reason = f"{place} is {'a file' if place.exists() else 'not there'}"
+    elif not os.access(path if path.exists() else place, os.W_OK):
+        reason = f"no permission in {place}"
+    if reason:
+        raise ValueError(f"{name} is {path}, which cannot be written ({reason}); write another file")
+
+
 def _is_there(path: pathlib.Path) -> bool:
     try:
         path.stat()

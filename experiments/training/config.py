@@ -187,7 +187,12 @@ class Config(Settings):
         """Refuses what cannot be trained; ranges have been checked."""
         choose("normalise", self.normalise, jd.data.NORMALISATIONS)
         self._check_task()
-        self.layers(10)
+        layers = self.layers(10)
+        if self.num_stages > len(layers):  # before a schedule of so many is made
+            raise ValueError(
+                f"num_stages is {self.num_stages}, but {self.model} can be cut into {len(layers)} stages at most; "
+                "write that many, or --split_blocks where it has blocks"
+            )
         for name in ("weights", "order", "p", "m", "jitter"):
             if getattr(self, name) and name not in self._method.takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but method {self.method} has no such setting")
@@ -200,6 +205,8 @@ class Config(Settings):
                     f"{' or '.join(values)}, or leave it out"
                 )
         self._check_epochs()
+        if self.nesterov and not self.momentum and not self.optimizer.startswith("adam"):
+            raise ValueError("nesterov is given, but momentum is 0; write --momentum=0.9, or leave --nesterov out")
         if self.counters == "global" and self.method == AUTO:
             raise ValueError(
                 "counters is global, but method auto finds its delays only when a run begins; leave it out, or write "

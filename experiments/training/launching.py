@@ -56,7 +56,8 @@ class Processes(Settings):
                 "process and coordinator belong together; write both, --process=0 --coordinator=HOST:PORT, or neither "
                 "to start all processes on this machine"
             )
-        if self.coordinator and not re.fullmatch(r".+:\d{1,5}", self.coordinator):
+        found = re.fullmatch(r".+:(\d{1,5})", self.coordinator)
+        if self.coordinator and not (found and 0 < int(found[1]) < 2**16):
             raise ValueError(f"coordinator is {self.coordinator!r}; write HOST:PORT, such as 10.0.0.1:7800")
 
 

@@ -80,6 +80,8 @@ def train(
     saving = saving or Saving()
     dataset, places = config.load_data(), devices.of_stages(config.num_stages, share_devices, group_size)
     trainer = Trainer(config, dataset, places, None if overwrite else _saved_layout(workdir))
+    if config.init_from:
+        trainer.init(config.seed)  # refuses weights of another model before a run is replaced
     with _claimed(config, workdir, overwrite) as output:
         if trainer.choice is not None:
             print(trainer.choice.explain())
@@ -160,7 +162,7 @@ def _run(
 
         def on_tick(loss: float) -> None:
             rate = bar.format_dict["rate"]  # ticks per second; None at first
-            each = config.batch_size * trainer.task.per_example
+            each = min(config.batch_size, trainer.dataset.num_train) * trainer.task.per_example
             shown = {f"{trainer.task.unit}/s": f"{rate * each:.0f}"} if rate else {}
             if math.isfinite(loss):  # one is known
                 shown["loss"] = f"{loss:.4f}"

@@ -141,10 +141,16 @@ class Trainer:
         """
         self.config, self.dataset = config, dataset
         self.batches_per_epoch = num_batches(dataset.num_train, config.batch_size, config.drop_last)
-        if layout is None and config.steps_per_update > config.epochs * self.batches_per_epoch:
+        total = config.epochs * self.batches_per_epoch
+        if layout is None and config.steps_per_update > total:
             raise ValueError(
-                f"accumulate is {config.steps_per_update}, but the run has {config.epochs * self.batches_per_epoch} "
-                "batches: no update would be made; write a smaller --accumulate or --batch_size, or more --epochs"
+                f"accumulate is {config.steps_per_update}, but the run has {total} batches: no update would be made; "
+                "write a smaller --accumulate or --batch_size, or more --epochs"
+            )
+        if layout is None and config.m and max(config.m) >= total:
+            raise ValueError(
+                f"m is {','.join(map(str, config.m))}, but the run has {total} batches: gradients would come after the "
+                "last one; write a smaller --m or --batch_size, or more --epochs"
             )
         self.task = task_of(config, dataset, inputs)
         size, example = min(config.batch_size, dataset.num_train), self.task.sample
@@ -163,6 +169,7 @@ class Trainer:
             )
         self.layout = Layout(tuple(stage.first for stage in stages[1:]), schedule if config.method == AUTO else None)
         self.pipeline = self._build(stages, schedule, sample, devices)
+        self.pipeline.placement.check_batch(sample)
         every, reference = config.diagnose_every, None if config.direction_batches == 1 else self._reference
         self._diagnostics = jd.Diagnostics(self.pipeline, every=every, reference=reference) if every else None
         self._usual = sample, jax.ShapeDtypeStruct((size, *self.task.targets), np.int32)

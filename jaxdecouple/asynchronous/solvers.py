@@ -62,10 +62,11 @@ def _sgd(
     decay: float,
     batch_size: int | None,
     coordinates: int | None = None,
+    prefix: str = "",
 ) -> tuple[Algorithm, Settings, Steps]:
-    check_positive("step_size", step_size)
+    check_positive(f"{prefix}step_size", step_size)
     if not 0 <= decay <= 1:
-        raise ValueError(f"decay is {decay}; write a number from 0 to 1")
+        raise ValueError(f"{prefix}decay is {decay}; write a number from 0 to 1")
     h = settings.per_message(problem, batch_size, 10, "batch_size")
     chosen = 0 if coordinates is None else check_coordinates(problem, coordinates)
     return Sgd(h, coordinates=chosen), settings, Steps(step_size, decay)
@@ -169,7 +170,7 @@ def sgd_svrg(
             f"{settings.outer_steps - 1}"
         )
     shorter = dataclasses.replace(settings, outer_steps=sgd_epochs)
-    warm = _sgd(problem, shorter, sgd_step_size, sgd_decay, batch_size)
+    warm = _sgd(problem, shorter, sgd_step_size, sgd_decay, batch_size, prefix="sgd_")
     rest = _svrg(problem, Svrg, settings, step_size, batch_size)
     about = f"from {warm[2]!r} of {sgd_epochs}"
     if settings.resume and Svrg.__name__ in saving.fingerprint_of(settings.resume):
@@ -268,7 +269,7 @@ def cocoa_plus(
       ValueError: settings that cannot be used, or a problem without a dual.
     """
     settings = Settings.of("cocoa_plus", options, problem)
-    return _ascend(problem, settings, local_steps, sampling)
+    return _ascend("cocoa_plus", problem, settings, local_steps, sampling)
 
 
 def sdca(problem: Problem, *, sampling: Sampling = "shuffled", **options: Unpack[Options]) -> Result:
@@ -277,15 +278,16 @@ def sdca(problem: Problem, *, sampling: Sampling = "shuffled", **options: Unpack
     Algorithm 4 draws examples uniformly, as ``sampling="uniform"`` does within each message; the default goes through
     all of them in a random order, again and again, which needs fewer epochs.
     """
-    return _ascend(problem, Settings.of("sdca", _alone("sdca", options, problem), problem), None, sampling)
+    settings = Settings.of("sdca", _alone("sdca", options, problem), problem)
+    return _ascend("sdca", problem, settings, None, sampling)
 
 
-def _ascend(problem: Problem, settings: Settings, local_steps: int | None, sampling: Sampling) -> Result:
-    _check_dual(problem, "cocoa_plus")
+def _ascend(name: str, problem: Problem, settings: Settings, local_steps: int | None, sampling: Sampling) -> Result:
+    _check_dual(problem, name)
     if not isinstance(problem, Linear):
         raise ValueError(
-            f"cocoa_plus needs the conjugates of the phi_i, which {type(problem).__name__} does not have; write "
-            "dis_dfsdca, which does without"
+            f"{name} needs the conjugates of the phi_i, which {type(problem).__name__} does not have; write "
+            f"{'dfsdca' if name == 'sdca' else 'dis_dfsdca'}, which does without"
         )
     if sampling not in ("uniform", "shuffled"):
         raise ValueError(f"sampling is {sampling!r}; write 'shuffled' or 'uniform'")

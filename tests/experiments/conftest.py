@@ -6,7 +6,7 @@ import sys
 import pytest
 from absl import flags
 
-from experiments import devices
+from experiments import cli, devices
 
 
 @dataclasses.dataclass
@@ -36,10 +36,9 @@ def call(monkeypatch, capsys):
                 patch.setattr(flags, f"DEFINE_{kind}", _with_values(define, values))
             flags.DEFINE_integer("verbosity", 0, "as absl's")
             module.define_flags()
-            rest = values(["program", *arguments])
             status, message = 0, ""
             try:
-                module.main(rest)
+                module.main(cli.parse(["program", *arguments], values))
             except SystemExit as stopped:
                 status = stopped.code if isinstance(stopped.code, int) else 1
                 message = "" if isinstance(stopped.code, int) else f"{stopped.code}\n"

@@ -29,7 +29,7 @@ from experiments.asynchronous.solving import Solving
 from experiments.training.progress import NonFiniteLoss
 
 PNG = b"\x89PNG\r\n\x1a\n"
-TINY = Solving(num_examples=60, local_steps=5, outer_steps=3, workers=2)
+TINY = Solving(num_examples=60, outer_steps=3, workers=2)
 
 
 def _json(path):
@@ -39,8 +39,8 @@ def _json(path):
 @pytest.mark.parametrize(
     ("method", "problem", "more"),
     [
-        ("dis_dfsdca", "ridge", {"sampling": "importance", "delays": "drawn:2"}),
-        ("cocoa_plus", "smoothed_hinge", {"straggler_probability": 0.5}),
+        ("dis_dfsdca", "ridge", {"local_steps": 5, "sampling": "importance", "delays": "drawn:2"}),
+        ("cocoa_plus", "smoothed_hinge", {"local_steps": 5, "straggler_probability": 0.5}),
         ("sdca", "logistic", {"labels": "3", "num_examples": 0}),
         ("sgd_svrg", "network", {"l2": 1e-3, "sgd_epochs": 2, "step_size": 0.05, "hidden": 4}),
         ("shared_asysvrg", "quadratic", {"step_size": 0.01, "coordinates": 20, "delays": "1"}),
@@ -95,6 +95,12 @@ def test_a_run_that_diverges_ends(tmp_path):
         ({"l2": -1.0}, "l2 is -1.0; write at least 0"),
         ({"step_size": math.nan}, "step_size is nan; write a number"),
         ({"data": "made:50x4:0.5", "problem": "pca"}, "made:50x4:0.5 is sparse, and pca needs dense data"),
+        (
+            {"method": "svrg", "sampling": "adaptive"},
+            "method svrg has no such setting; write --method=dfsdca or dis_dfs",
+        ),
+        ({"mu": 3.0}, "mu is 3.0, but problem ridge has no such setting; write --problem=pca, or leave it out"),
+        ({"straggler_workers": (1,)}, "straggler_probability is 0"),
         ({"l2": 0.0}, "l2 is 0, and dis_dfsdca needs it above 0"),
     ],
 )

@@ -198,7 +198,7 @@ def _npz(path: pathlib.Path, dtype: Any) -> Source:
     for x, y, part in ((*parts[:2], "train"), (*parts[2:], "test")):
         if x is None:
             continue
-        if x.ndim < 2 or y.size != len(x) or not all(np.issubdtype(array.dtype, np.number) for array in (x, y)):
+        if x.ndim < 2 or y.size != len(x) or not all(array.dtype.kind in "iuf" for array in (x, y)):
             raise ValueError(
                 f"{path}: x_{part} has shape {x.shape} and dtype {x.dtype}, y_{part} shape {y.shape} and dtype "
                 f"{y.dtype}; write numbers, one row and one label for each example"
