@@ -31,6 +31,11 @@ _HINTS = {errno.ENAMETOOLONG: "write a shorter path"}
 _HINTS |= {errno.ENOSPC: _FREE_SPACE, errno.EDQUOT: _FREE_SPACE, errno.EFBIG: _FREE_SPACE}
 _HINTS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow this user to use it, or write another path")
 _HINTS |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ELOOP), "write another path")
+_TELLING = {  # what RuntimeErrors of pathlib and JAX say, which have no class of their own, and what to do
+    "home directory": "write a whole path in place of ~",
+    "Unable to initialize backend": "set JAX_PLATFORMS to one that is here, or not at all",
+    "RESOURCE_EXHAUSTED": "write a smaller --batch_size, or a smaller model",
+}
 _INDENT: dict[str, Any] = {"subsequent_indent": "      "}
 _HELP = {"help", "h", "?", "helpshort", "helpfull"}
 
@@ -42,6 +47,9 @@ def start(main: Callable[[list[str]], object]) -> None:
         with contextlib.suppress(BrokenPipeError):
             print(_help("helpfull" in asked), flush=True)
         os._exit(0)  # at once, whether or not anybody still reads
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before the program began
+            setattr(sys, name, open(os.devnull, "w"))
     sys.stdout.reconfigure(line_buffering=True)  # a file or a pipe, too, gets each line at once
     app.run(main, flags_parser=parse)
 
@@ -167,7 +175,10 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
     except KeyboardInterrupt:
         _leave(f"\ninterrupted; {interrupted}", signal.SIGINT)
     except Exception as error:
-        if not (_is_loss_of_workers(error) or _is_unknown_home(error)):
+        advice = next((advice for words, advice in _TELLING.items() if words in str(error)), None)
+        if isinstance(error, RuntimeError) and advice is not None:
+            sys.exit(f"error: {str(error).splitlines()[0].rstrip('.')}; {advice}")
+        if not _is_loss_of_workers(error):
             raise
         sys.exit(f"error: {error}")
 
@@ -183,11 +194,6 @@ def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: 
 def _is_loss_of_workers(error: Exception) -> bool:
     methods = sys.modules.get("jaxdecouple.asynchronous")  # imported here, it would cost each program a second
     return methods is not None and isinstance(error, (methods.ServerLost, methods.WorkersLost))
-
-
-def _is_unknown_home(error: Exception) -> bool:
-    """Whether a path began with ~ and the name of nobody: pathlib has no error of its own for that."""
-    return isinstance(error, RuntimeError) and "home directory" in str(error)
 
 
 def _leave(message: str, signum: int) -> None:

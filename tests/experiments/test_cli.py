@@ -72,6 +72,18 @@ def test_refuses_without_a_traceback(tmp_path):
     assert done.stderr.startswith("error: unknown method 'fgd'; did you mean 'fdg'") and "Traceback" not in done.stderr
 
 
+def test_closed_streams_are_no_fault():
+    code = "import os, sys; sys.stdout = sys.stderr = None; from experiments import cli\n"
+    code += "cli.start(lambda argv: (print('x'), print('y', file=sys.stderr), os._exit(7)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 7
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(cli.flags, "FLAGS", Arguments())
+    with pytest.raises(RuntimeError, match="a fault of ours"), cli.frame(["x"], interrupted=""):
+        raise RuntimeError("a fault of ours")
+
+
 class Arguments:
     """Stands in for the flags."""
 
@@ -88,8 +100,12 @@ class Arguments:
         (PermissionError(13, "Permission denied", "runs/x"), 1, "error: .*Permission denied.*; allow this user"),
         (OSError(36, "File name too long", "aaa"), 1, "error: .*too long.*; write a shorter path"),
         (OSError(28, "No space left on device"), 1, "error: .*No space left.*; free some space, and give the same"),
+        (IsADirectoryError(21, "Is a directory", "runs"), 1, "error: .*Is a directory.*; write another path"),
+        (MemoryError("Unable to allocate 9. EiB"), 1, "error: there is not enough memory .*9. EiB.*; write smaller"),
+        (RuntimeError("Could not determine home directory."), 1, "error: .*home directory; write a whole path"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 EiB\nmore"), 1, "error: RESOURCE_EXHAUSTED: 9 EiB; write a smaller --b"),
     ],
-    ids=["Ctrl-C", "permission", "long", "full"],
+    ids=["Ctrl-C", "permission", "long", "full", "directory", "memory", "home", "device"],
 )
 def test_what_goes_wrong_is_said_in_one_line(error, status, says, monkeypatch, capsys):
     monkeypatch.setattr(cli.flags, "FLAGS", Arguments())
