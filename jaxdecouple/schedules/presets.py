@@ -39,8 +39,8 @@ def backprop(num_stages: int) -> DelaySchedule:
 def gpipe(num_stages: int, chunks: int, *, weights: Weights = "replay") -> FlushSchedule:
     """GPipe (Huang et al. 2019): rounds of ``chunks`` micro-batches, each round flushed.
 
-    A batch of this library is one micro-batch; give the optimizer ``accumulate=chunks``. ``replay`` is GPipe's
-    re-materialisation; ``stash`` trades its arithmetic for memory, with the same result.
+    A batch of this library is one micro-batch; give ``jaxdecouple.stagewise`` the argument ``accumulate=chunks``.
+    ``replay`` is GPipe's re-materialisation; ``stash`` trades its arithmetic for memory, with the same result.
     """
     return FlushSchedule(name="gpipe", num_stages=num_stages, chunks=chunks, weights=weights)
 
@@ -67,7 +67,10 @@ def fdg(num_stages: int, *, order: Order = "backward_first", weights: Weights = 
 
 
 def adl(num_stages: int, *, order: Order = "forward_first", weights: Weights = "stash") -> DelaySchedule:
-    """Accumulated decoupled learning (ADL, Algorithm 1): FDG's delays; M is the optimizer's ``accumulate``."""
+    """Accumulated decoupled learning (ADL, Algorithm 1): FDG's delays, and M gradients for each update.
+
+    M is the optimizer's: ``jaxdecouple.stagewise(optimizer, accumulate=M)``.
+    """
     return _uniform("adl", num_stages, p=1, q=1, order=order, weights=weights)
 
 
@@ -79,8 +82,8 @@ def pipedream(num_stages: int, *, weights: Weights = "stash") -> DelaySchedule:
 def paci(num_stages: int) -> DelaySchedule:
     """Accumulation without a stash of weights (PACI, arXiv 2606.07881): PipeDream's order, with the weights of today.
 
-    Give the optimizer ``accumulate=M``. Then at most ceil((K-1)/M) updates come between the forward and the backward of
-    a batch, and no version of the weights but the last is kept.
+    Give ``jaxdecouple.stagewise`` the argument ``accumulate=M``. Then at most ceil((K-1)/M) updates come between the
+    forward and the backward of a batch, and no version of the weights but the last is kept.
     """
     return _uniform("paci", num_stages, p=1, q=0, order="forward_first", weights="latest")
 

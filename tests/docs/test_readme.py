@@ -43,11 +43,11 @@ def test_the_method_table():
     assert rows.pop("gpipe(K, M)")[2] == schedules.gpipe(3, 4).weights
     assert rows.pop("one_forward_one_backward(K, M)")[2] == schedules.one_forward_one_backward(3, 4).weights
     assert set(rows) == set(built)
-    given = {"dsp(p, m)": ["given", "from m"], "dgl(K)": ["1", "-"]}
+    given = {"dsp(p, m)": ["given", "from m, the staleness"], "dgl(K)": ["1", "-"]}
     for name, schedule in built.items():
         delays = given.get(name, [str(schedule.p[0]), str(schedule.q[0])])
         weights = "-" if name in ("backprop(K)", "dgl(K)") else schedule.weights
         assert rows[name] == [*delays, weights], name
     first = {name.partition("(")[0] for name, schedule in built.items() if schedule.order == "backward_first"}
-    (said,) = re.findall(r"forwards come first, under (.*?) backwards", README)
+    (said,) = re.findall(r"does its forward first; under (.*?), its backward", README)
     assert set(re.findall(r"`(\w+)`", said)) == first
