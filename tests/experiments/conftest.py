@@ -7,6 +7,15 @@ import pytest
 from absl import flags
 
 from experiments import cli, devices
+from experiments.training import trainer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_kept():
+    """Those of a finished run serve the next one of its kind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "_PIPELINES", {})
+        yield
 
 
 @dataclasses.dataclass
