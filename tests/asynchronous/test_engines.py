@@ -300,8 +300,9 @@ def test_ray_engine_on_three_nodes_of_which_one_is_killed(tmp_path: pathlib.Path
         removed, without_it = [], []
 
         def note(record: asynchronous.Record, w: Any) -> None:
-            busy = {actor["Address"]["NodeID"] for actor in _workers(ray)}
+            busy = _nodes_of(ray, "AsynchronousWorker")
             if record.outer == 3:
+                assert _nodes_of(ray, "AsynchronousServer") == {ray.get_runtime_context().get_node_id()}
                 removed.append(next(node for node in nodes if node.node_id in busy))
                 cluster.remove_node(removed[0])
             # Ray counts the lost worker among those that live until it has noticed that its node is gone.
@@ -323,10 +324,11 @@ def test_ray_engine_on_three_nodes_of_which_one_is_killed(tmp_path: pathlib.Path
         cluster.shutdown()
 
 
-def _workers(ray: Any) -> list[Any]:
-    """The actors of workers that live."""
+def _nodes_of(ray: Any, kind: str) -> set[str]:
+    """Where the actors of a kind are that live."""
     actors = ray._private.state.actors().values()
-    return [a for a in actors if a["ActorClassName"] == "AsynchronousWorker" and a["State"] == "ALIVE"]
+    alive = [actor for actor in actors if actor["ActorClassName"] == kind and actor["State"] == "ALIVE"]
+    return {actor["Address"]["NodeID"] for actor in alive}
 
 
 class Killer:
