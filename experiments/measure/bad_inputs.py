@@ -122,6 +122,7 @@ def _forked(program: str, arguments: list[str], place: pathlib.Path, seconds: fl
     child = os.fork()
     if not child:
         try:
+            os.setpgid(0, 0)
             _become(program, arguments, place)
         finally:
             os._exit(70)  # never back into what the parent does
@@ -131,7 +132,7 @@ def _forked(program: str, arguments: list[str], place: pathlib.Path, seconds: fl
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
+    os.killpg(child, signal.SIGKILL)  # and what it has started
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -183,8 +184,10 @@ def odd_data() -> Iterator[pathlib.Path]:
         _images(root)
         _texts(root)
         _paths(root)
-        yield root
-        (root / "locked").chmod(0o700)
+        try:
+            yield root
+        finally:
+            (root / "locked").chmod(0o700)
 
 
 def _images(root: pathlib.Path) -> None:
