@@ -122,8 +122,9 @@ def serve(job: Job, at: Outer, tasks: list[Task]) -> Generator[Outer, Go, None]:
             )
         environment = {**ONE_CORE, "JAX_ENABLE_X64": str(int(jax.config.jax_enable_x64))}
         environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-        # Beside this process, so that the loss of any other node is the loss of workers alone.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Beside this process, so that the loss of another node is one of workers alone. Ray places what needs no core
+        # anywhere, unless it must be there.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         settings: Any = {"num_cpus": 0, "runtime_env": {"env_vars": environment}, "scheduling_strategy": here}
         make = ray.remote(AsynchronousServer).options(**settings)
         server = make.remote(job, at, [ray.put(task) for task in tasks], environment)
