@@ -126,7 +126,7 @@ def measured(asked: Asked) -> list[Line]:
         for _ in range(asked.rounds):
             line.loop.append(alone(problem, batch_size, messages))
             line.workers.append(together(problem, batch_size, messages, asked.workers))
-            print(f"messages of {batch_size}: {line.cells()[3]} times the loop", flush=True)
+            print(f"messages of {batch_size}: {line.ratios[-1]:.2f} times the loop", flush=True)
         lines.append(line)
     return lines
 
