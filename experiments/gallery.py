@@ -26,7 +26,7 @@ from jaxdecouple import schedules
 matplotlib.use("Agg")  # no display needed
 
 FLAGS = flags.FLAGS
-FORWARD, BACKWARD, LOSS = "#4c8bc4", "#e0883a", "#5aa469"
+FORWARD, BACKWARD, LOSS, WEIGHT = "#4c8bc4", "#e0883a", "#5aa469", "#b8a13a"
 TRANSFER = 0.1  # of a forward's time
 
 
@@ -36,15 +36,18 @@ def idea() -> Figure:
         "Back-propagation: a batch goes up and down before the next one starts": schedules.backprop(3),
         "Decoupled (FDG): every stage always has a batch to work on": schedules.fdg(3),
     }
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    for panel, (title, schedule) in zip(figure.subplots(len(shown), 1, sharex=True), shown.items(), strict=True):
-        _draw(panel, jd.timeline(schedule, _times(3, transfer=0.0)), stop=27.0)
-        panel.set_title(title, loc="left", fontsize=11)
     looks = {"forward": FORWARD, "backward, update": BACKWARD, "forward, loss, backward, update": LOSS}
-    handles = [Patch(color=colour, label=f"{name} of batch n") for name, colour in looks.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    figure.axes[-1].set_xlabel("time →")
-    return figure
+    return _over_time(shown, looks, stop=27.0)
+
+
+def zero_bubble() -> Figure:
+    """A round of 1F1B and one of ZB-H1, four stages and eight micro-batches."""
+    shown = {
+        "1F1B: a stage waits for the whole backward of the stage above": schedules.one_forward_one_backward(4, 8),
+        "Zero bubble (ZB-H1): for the gradient of its input alone": schedules.zero_bubble(4, 8),
+    }
+    looks = {"forward": FORWARD, "backward": BACKWARD, "forward, loss, backward": LOSS, "weights' gradient": WEIGHT}
+    return _over_time(shown, looks, stop=34.0)
 
 
 def gain() -> Figure:
@@ -134,7 +137,7 @@ def memory() -> Figure:
 
 
 PICTURES: dict[str, Callable[[], Figure]] = {
-    drawn.__name__: drawn for drawn in (idea, gain, staleness, transfers, memory)
+    drawn.__name__: drawn for drawn in (idea, gain, staleness, transfers, memory, zero_bubble)
 }
 
 
@@ -144,13 +147,28 @@ def _times(num_stages: int, transfer: float = TRANSFER) -> jd.Times:
     return jd.Times(forward=[1.0] * num_stages, backward=[2.0] * num_stages, up=links, down=links)
 
 
+def _over_time(shown: dict[str, schedules.Schedule], looks: dict[str, str], stop: float) -> Figure:
+    """Timelines below one another."""
+    count = sum(schedule.num_stages for schedule in shown.values())
+    figure = Figure(figsize=(11, 0.56 * count + 1.04), layout="constrained")
+    for panel, (title, schedule) in zip(figure.subplots(len(shown), 1, sharex=True), shown.items(), strict=True):
+        _draw(panel, jd.timeline(schedule, _times(schedule.num_stages, transfer=0.0)), stop)
+        panel.set_title(title, loc="left", fontsize=11)
+    handles = [Patch(color=colour, label=f"{name} of batch n") for name, colour in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(looks), frameon=False)
+    figure.axes[-1].set_xlabel("time →")
+    return figure
+
+
 def _draw(panel: Axes, timeline: jd.Timeline, stop: float) -> None:
     """A row for each stage, a box for each operation with the number of its batch."""
     last = timeline.schedule.num_stages - 1
+    colours = {schedules.FORWARD: FORWARD, schedules.BACKWARD: BACKWARD, schedules.WEIGHT: WEIGHT}
     for record in timeline:
         if record.start >= stop:
             continue
-        colour = BACKWARD if record.kind is schedules.BACKWARD else LOSS if record.stage == last else FORWARD
+        is_loss = record.kind is schedules.FORWARD and record.stage == last
+        colour = LOSS if is_loss else colours[record.kind]
         corner = (record.start, record.stage - 0.42)
         panel.add_patch(Rectangle(corner, record.end - record.start, 0.84, facecolor=colour, edgecolor="white"))
         middle = (record.start + record.end) / 2

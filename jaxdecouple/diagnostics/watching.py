@@ -114,13 +114,13 @@ class Watcher(Observer):
 
     def before(self, work: Workspace, operation: Operation, k: int, n: int) -> None:
         followed = self._followed.get(n)
-        if followed is None or operation == "teach":
+        if followed is None or operation in ("teach", "input_gradient"):
             return
         weights = work.stages[k].packed_params
-        if operation != "backward":
+        if operation not in ("backward", "weight_gradient"):
             followed.params[k] = copied(weights)  # the originals may be donated before the end
             followed.forwarded[k] = self._tick, self._updates[k]
-        if operation != "forward":
+        if operation not in ("forward", "forward_loss"):
             followed.gaps[k] = distance(weights, followed.params[k])
             self._group[k].append(followed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -11,16 +11,16 @@ import optax
 
 from jaxdecouple.engine.linearization import Gradients, Linearization, linearize
 from jaxdecouple.engine.packing import Packed, pack
-from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
+from jaxdecouple.engine.split_backward import SplitBackward, split
+from jaxdecouple.engine.split_program import SplitProgram, TiedGradients
+from jaxdecouple.engine.stage_program import Outcome, Passed, Variant, passed
 from jaxdecouple.engine.state import Residual, StageState
 from jaxdecouple.network.stage import Stage
-from jaxdecouple.network.trees import PyTree, Signature, signature_of
+from jaxdecouple.network.trees import PyTree, Signature, gradient_shapes, shapes_of, signature_of
 from jaxdecouple.schedules import Weights, keeps_versions, redoes_forward
 
-TiedGradients = Mapping[str, Sequence[jax.Array]] | None  # by the tie's name, of each stage above that shares it
 
-
-class InnerProgram(StageProgram):
+class InnerProgram(SplitProgram):
     """A stage below the loss: a forward, and later, when the gradient has come, a backward with its update.
 
     Parameters are donated to their successors unless a stash may refer to them; optimizer states always are; and where
@@ -81,6 +81,14 @@ class InnerProgram(StageProgram):
             return self.forward(back.state, x, next_batch, weights)._replace(sent=back.sent)
         return self._dispatch(state, weights, residual, gradient, batch, x, next_batch, others=others, ties=ties)
 
+    def input_gradient(
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights
+    ) -> Passed:
+        """The gradient of the stage's input, and the residual for `weight_gradient`; arguments as of `backward`."""
+        variant = Variant(residual.signature, weights=weights)
+        held = residual.inputs, residual.params, residual.model_state
+        return self._early(state, variant, batch, state.packed_model_state, residual.values, held, gradient)
+
     def _dispatch(
         self,
         state: StageState,
@@ -123,18 +131,47 @@ class InnerProgram(StageProgram):
             ties,
         )
         after = passed(state, outcome)
-        return after._replace(residual=self._residual(state, after.state, x, outcome, weights)) if forward else after
+        if not forward:
+            return after
+        residual = self._residual(after.state.packed_params, state.packed_model_state, x, outcome, weights)
+        return after._replace(residual=residual)
 
-    def _residual(
-        self, before: StageState, after: StageState, x: PyTree, outcome: Outcome, weights: Weights
-    ) -> Residual:
+    def _residual(self, after: Packed, model_state: Packed, x: PyTree, outcome: Outcome, weights: Weights) -> Residual:
         signature = signature_of(x)
-        params = (outcome.seen or after.packed_params) if keeps_versions(weights) else None
+        params = (outcome.seen or after) if keeps_versions(weights) else None
         if not redoes_forward(weights):
             inputs = self._linearizations[signature].inputs_of(x)
             return Residual(outcome.values, inputs, params, signature=signature)
         # Policies choose weights. What a layer carries from batch to batch is always that of the batch's forward.
-        return Residual(None, x, params, before.packed_model_state, signature)
+        return Residual(None, x, params, model_state, signature)
+
+    def _split(
+        self, variant: Variant, params: Packed, model_state: Packed, key: jax.Array, batch: Any
+    ) -> SplitBackward:
+        def both(
+            params: Packed,
+            key: jax.Array,
+            batch: jax.Array,
+            model_state: Packed,
+            values: Any,
+            held: tuple,
+            gradient: Any,
+        ) -> tuple[Outcome, PyTree]:
+            grads, sent = self._gradients(variant, params, None, model_state, key, values, held, gradient, batch)
+            ties = self.updates.ties
+            grads = ties.summed(grads, None)
+            return Outcome(sent=sent if self.stage.first else None, ties=ties.sent(grads)), ties.own(grads)
+
+        assert variant.backward is not None  # there is a batch that goes backward
+        x = shapes_of(variant.backward)
+        forward = functools.partial(self._run, Variant(forward=True, weights=variant.weights))
+        outcome = jax.eval_shape(
+            forward, params, None, None, model_state, key, (), None, None, batch, x, batch, None, None
+        )
+        residual = self._residual(params, model_state, x, outcome, variant.weights)
+        held = residual.inputs, residual.params, residual.model_state
+        gradient = gradient_shapes(signature_of(outcome.y))
+        return split(both, params, key, batch, model_state, residual.values, held, gradient)
 
     def _run(
         self,
@@ -180,7 +217,7 @@ class InnerProgram(StageProgram):
         self,
         variant: Variant,
         params: Packed,
-        opt_state: Packed,
+        opt_state: Packed | None,
         model_state: Packed,
         key: jax.Array,
         values: Packed | None,

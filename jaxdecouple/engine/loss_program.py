@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -11,16 +12,19 @@ import optax
 from jaxdecouple.engine.linearization import linearize
 from jaxdecouple.engine.metrics import MetricFunctions, Sums, as_metrics, check_metrics, sums_of
 from jaxdecouple.engine.packing import Packed, pack
-from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
+from jaxdecouple.engine.split_backward import SplitBackward, split
+from jaxdecouple.engine.split_program import SplitProgram
+from jaxdecouple.engine.stage_program import Outcome, Passed, Variant, passed
 from jaxdecouple.engine.state import StageState
 from jaxdecouple.network.stage import Stage
-from jaxdecouple.network.trees import PyTree, describe
+from jaxdecouple.network.trees import PyTree, describe, shapes_of, signature_of
+from jaxdecouple.schedules import Weights
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
 
 
-class LossProgram(StageProgram):
-    """The last stage: forward, loss, backward and update in one dispatch. Nothing of it is ever in flight."""
+class LossProgram(SplitProgram):
+    """The last stage: forward, loss, backward and update in one dispatch. Of that, nothing is ever in flight."""
 
     def __init__(
         self,
@@ -87,6 +91,11 @@ class LossProgram(StageProgram):
         )
         return passed(state, outcome)
 
+    def forward_loss(self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights) -> Passed:
+        """`train` without the gradient of the weights, and the residual for `weight_gradient`."""
+        variant = Variant(signature_of((x, targets)), weights=weights)
+        return self._early(state, variant, batch, state.packed_model_state, x, targets)
+
     def score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, dict[str, Sums]]:
         """Loss of a batch, and the sums of its metrics."""
         return self._compiled(self._run_score)(logits, targets)
@@ -104,23 +113,55 @@ class LossProgram(StageProgram):
         batch: jax.Array,
         others: tuple[jax.Array, ...] | None,
     ) -> Outcome:
+        seen = self.updates.forward_weights(params, opt_state, batch)
+        outcome, grads = self._gradients(variant.sends, seen, key, batch, model_state, x, targets)
+        updated = self._updated(variant, grads, opt_state, params, norms, others)
+        return dataclasses.replace(
+            outcome,
+            params=updated.params,
+            opt_state=updated.opt_state,
+            share=updated.share,
+            held=updated.held,
+            grads=grads if variant.observe else None,
+        )
+
+    def _gradients(
+        self,
+        sends: bool,
+        params: Packed,
+        key: jax.Array,
+        batch: jax.Array,
+        model_state: Packed,
+        x: PyTree,
+        targets: PyTree,
+    ) -> tuple[Outcome, PyTree]:
+        """What follows from a batch, but for the update; and the gradient of the weights."""
+
         def loss_of(params: PyTree, x: PyTree, *rest: PyTree) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
             logits, new_state = self._apply(params, x, *rest)
             return self.loss(logits, targets), (logits, new_state)
 
-        seen = self.updates.forward_weights(params, opt_state, batch)
-        arguments = (seen.tree, x, model_state.tree, key, batch)
+        arguments = (params.tree, x, model_state.tree, key, batch)
         loss, (logits, new_state), (grads, sent) = linearize(loss_of, *arguments).gradients_of_loss(*arguments)
         grads = self.updates.ties.summed(grads, None)
-        return dataclasses.replace(
-            self._updated(variant, grads, opt_state, params, norms, others),
+        outcome = Outcome(
             model_state=pack(new_state),
-            sent=sent if variant.sends else None,
+            sent=sent if sends else None,
             loss=loss,
             metrics={name: self.metrics[name].value(sums) for name, sums in self._sums(logits, targets).items()},
-            grads=grads if variant.observe else None,
             ties=self.updates.ties.sent(grads),
         )
+        return outcome, grads
+
+    def _split(
+        self, variant: Variant, params: Packed, model_state: Packed, key: jax.Array, batch: Any
+    ) -> SplitBackward:
+        def both(*args: Any) -> tuple[Outcome, PyTree]:
+            outcome, grads = self._gradients(self.stage.first > 0, *args)
+            return outcome, self.updates.ties.own(grads)
+
+        assert variant.backward is not None  # there is a batch that goes backward
+        return split(both, params, key, batch, model_state, *shapes_of(variant.backward))
 
     def _example_gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, given: PyTree

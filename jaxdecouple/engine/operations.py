@@ -16,7 +16,7 @@ from jaxdecouple.engine.stage_program import Passed
 from jaxdecouple.engine.state import Metrics
 from jaxdecouple.engine.ties import Tie
 from jaxdecouple.engine.workspace import Operation, Workspace
-from jaxdecouple.schedules import BACKWARD, Op, Schedule, is_synchronous, join
+from jaxdecouple.schedules import BACKWARD, WEIGHT, Op, Schedule, is_synchronous, join
 
 
 class Dispatch(NamedTuple):
@@ -69,8 +69,8 @@ class Dispatcher:
             try:
                 if operation == "backward_forward":
                     self.backward_forward(work, k, n, tick + next_batch)
-                elif operation == "train":
-                    metrics = self.train(work, k, n)
+                elif operation in ("train", "forward_loss"):
+                    metrics = getattr(self, operation)(work, k, n)
                 else:
                     loss = getattr(self, operation)(work, k, n)
                     if loss is not None:
@@ -85,7 +85,8 @@ class Dispatcher:
         pattern = self.schedule.phase(tick), min(tick - first, self.schedule.drain), stop - tick
         found = self._patterns.get(pattern)
         if found is None:
-            joined = join(self.schedule.window(tick, first, stop))
+            ops = self.schedule.window(tick, first, stop)
+            joined = [(op,) for op in ops] if self.schedule.splits_backward else join(ops)
             found = self._patterns[pattern] = tuple(
                 Dispatch(self._operation(op, *then), op.stage, op.batch - tick, then[0].batch - tick if then else 0)
                 for op, *then in joined
@@ -95,10 +96,13 @@ class Dispatcher:
     def _operation(self, op: Op, then: Op | None = None) -> Operation:
         if then is not None:
             return "backward_forward"
+        split = self.schedule.splits_backward
+        if op.kind is WEIGHT:
+            return "weight_gradient"
         if op.kind is BACKWARD:
-            return "teach" if self.schedule.is_local else "backward"
+            return "teach" if self.schedule.is_local else "input_gradient" if split else "backward"
         if op.stage == self.schedule.loss_stage:
-            return "train"
+            return "forward_loss" if split else "train"
         return "learn" if self.schedule.is_local else "forward"
 
     def forward(self, work: Workspace, k: int, n: int) -> None:
@@ -140,6 +144,31 @@ class Dispatcher:
         arguments = (work.stages[k], residual, gradient, n, x, next_n, self._weights, others, ties)
         passed = self.programs[k].backward_forward(*arguments)
         self._keep(work, "backward_forward", k, n, passed, down=True, up=next_n)
+
+    def forward_loss(self, work: Workspace, k: int, n: int) -> Metrics:
+        """Forward, loss and backward of the last stage, without the gradient of its weights."""
+        self._before(work, "forward_loss", k, n)
+        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
+        passed = self.programs[k].forward_loss(work.stages[k], x, targets, n, self._weights)
+        work.residuals[k][n] = passed.residual
+        self._keep(work, "forward_loss", k, n, passed, down=True)
+        return Metrics(n, passed.loss, passed.metrics or {})
+
+    def input_gradient(self, work: Workspace, k: int, n: int) -> None:
+        """The backward of a stage below the loss, without the gradient of its weights."""
+        self._before(work, "input_gradient", k, n)
+        residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
+        passed = self.programs[k].input_gradient(work.stages[k], residual, gradient, n, self._weights)
+        work.residuals[k][n] = passed.residual
+        self._keep(work, "input_gradient", k, n, passed, down=True)
+
+    def weight_gradient(self, work: Workspace, k: int, n: int) -> None:
+        """The gradient of a stage's weights, with its update."""
+        observe = self._before(work, "weight_gradient", k, n)
+        residual, ties = work.residuals[k].pop(n), work.ties[k].pop(n, None)
+        hold, others = self._over_stages(work, k, n)
+        arguments = (work.stages[k], residual, n, self._weights, observe, others, hold, ties)
+        self._keep(work, "weight_gradient", k, n, self.programs[k].weight_gradient(*arguments))
 
     def learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
         """The forward of a stage that learns locally, with its update; the loss of its auxiliary network, if any."""

@@ -98,7 +98,7 @@ class Pipeline:
             (interrupting `step` in the milliseconds in which it dispatches then loses the state).
 
         Raises:
-          ValueError: stages, schedule and devices do not fit, or the schedule cannot be executed.
+          ValueError: stages, schedule, optimizer and devices do not fit, or the schedule cannot be executed.
         """
         self.stages = as_stages(stages)
         self._last = len(self.stages) - 1

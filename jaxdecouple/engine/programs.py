@@ -81,14 +81,17 @@ def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer
 
 
 def check_fit(programs: Sequence[StageProgram], schedule: Schedule) -> None:
-    """Refuses shared parameters and weight views (`WeightView`) that do not fit the schedule.
+    """Refuses shared parameters, weight views (`WeightView`) and accumulation that do not fit the schedule.
 
     Raises:
       ValueError: stages learn locally; or a backward's weights are corrected that are not today's; or batches wait for
-        more updates than the view can look back.
+        more updates than the view can look back; or an update comes between the two parts of a split backward, or there
+        is a view of its weights.
     """
     for k, program in enumerate(programs):
         view = program.updates.view
+        if schedule.splits_backward:
+            _check_split(k, program, schedule)
         if schedule.is_local and program.updates.ties != StageTies():
             raise ValueError(
                 f"stage {k} has parameters that other layers share, but under {schedule.name!r} stages pass no "
@@ -113,3 +116,17 @@ def check_fit(programs: Sequence[StageProgram], schedule: Schedule) -> None:
                 f"at stage {k} a gradient is {found} updates old, but its optimizer keeps weights for {most}; write a "
                 f"larger accumulate than {every}"
             )
+
+
+def _check_split(k: int, program: StageProgram, schedule: Schedule) -> None:
+    if program.updates.view is not None:
+        raise ValueError(
+            f"the optimizer of stage {k} has a weight view, against delays that {schedule.name!r} does not have; leave "
+            "the view out"
+        )
+    if any(staleness(schedule, program.updates.every)[k]):
+        rounds = getattr(schedule, "chunks", "M")
+        raise ValueError(
+            f"with accumulate={program.updates.every}, stage {k} would update while batches wait for the gradient of "
+            f"their weights; for schedule {schedule.name!r} write stagewise(..., accumulate={rounds})"
+        )

@@ -6,14 +6,13 @@ So every process walks the same list of operations, and knows what will be sent 
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
 from jaxdecouple.engine.local_program import SyntheticProgram
 from jaxdecouple.engine.packing import Packed
 from jaxdecouple.engine.stage_program import Passed, StageProgram
 from jaxdecouple.engine.state import Residual, StageState
 from jaxdecouple.engine.updates import Updates
-from jaxdecouple.network.trees import PyTree, Signature, signature_of
+from jaxdecouple.network.trees import PyTree, Signature, gradient_shapes, signature_of
 from jaxdecouple.schedules import Weights
 
 
@@ -64,7 +63,7 @@ class RemoteProgram:
         hold: bool = False,
     ) -> Passed:
         """The gradient of the input; no loss."""
-        return Passed(state, sent=_gradient(signature_of(x)), held=state.packed_params if hold else None)
+        return Passed(state, sent=gradient_shapes(signature_of(x)), held=state.packed_params if hold else None)
 
     def backward(
         self,
@@ -79,7 +78,7 @@ class RemoteProgram:
         ties: None = None,
     ) -> Passed:
         """The gradient of the input."""
-        return Passed(state, sent=_gradient(residual.signature), held=state.packed_params if hold else None)
+        return Passed(state, sent=gradient_shapes(residual.signature), held=state.packed_params if hold else None)
 
     def update(self, state: StageState, held: PyTree, batch: int, weights: Weights, others: tuple) -> Passed:
         """Nothing but the state."""
@@ -98,13 +97,38 @@ class RemoteProgram:
         ties: None = None,
     ) -> Passed:
         """`backward`, then `forward`."""
-        return self.forward(state, x, next_batch, weights)._replace(sent=_gradient(residual.signature))
+        return self.forward(state, x, next_batch, weights)._replace(sent=gradient_shapes(residual.signature))
+
+    def forward_loss(self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights) -> Passed:
+        """The gradient of the input, and a residual that holds nothing; no loss."""
+        signature = signature_of(x)
+        return Passed(state, sent=gradient_shapes(signature), residual=Residual(signature=signature))
+
+    def input_gradient(
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights
+    ) -> Passed:
+        """The gradient of the input, and the residual."""
+        return Passed(state, sent=gradient_shapes(residual.signature), residual=residual)
+
+    def weight_gradient(
+        self,
+        state: StageState,
+        residual: Residual,
+        batch: int,
+        weights: Weights,
+        observe: bool = False,
+        others: tuple | None = None,
+        hold: bool = False,
+        ties: None = None,
+    ) -> Passed:
+        """Nothing but the state."""
+        return Passed(state, held=state.packed_params if hold else None)
 
     def learn(
         self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
     ) -> Passed:
         """The output, and what a stage that learns locally may send down or keep until it is taught."""
-        passed = self.forward(state, x, batch, weights)._replace(sent=_gradient(signature_of(x)))
+        passed = self.forward(state, x, batch, weights)._replace(sent=gradient_shapes(signature_of(x)))
         return passed if isinstance(self.program, SyntheticProgram) else passed._replace(residual=None)
 
     def teach(self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights) -> Passed:
@@ -119,13 +143,4 @@ class RemoteProgram:
         self, state: StageState, x: PyTree, given: PyTree, chunk_size: int
     ) -> tuple[PyTree, Packed | None]:
         """The gradient of each example's loss with respect to the input; the norms are measured elsewhere."""
-        return _gradient(signature_of(x)), state.packed_gradient_norms
-
-
-def _gradient(signature: Signature) -> PyTree:
-    """Of a stage's input: shaped like it; integers have none."""
-    structure, leaves = signature
-    return jax.tree.unflatten(
-        structure,
-        [jax.ShapeDtypeStruct(*leaf) if jnp.issubdtype(leaf[1], jnp.inexact) else None for leaf in leaves],
-    )
+        return gradient_shapes(signature_of(x)), state.packed_gradient_norms

@@ -14,7 +14,7 @@ from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.engine.state import InFlight, Metrics, StageState, State
 from jaxdecouple.engine.ties import Tie
 from jaxdecouple.engine.workspace import Workspace, feed
-from jaxdecouple.network.trees import PyTree
+from jaxdecouple.network.trees import PyTree, shapes_of
 from jaxdecouple.schedules import Schedule
 
 
@@ -60,8 +60,8 @@ def shapes_in_flight(
 class ShapesDispatcher(Dispatcher):
     """The operations within ``jax.eval_shape``, without their arithmetic.
 
-    Backward passes, which take long to trace, are not traced. A gradient has the shape and dtype of what it belongs to,
-    so that a stage's input says what it sends down.
+    Backward passes, which take long to trace, are not traced, unless they are split: the first part leaves something.
+    A gradient has the shape and dtype of what it belongs to, so that a stage's input says what it sends down.
     """
 
     def train(self, work: Workspace, k: int, n: int) -> Metrics:
@@ -76,13 +76,15 @@ class ShapesDispatcher(Dispatcher):
         work.ties[k].pop(n, None)
         self._share_shapes(work, k, n)
         if self._sends[k]:
-            structure, leaves = residual.signature
-            x = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
-            self._send_down(work, x, k, n)
+            self._send_down(work, shapes_of(residual.signature), k, n)
 
     def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
         self.backward(work, k, n)
         self.forward(work, k, next_n)
+
+    def weight_gradient(self, work: Workspace, k: int, n: int) -> None:
+        work.residuals[k].pop(n)
+        work.ties[k].pop(n, None)
 
     def teach(self, work: Workspace, k: int, n: int) -> jax.Array:
         work.residuals[k].pop(n), work.gradients[k].pop(n)

@@ -59,6 +59,10 @@ class StageTies:
         """Gradients with those of copies added, of the stage's own and of other stages'."""
         for copy, source in self.within:
             grads = _put(grads, source, _get(grads, source) + _get(grads, copy))
+        return self.with_others(grads, others)
+
+    def with_others(self, grads: PyTree, others: Mapping[str, Sequence[jax.Array]] | None) -> PyTree:
+        """Gradients with those of other stages' copies added."""
         for name, found in (others or {}).items():
             path = self.lent[name]
             grads = _put(grads, path, sum(found, _get(grads, path)))

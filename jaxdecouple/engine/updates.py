@@ -91,9 +91,9 @@ class Updates:
         tree = params.tree
         return pack(self.ties.complete(self.view.forward(self.ties.own(tree), self._viewed(opt_state), batch), tree))
 
-    def backward_weights(self, params: Packed, opt_state: Packed) -> optax.Params:
+    def backward_weights(self, params: Packed, opt_state: Packed | None) -> optax.Params:
         """The weights of a backward that would use today's."""
-        if self.view is None or self.view.backward is None:
+        if self.view is None or self.view.backward is None or opt_state is None:
             return params.tree
         tree = params.tree
         return self.ties.complete(self.view.backward(self.ties.own(tree), self._viewed(opt_state)), tree)

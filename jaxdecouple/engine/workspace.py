@@ -9,7 +9,17 @@ from jaxdecouple.engine.state import InFlight, State
 from jaxdecouple.network.trees import PyTree
 from jaxdecouple.schedules import Schedule
 
-Operation = Literal["forward", "train", "backward", "backward_forward", "learn", "teach"]
+Operation = Literal[
+    "forward",
+    "train",
+    "backward",
+    "backward_forward",
+    "forward_loss",
+    "input_gradient",
+    "weight_gradient",
+    "learn",
+    "teach",
+]
 
 
 class Workspace:

@@ -41,6 +41,7 @@ __all__ = [
     "bind",
     "coordinator_store",
     "copy_to_device",
+    "dependents",
     "depends",
     "detach_weights",
     "fast_in_loops",
@@ -105,15 +106,20 @@ def depends(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
 
     Loops and calls are looked into: what a loop over layers computes from their weights alone depends on no activation.
     """
+    return _marks(jaxpr.outvars, dependents(jaxpr, given))
+
+
+def dependents(jaxpr: Any, given: Sequence[bool]) -> set[Any]:
+    """The variables of ``jaxpr`` that depend on one of the inputs that ``given`` marks, these included."""
     marked = {variable for variable, mark in zip(jaxpr.invars, given, strict=True) if mark}
-
-    def marks(variables: Sequence[Any]) -> list[bool]:
-        return [not isinstance(variable, Literal) and variable in marked for variable in variables]
-
     for equation in jaxpr.eqns:
-        through = _depends_through(equation, marks(equation.invars))
+        through = _depends_through(equation, _marks(equation.invars, marked))
         marked.update(variable for variable, mark in zip(equation.outvars, through, strict=True) if mark)
-    return marks(jaxpr.outvars)
+    return marked
+
+
+def _marks(variables: Sequence[Any], marked: set[Any]) -> list[bool]:
+    return [not isinstance(variable, Literal) and variable in marked for variable in variables]
 
 
 def bind(equation: Any, args: Sequence[Any]) -> Sequence[jax.Array]:

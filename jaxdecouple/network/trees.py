@@ -30,6 +30,19 @@ def signature_of(tree: PyTree) -> Signature:
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+def shapes_of(signature: Signature) -> PyTree:
+    """The tree of this signature, of ``jax.ShapeDtypeStruct``."""
+    structure, leaves = signature
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+
+
+def gradient_shapes(signature: Signature) -> PyTree:
+    """The same, of a gradient with respect to that tree, as it is sent: integers have none."""
+    return jax.tree.map(
+        lambda leaf: leaf if jax.numpy.issubdtype(leaf.dtype, np.inexact) else None, shapes_of(signature)
+    )
+
+
 def count_examples(tree: PyTree) -> int:
     """The length of the first axis that there is; 0 without any."""
     return next((leaf.shape[0] for leaf in jax.tree.leaves(tree) if np.ndim(leaf)), 0)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxdecouple.planning.times import Times
 from jaxdecouple.schedules import BACKWARD, FORWARD, Kind, Op, Schedule, ScheduleError, join
 
-_KINDS = (FORWARD, BACKWARD)
+_KINDS = tuple(Kind)
+_PLACES = {kind: place for place, kind in enumerate(_KINDS)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class Dispatches:
     """A run's operations in dispatch order, N of them, in D dispatches.
 
     Attributes:
-      backward: [N], whether the operation is a ``BACKWARD``; ``stage``, ``batch``, ``tick``: [N], where it belongs.
+      kind: [N], which of `schedules.Kind`, by its place there; ``stage``, ``batch``, ``tick``: [N], where it belongs.
       dispatch: [N], the dispatch that the operation is part of: 0..D-1, not descending.
       source: [N], the operation whose result this one needs from a neighbour, or -1.
       transfer: [N], seconds from the end of that operation until its result is here.
@@ -32,7 +33,7 @@ class Dispatches:
       awaited: [D], the loss, as an operation, that must exist before the host issues the dispatch, or -1.
     """
 
-    backward: np.ndarray
+    kind: np.ndarray
     stage: np.ndarray
     batch: np.ndarray
     tick: np.ndarray
@@ -43,6 +44,16 @@ class Dispatches:
     device: np.ndarray
     duration: np.ndarray
     awaited: np.ndarray
+
+    @property
+    def backward(self) -> np.ndarray:
+        """[N], whether the operation is a ``BACKWARD``."""
+        return self.kind == _PLACES[BACKWARD]
+
+    @property
+    def letters(self) -> np.ndarray:
+        """[N], "F", "B" or "W"."""
+        return np.array([kind.value for kind in _KINDS])[self.kind]
 
     @property
     def members(self) -> list[tuple[int, ...]]:
@@ -59,9 +70,12 @@ def flatten(
     Raises:
       ScheduleError: an operation is listed twice or before its input.
     """
-    backward, stage, batch, tick, dispatch = _operations(schedule, num_batches, joining=times.joined is not None)
-    source = _sources(schedule, backward, stage, batch, tick)
+    joining = times.joined is not None and not schedule.splits_backward
+    kind, stage, batch, tick, dispatch = _operations(schedule, num_batches, joining)
+    backward = kind == _PLACES[BACKWARD]
+    source = _sources(schedule, kind, stage, batch, tick)
     edges = schedule.num_stages - 1
+    losses = np.flatnonzero((stage == edges) & (kind == _PLACES[FORWARD]))
     # Links 0..K-2 carry activations to the stage above, K-1..2K-3 gradients to the stage below.
     link = np.where(source < 0, 2 * edges, np.where(backward, edges + stage, stage - 1))
     place = np.asarray(devices)
@@ -69,12 +83,12 @@ def flatten(
     seconds = np.concatenate([np.where(near, 0.0, times.up), np.where(near, 0.0, times.down), [0.0]])
     heads = np.flatnonzero(np.diff(dispatch, prepend=-1))
     paired = np.diff(heads, append=len(dispatch)) == 2
-    policy = schedule.weights, schedule.learning
-    single = np.array([[times.duration(kind, k, *policy) for k in range(edges + 1)] for kind in _KINDS])
+    policy = schedule.weights, schedule.learning, schedule.splits_backward
+    single = np.array([[times.duration(each, k, *policy) for k in range(edges + 1)] for each in _KINDS])
     together = np.array([*(times.joined or (0.0,) * edges), 0.0])
-    duration = np.where(paired, together[stage[heads]], single[backward[heads].astype(int), stage[heads]])
+    duration = np.where(paired, together[stage[heads]], single[kind[heads], stage[heads]])
     return Dispatches(
-        backward=backward,
+        kind=kind,
         stage=stage,
         batch=batch,
         tick=tick,
@@ -84,7 +98,7 @@ def flatten(
         link=link,
         device=place[stage[heads]],
         duration=duration,
-        awaited=_awaited(tick, np.flatnonzero(stage == edges), num_batches, run_ahead)[heads],
+        awaited=_awaited(tick, losses, num_batches, run_ahead)[heads],
     )
 
 
@@ -107,7 +121,7 @@ def _operations(schedule: Schedule, num_batches: int, joining: bool) -> tuple[np
     if not flat:
         raise ScheduleError(f"schedule {schedule.name!r} has no operation in a run over {num_batches} batches")
     kinds, stages, batches = zip(*flat, strict=True)
-    columns = [np.array([kind is BACKWARD for kind in kinds]), np.array(stages), np.array(batches)]
+    columns = [np.array([_PLACES[kind] for kind in kinds]), np.array(stages), np.array(batches)]
     columns.append(np.repeat(ticks, counts))
     if not joining:
         return *columns, np.arange(len(flat))
@@ -123,26 +137,28 @@ def _joined(ops: Sequence[Op]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sources(
-    schedule: Schedule, backward: np.ndarray, stage: np.ndarray, batch: np.ndarray, tick: np.ndarray
+    schedule: Schedule, kind: np.ndarray, stage: np.ndarray, batch: np.ndarray, tick: np.ndarray
 ) -> np.ndarray:
     """Where each operation's input comes from."""
     last, count = schedule.num_stages - 1, len(stage)
     index = np.arange(count)
-    place = np.full((2, schedule.num_stages, int(batch.max()) + 1), -1)
-    place[backward.astype(int), stage, batch] = index
+    place = np.full((len(_KINDS), schedule.num_stages, int(batch.max()) + 1), -1)
+    place[kind, stage, batch] = index
+    forward, backward, weight = (kind == _PLACES[each] for each in _KINDS)
     learning = np.array([schedule.learns_in_forward(k) for k in range(last + 1)])
     higher = np.minimum(stage + 1, last)
     above = place[(~learning[higher]).astype(int), higher, batch]
     below = np.where(stage > 0, place[0, np.maximum(stage - 1, 0), batch], -1)
-    source = np.where(backward, above, below)
-    needs = backward | (stage > 0)
-    twice = place[backward.astype(int), stage, batch] != index
+    source = np.select([forward, backward], [below, above], -1)
+    needs = backward | (forward & (stage > 0))
+    twice = place[kind, stage, batch] != index
     early = needs & ((source < 0) | (source >= index))
-    early |= backward & (place[0, stage, batch] > index)
+    early |= ~forward & (place[0, stage, batch] > index)
+    early |= weight & (place[1, stage, batch] > index)
     for wrong, what in ((twice, "is listed twice; write it once"), (early, "its input does not exist yet")):
         if wrong.any():
             at = int(np.argmax(wrong))
-            op = Op(Kind.BACKWARD if backward[at] else Kind.FORWARD, int(stage[at]), int(batch[at]))
+            op = Op(_KINDS[kind[at]], int(stage[at]), int(batch[at]))
             raise ScheduleError(f"schedule {schedule.name!r}, tick {tick[at]}: {op}: {what}")
     return source
 

@@ -15,13 +15,15 @@ from jaxdecouple.planning.timelines import Timeline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = {"F": "#4c8bc4", "B": "#e0883a", "L": "#5aa469", "J": "#9a6fb0"}
+_COLOURS = {"F": "#4c8bc4", "B": "#e0883a", "L": "#5aa469", "J": "#9a6fb0", "W": "#b8a13a"}
 _WORDS = {
     "F": "forward",
     "B": "backward and update",
     "L": "forward, loss, backward, update",
     "J": "backward joined with the next forward",
+    "W": "gradient of the weights and update",
 }
+_SPLIT_WORDS = {**_WORDS, "B": "backward", "L": "forward, loss, backward"}
 _MOST_BOXES = 6000  # in one picture
 _WIDTH = 13.0  # inches
 _UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
@@ -30,7 +32,7 @@ _UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 class _Box(NamedTuple):
     device: int
     stage: int
-    look: str  # F, B, L or J
+    look: str  # F, B, L, J or W
     label: str
     start: float
     end: float
@@ -69,8 +71,9 @@ def save_gantt(
     axes.set(xlim=(start / scale, stop / scale), ylim=(rows - 0.5, -0.5), xlabel=f"time ({unit})")
     _write_labels(axes, boxes, scale, size=min(8.0, 40 * row), with_stage=_shares(timeline))
     _name_rows(axes, timeline)
-    present = [look for look in _WORDS if look in {box.look for box in boxes}]
-    handles = [Patch(color=_COLOURS[look], label=_WORDS[look]) for look in present]
+    words = _SPLIT_WORDS if timeline.schedule.splits_backward else _WORDS
+    present = [look for look in words if look in {box.look for box in boxes}]
+    handles = [Patch(color=_COLOURS[look], label=words[look]) for look in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     axes.set_title(_title(timeline), fontsize=10, loc="left")
     figure.savefig(path, dpi=120)
@@ -204,7 +207,8 @@ def _events(timeline: Timeline) -> Iterator[dict[str, Any]]:
             previous = {"event": event, "dispatch": record.dispatch}
         up = record.kind.value == "F"
         edge = record.stage - 1 if up else record.stage
-        seconds = (timeline.times.up if up else timeline.times.down)[edge] if edge >= 0 else 0.0
+        crosses = edge >= 0 and record.kind.value != "W"
+        seconds = (timeline.times.up if up else timeline.times.down)[edge] if crosses else 0.0
         if seconds:
             yield _complete(f"batch {record.batch}", links, 2 * edge + (not up), arrival - seconds, arrival, args)
     if previous is not None:

@@ -8,6 +8,8 @@ Counted for each batch, between operations (what one needs for itself while it r
   that learns in its ``FORWARD`` has its own while that runs;
 * the gradient of the stage's output, from its arrival to the end of the backward; where stages learn from synthetic
   gradients, the output itself as well, from the end of the forward on;
+* where backwards are split, residuals and gradient to the end of the ``WEIGHT``: all residuals, though that needs but
+  some, and one gradient, though it needs those of the layers within as well;
 * under ``stash`` and ``remat``, each version of the weights that is no longer the stage's own and that a batch still
   refers to.
 """
@@ -57,25 +59,29 @@ def _spans(timeline: Timeline, sizes: Sizes, stage: int, accumulate: int) -> lis
     """(from, until, bytes) of everything that ``stage`` keeps, batch by batch."""
     schedule, weights = timeline.schedule, timeline.schedule.weights
     here = timeline.stage == stage
-    forward, backward = (np.flatnonzero(here & (timeline.kind == kind)) for kind in "FB")
+    forward, backward, weight = (np.flatnonzero(here & (timeline.kind == kind)) for kind in "FBW")
+    ending = weight if schedule.splits_backward else backward
     started, forwarded = timeline.start[forward], timeline.end[forward]
     arrived = timeline.arrival[forward]
     if schedule.learns_in_forward(stage):
-        spans = [(arrived, forwarded, sizes.inputs[stage]), (started, forwarded, sizes.residuals[stage])]
+        until = timeline.end[weight] if schedule.splits_backward else forwarded
+        spans = [(arrived, forwarded, sizes.inputs[stage]), (started, until, sizes.residuals[stage])]
         if schedule.has_backward(stage):  # an output and its gradient, for the auxiliary network to learn from
             finished = timeline.end[backward]
             spans.append((forwarded, finished, sizes.inputs[stage + 1]))
             spans.append((timeline.arrival[backward], finished, sizes.inputs[stage + 1]))
         return spans
-    finished = timeline.end[backward]
+    finished = timeline.end[ending]
     spans = [(timeline.arrival[backward], finished, sizes.inputs[stage + 1])]
     if redoes_forward(weights):
-        spans.append((arrived, finished, sizes.inputs[stage]))
+        spans.append((arrived, timeline.end[backward], sizes.inputs[stage]))
+        if schedule.splits_backward:
+            spans.append((timeline.end[backward], finished, sizes.residuals[stage]))
     else:
         spans.append((arrived, forwarded, sizes.inputs[stage]))
         spans.append((forwarded, finished, sizes.residuals[stage]))
     if keeps_versions(weights):
-        spans.append((*_old_versions(timeline, forward, backward, accumulate), sizes.params[stage]))
+        spans.append((*_old_versions(timeline, forward, ending, accumulate), sizes.params[stage]))
     return spans
 
 

@@ -23,7 +23,7 @@ from jaxdecouple.planning.dispatches import Dispatches, flatten
 from jaxdecouple.planning.lock_step import in_lock_step
 from jaxdecouple.planning.timelines import Timeline, period_of
 from jaxdecouple.planning.times import Sizes, Times
-from jaxdecouple.schedules import FlushSchedule, Schedule, validate
+from jaxdecouple.schedules import FlushSchedule, RoundSchedule, Schedule, validate
 
 
 def timeline(
@@ -81,7 +81,7 @@ def timeline(
         num_batches=num_batches,
         devices=devices,
         sizes=sizes,
-        kind=np.where(work.backward, "B", "F"),
+        kind=work.letters,
         stage=work.stage,
         batch=work.batch,
         tick=work.tick,
@@ -100,7 +100,7 @@ def _check_asked(schedule: Schedule, times: Times, sizes: Sizes | None, run_ahea
         raise ValueError(f"sizes has {len(sizes.inputs)} stages, but schedule {schedule.name!r} has {stages}")
     if run_ahead is not None and run_ahead < 1:
         raise ValueError(f"run_ahead is {run_ahead}; write at least 1, or None for a host that never waits")
-    if lock_step and isinstance(schedule, FlushSchedule):
+    if lock_step and isinstance(schedule, FlushSchedule | RoundSchedule):
         raise ValueError(
             f"lock_step is for schedules whose tick is an iteration; a round of {schedule.name!r} takes "
             f"{schedule.chunks} of them, leave it out"

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdecouple.planning.times import Sizes, Times
-from jaxdecouple.schedules import FlushSchedule, Kind, Schedule, staleness
+from jaxdecouple.schedules import FlushSchedule, Kind, RoundSchedule, Schedule, staleness
 
 
 def period_of(schedule: Schedule) -> int:
     """Batches, and ticks, after which the pattern of operations repeats itself in the steady state."""
-    return schedule.chunks if isinstance(schedule, FlushSchedule) else getattr(schedule, "period", 1)
+    rounds = isinstance(schedule, FlushSchedule | RoundSchedule)
+    return schedule.chunks if rounds else getattr(schedule, "period", 1)
 
 
 class Record(NamedTuple):
@@ -44,7 +45,7 @@ class Timeline:
 
     Attributes:
       schedule, times, num_batches, devices, sizes: what was simulated; ``devices[k]`` is the device of stage k.
-      kind: [N], "F" or "B"; stage, batch, tick: [N], integers.
+      kind: [N], "F", "B" or "W"; stage, batch, tick: [N], integers.
       dispatch: [N], which dispatch an operation is part of; joined ones share theirs, and its start and end.
       start, end: [N], seconds from the start of the run.
       arrival: [N], seconds until what an operation needs of a neighbour is there; the start of one that needs nothing.
@@ -92,8 +93,8 @@ class Timeline:
         stop = self.num_batches - min(self.schedule.drain + 1, self.num_batches // 4)
         found = []
         for stage in range(self.schedule.num_stages):
-            kind = "F" if self.schedule.learns_in_forward(stage) else "B"
-            updates = (self.stage == stage) & (self.kind == kind) & (self.batch < stop)
+            kind = self.schedule.updates_in(stage)
+            updates = (self.stage == stage) & (self.kind == kind.value) & (self.batch < stop)
             found.append(_steady(self.end[updates][self.num_batches // 2 :], period_of(self.schedule)))
         return max(filter(None, found), key=lambda part: (part.end - part.start) / part.batches, default=None)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jaxdecouple.schedules import FORWARD, Kind, Learning, Weights, redoes_forward
+from jaxdecouple.schedules import FORWARD, WEIGHT, Kind, Learning, Weights, redoes_forward
 
 _ZEROS: Any = None  # left out: as many as there are edges take its place
 
@@ -23,6 +23,8 @@ class Times:
     Attributes:
       forward: K times of a stage's forward.
       backward: K times of a stage's backward, update included, without redoing the forward.
+      weight: K times of a ``WEIGHT``, for schedules that split backwards: a part of ``backward``. ``None``: half of
+        that; the two gradients of a product of matrices are two such products.
       up: K - 1 times of an activation's transfer k -> k+1; 0 by default.
       down: K - 1 times of a gradient's transfer k+1 -> k; 0 by default.
       joined: K - 1 times of one dispatch that does a ``BACKWARD`` and the ``FORWARD`` that follows it (see
@@ -36,6 +38,7 @@ class Times:
 
     forward: Sequence[float]
     backward: Sequence[float]
+    weight: Sequence[float] | None = None
     up: Sequence[float] = _ZEROS
     down: Sequence[float] = _ZEROS
     joined: Sequence[float] | None = None
@@ -51,13 +54,16 @@ class Times:
         backward = _numbers("backward", self.backward, "seconds, one per stage", stages)
         if not any(forward + backward):
             raise ValueError("forward and backward are all 0; write the seconds of what takes time")
+        weight = None if self.weight is None else _numbers("weight", self.weight, "seconds, one per stage", stages)
+        if weight is not None and any(part > whole for part, whole in zip(weight, backward, strict=True)):
+            raise ValueError(f"weight = {weight} exceeds backward = {backward}, of which it is a part; write less")
         edges = {
             "up": "activation k -> k+1",
             "down": "gradient k+1 -> k",
             "joined": "backward with its forward",
             "teach": "auxiliary network",
         }
-        found: dict[str, Any] = {"forward": forward, "backward": backward}
+        found: dict[str, Any] = {"forward": forward, "backward": backward, "weight": weight}
         for name, what in edges.items():
             given = getattr(self, name)
             if given is None:
@@ -83,16 +89,25 @@ class Times:
         """Seconds per batch of the whole network on one device: all forwards and backwards, no transfer."""
         return math.fsum(self.forward) + math.fsum(self.backward)
 
-    def duration(self, kind: Kind, stage: int, weights: Weights, learning: Learning = "gradient") -> float:
-        """Seconds of one operation; under ``remat`` and ``replay`` a ``BACKWARD`` redoes the forward first."""
+    def duration(
+        self, kind: Kind, stage: int, weights: Weights, learning: Learning = "gradient", split: bool = False
+    ) -> float:
+        """Seconds of one operation; under ``remat`` and ``replay`` a ``BACKWARD`` redoes the forward first.
+
+        With ``split``, the time of a ``WEIGHT`` is no part of the others'.
+        """
         local = learning != "gradient"
+        weight = self.backward[stage] / 2 if self.weight is None else self.weight[stage]
+        if kind is WEIGHT:
+            return weight
+        backward = self.backward[stage] - (weight if split else 0.0)
         if stage == self.num_stages - 1 or (local and kind is FORWARD):
-            return self.forward[stage] + self.backward[stage]
+            return self.forward[stage] + backward
         if local:
             return self.teach[stage]
         if kind is FORWARD:
             return self.forward[stage]
-        return self.backward[stage] + (self.forward[stage] if redoes_forward(weights) else 0.0)
+        return backward + (self.forward[stage] if redoes_forward(weights) else 0.0)
 
     def work(self, stage: int, weights: Weights) -> float:
         """Seconds of ``stage`` per batch, dispatched singly or joined, whichever is less."""

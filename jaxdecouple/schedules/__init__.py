@@ -15,10 +15,11 @@ from jaxdecouple.schedules.presets import (
     paci,
     pipedream,
 )
-from jaxdecouple.schedules.rounds import RoundSchedule, interleaved, one_forward_one_backward
+from jaxdecouple.schedules.rounds import RoundSchedule, interleaved, one_forward_one_backward, zero_bubble
 from jaxdecouple.schedules.schedule import (
     BACKWARD,
     FORWARD,
+    WEIGHT,
     DelaySchedule,
     FlushSchedule,
     Kind,
@@ -46,6 +47,7 @@ from jaxdecouple.schedules.validation import validate
 __all__ = [
     "BACKWARD",
     "FORWARD",
+    "WEIGHT",
     "DelaySchedule",
     "FlushSchedule",
     "GradientAge",
@@ -82,4 +84,5 @@ __all__ = [
     "redoes_forward",
     "staleness",
     "validate",
+    "zero_bubble",
 ]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from jaxdecouple.schedules.schedule import (
     BACKWARD,
     FORWARD,
+    WEIGHT,
     Op,
     Schedule,
     ScheduleError,
@@ -44,6 +45,10 @@ class RoundSchedule(Schedule):
             raise ScheduleError(f"chunks is {self.chunks!r}; write an integer of at least 1 (micro-batches of a round)")
         object.__setattr__(self, "orders", tuple(tuple(Op(*op) for op in order) for order in self.orders))
         self._segments  # noqa: B018  # refuses orders that wait for one another
+
+    @functools.cached_property
+    def splits_backward(self) -> bool:
+        return any(op.kind is WEIGHT for order in self.orders for op in order)
 
     @functools.cached_property
     def devices(self) -> tuple[int, ...]:
@@ -109,6 +114,8 @@ class RoundSchedule(Schedule):
 
     def _sources(self, op: Op) -> Iterable[Op]:
         """The operations whose results ``op`` needs."""
+        if op.kind is WEIGHT:
+            return (op._replace(kind=self.kinds(op.stage)[-2]),)
         if op.kind is BACKWARD:
             return (Op(FORWARD, op.stage, op.batch), self.gradient_source(op.stage, op.batch))
         return (Op(FORWARD, op.stage - 1, op.batch),) if op.stage else ()
@@ -161,6 +168,39 @@ def interleaved(
     return RoundSchedule(
         name=name, num_stages=num_devices * loops, chunks=chunks, orders=tuple(orders), weights=weights
     )
+
+
+def zero_bubble(num_stages: int, chunks: int, *, weights: Weights = "latest") -> RoundSchedule:
+    """ZB-H1 (Qi et al. 2024, "Zero bubble pipeline parallelism", section 2.1), in the memory of 1F1B.
+
+    A backward (B) finds the gradient of a stage's input, for which the stage below waits. The gradient of its weights
+    (W, ``WEIGHT``) can wait. The order is 1F1B's, and at stage k the W of a micro-batch comes after the B of the k-th
+    after it. So every stage has at most K micro-batches in flight, as 1F1B's first stage has.
+
+    In a round each device is idle for (K-1) (T_F + T_B - T_W), where 1F1B's is for (K-1) (T_F + T_B + T_W): a third, if
+    the three take equally long. That is for M >= K and T_W <= T_F; a longer W leaves (K-1) T_B.
+
+    Args:
+      num_stages: K.
+      chunks: M, micro-batches of a round; give the optimizer ``accumulate=chunks``.
+      weights: as of `one_forward_one_backward`.
+
+    Raises:
+      ScheduleError: a number is no integer of at least 1.
+    """
+    plain = one_forward_one_backward(num_stages, chunks, weights=weights)
+    orders = [_with_weights(order, stage) for stage, order in enumerate(plain.orders)]
+    return dataclasses.replace(plain, name="zero_bubble", orders=tuple(orders))
+
+
+def _with_weights(order: Sequence[Op], stage: int) -> Iterable[Op]:
+    """``order`` with each batch's ``WEIGHT``, after the operation that ends the backward ``stage`` batches later."""
+    ends = order[-1].kind  # BACKWARD, or at the last stage FORWARD, which includes it
+    for op in order:
+        yield op
+        if op.kind is ends and op.batch >= stage:
+            yield Op(WEIGHT, op.stage, op.batch - stage)
+    yield from (Op(WEIGHT, stage, n) for n in range(max(0, op.batch + 1 - stage), op.batch + 1))
 
 
 def _interleaved_order(device: int, num_devices: int, chunks: int, loops: int) -> tuple[Op, ...]:

@@ -9,6 +9,9 @@ Two conventions hold for every schedule:
 * the last stage owns the loss: its ``FORWARD`` is forward, loss, backward and update in one operation, so it has no
   ``BACKWARD``. For one batch, every other stage has one ``FORWARD`` and one ``BACKWARD``.
 
+Where backwards are split (zero-bubble schedules), a backward finds the gradient of the stage's input alone. That of its
+weights is a third operation, ``WEIGHT``, which every stage has of each batch, the last one too; it updates.
+
 Where stages learn locally (`Learning`), the ``FORWARD`` of every stage is such an operation, with an objective of the
 stage's own. A ``BACKWARD`` then teaches the stage's auxiliary network, if that learns from the gradient from above.
 """
@@ -56,9 +59,10 @@ class Kind(enum.Enum):
 
     FORWARD = "F"
     BACKWARD = "B"
+    WEIGHT = "W"
 
 
-FORWARD, BACKWARD = Kind.FORWARD, Kind.BACKWARD
+FORWARD, BACKWARD, WEIGHT = Kind
 
 
 class Op(NamedTuple):
@@ -128,9 +132,25 @@ class Schedule(abc.ABC):
         """Whether every stage learns from an objective of its own, with the help of an auxiliary network."""
         return self.learning != "gradient"
 
+    @property
+    def splits_backward(self) -> bool:
+        """Whether the gradients of weights are operations of their own, ``WEIGHT``."""
+        return False
+
     def learns_in_forward(self, stage: int) -> bool:
-        """Whether the stage's ``FORWARD`` contains backward and update."""
+        """Whether the stage's ``FORWARD`` contains a loss and its backward; and the update, unless that is split."""
         return self.is_local or stage == self.loss_stage
+
+    def kinds(self, stage: int) -> tuple[Kind, ...]:
+        """The operations that the stage has of each batch, in their order."""
+        backward = (BACKWARD,) if self.has_backward(stage) else ()
+        return FORWARD, *backward, *((WEIGHT,) if self.splits_backward else ())
+
+    def updates_in(self, stage: int) -> Kind:
+        """The kind of operation that completes the gradient of the stage's weights, and so updates them."""
+        if self.splits_backward:
+            return WEIGHT
+        return FORWARD if self.learns_in_forward(stage) else BACKWARD
 
     def has_backward(self, stage: int) -> bool:
         """Whether the stage has a ``BACKWARD`` of each batch: whether the gradient from above is sent to it."""
@@ -311,6 +331,10 @@ class TableSchedule(Schedule):
                 "write how many of its last ticks repeat"
             )
 
+    @functools.cached_property
+    def splits_backward(self) -> bool:
+        return any(op.kind is WEIGHT for ops in self.table for op in ops)
+
     @property
     def repeats(self) -> int:
         return max(self.drain + 1, len(self.table))
@@ -337,7 +361,7 @@ class TableSchedule(Schedule):
 def draw(schedule: Schedule, num_batches: int) -> str:
     """A table of the run over ``num_batches`` batches: one row per stage, one column per tick, ``B0 F4`` as dispatched.
 
-    The last stage's ``F`` contains its loss, backward and update.
+    The last stage's ``F`` contains its loss, backward and update; where there is a ``W``, that updates.
     """
     columns = [["tick", *(f"stage {k}" for k in range(schedule.num_stages))]]
     for tick, ops in schedule.run(num_batches):

@@ -17,9 +17,9 @@ class GradientAge(NamedTuple):
     Attributes:
       stage: the stage.
       batch: the batch.
-      lag: ticks between the batch's forward and its backward.
+      lag: ticks between the batch's forward and its backward (where that is split, its ``WEIGHT``).
       forward_version: the weights that the forward used.
-      backward_version: the weights at hand when the backward was dispatched.
+      backward_version: the weights at hand when that was dispatched.
       update_version: the weights that the update which consumes the gradient replaces.
     """
 
@@ -60,7 +60,7 @@ def gradient_ages(schedule: Schedule, num_batches: int, accumulate: int = 1) -> 
         for kind, stage, batch in ops:
             if kind is FORWARD:
                 forwarded[stage, batch] = version[stage], tick
-            if schedule.learns_in_forward(stage) != (kind is FORWARD):
+            if kind is not schedule.updates_in(stage):
                 continue
             seen, since = forwarded.pop((stage, batch))
             age = GradientAge(stage, batch, tick - since, seen, version[stage], -1)
@@ -78,7 +78,7 @@ def is_synchronous(schedule: Schedule, accumulate: int = 1) -> bool:
     ticks: dict[int, set[int]] = defaultdict(set)  # by batch that ends a group
     for tick, ops in schedule.run(2 * accumulate * schedule.repeats):
         for kind, stage, batch in ops:
-            if schedule.learns_in_forward(stage) == (kind is FORWARD) and ends_group(batch, accumulate):
+            if kind is schedule.updates_in(stage) and ends_group(batch, accumulate):
                 ticks[batch].add(tick)
     return all(len(found) == 1 for found in ticks.values())
 
@@ -108,6 +108,6 @@ def missed_updates(schedule: Schedule, accumulate: int = 1) -> tuple[int, ...]:
     first: dict[int, int] = {}
     for tick, ops in schedule.run(accumulate):
         for kind, stage, batch in ops:
-            if batch == accumulate - 1 and schedule.learns_in_forward(stage) == (kind is FORWARD):
+            if batch == accumulate - 1 and kind is schedule.updates_in(stage):
                 first.setdefault(stage, tick)
     return tuple(first[stage] // accumulate for stage in range(schedule.num_stages))

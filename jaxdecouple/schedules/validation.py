@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from jaxdecouple.schedules.schedule import BACKWARD, FORWARD, Kind, Op, Schedule, ScheduleError
+from jaxdecouple.schedules.schedule import BACKWARD, FORWARD, WEIGHT, Kind, Op, Schedule, ScheduleError
 
 
 def validate(schedule: Schedule, num_batches: int | None = None) -> None:
@@ -37,6 +37,11 @@ def _check_op(schedule: Schedule, op: Op, tick: int, done: dict[tuple[Kind, int]
     if kind is BACKWARD and not schedule.has_backward(stage):
         which = "the last stage's" if stage == schedule.loss_stage else "a greedy stage's"
         raise ScheduleError(f"{which} FORWARD includes its backward; leave this operation out")
+    if kind is WEIGHT and not schedule.splits_backward:
+        raise ScheduleError(
+            f"the {schedule.updates_in(stage).name} at stage {stage} includes the gradient of its weights; leave this "
+            "operation out, or write a schedule whose splits_backward is True"
+        )
     if batch in done[kind, stage]:
         raise ScheduleError(f"was already done in tick {done[kind, stage][batch]}; write it once")
     latest = max(done[kind, stage], default=-1)
@@ -52,11 +57,15 @@ def _check_op(schedule: Schedule, op: Op, tick: int, done: dict[tuple[Kind, int]
         above = schedule.gradient_source(stage, batch)
         if batch not in done[above.kind, above.stage]:
             raise ScheduleError(f"its gradient does not exist yet: it comes from the {above}, which has not happened")
+    if kind is WEIGHT:
+        before = schedule.kinds(stage)[-2]
+        if batch not in done[before, stage]:
+            raise ScheduleError(f"it takes what the {Op(before, stage, batch)} leaves, which has not happened yet")
 
 
 def _check_finished(schedule: Schedule, num_batches: int, done: dict[tuple[Kind, int], dict[int, int]]) -> None:
     for stage in range(schedule.num_stages):
-        for kind in (FORWARD, BACKWARD) if schedule.has_backward(stage) else (FORWARD,):
+        for kind in schedule.kinds(stage):
             missing = sorted(set(range(num_batches)) - set(done[kind, stage]))
             if missing:
                 raise ScheduleError(

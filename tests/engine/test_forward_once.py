@@ -1,5 +1,7 @@
 """A user's forward runs once for each batch, on that batch and the state of then, whatever is computed again."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,9 +42,10 @@ def watched():
     return jd.Pipeline(network, schedules.fdg(2), optimizer=optax.sgd(0.1)), seen
 
 
+@pytest.mark.parametrize("preset", [schedules.fdg, functools.partial(schedules.zero_bubble, chunks=1)])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_callbacks_report_each_batch_once(policy, watched):
-    pipeline, seen = watched[0].with_schedule(schedules.fdg(2, weights=policy)), watched[1]
+def test_callbacks_report_each_batch_once(policy, preset, watched):
+    pipeline, seen = watched[0].with_schedule(preset(2, weights=policy)), watched[1]
     state = pipeline.init(jax.random.key(0), X)
     jax.effects_barrier()
     seen.clear()  # as in Flax, to initialise a module runs it
@@ -67,10 +70,11 @@ def test_what_a_backward_itself_reports_is_heard():
         return (gradient,)
 
     spied.defvjp(lambda x: (x, None), backward)
-    for policy in ("stash", "replay"):
+    fdg = [schedules.fdg(2, weights=policy) for policy in ("stash", "replay")]
+    for schedule in (*fdg, schedules.zero_bubble(2, 1)):
         pipeline = jd.Pipeline(
             jd.partition([nn.Dense(4), spied, nn.Dense(3)], boundaries=(2,)),
-            schedules.fdg(2, weights=policy),
+            schedule,
             optimizer=optax.sgd(0.1),
         )
         state = pipeline.init(jax.random.key(0), X)
@@ -78,7 +82,7 @@ def test_what_a_backward_itself_reports_is_heard():
             state, _ = pipeline.step(state, (X, Y))
         jax.block_until_ready(pipeline.flush(state).stages)
         jax.effects_barrier()
-    assert len(seen) == 6 and min(seen) > 0
+    assert len(seen) == 9 and min(seen) > 0
 
 
 class Carry(nn.Module):

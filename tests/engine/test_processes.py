@@ -13,7 +13,7 @@ import jaxdecouple as jd
 from jaxdecouple import checkpoints
 from tests.oracles.grouped import PRESETS, SAVED_AFTER, batches, data, pipeline, trained
 
-NAMES = "fdg", "features_replay", "dni"  # one of each kind of stage program
+NAMES = "fdg", "features_replay", "dni", "zero_bubble"  # one of each kind of stage program, and a split backward
 pytestmark = pytest.mark.skipif(
     tuple(map(int, jax.__version__.split(".")[:2])) < (0, 12), reason="JAX below 0.12 cannot do it on CPUs"
 )

@@ -17,6 +17,9 @@ FULL = {"learning_rate": lambda s: 0.2 / (1 + 0.1 * s), "momentum": 0.9, "weight
     [
         (schedules.one_forward_one_backward(3, 4), "latest"),
         (schedules.interleaved(2, 4, loops=2), "latest"),
+        (schedules.zero_bubble(3, 4), "latest"),
+        (schedules.zero_bubble(3, 2), "replay"),
+        (schedules.zero_bubble(1, 4), "latest"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

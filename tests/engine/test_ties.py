@@ -70,6 +70,7 @@ def own(found):
         (schedules.backprop(1), (), 1),
         (schedules.gpipe(2, 4), (3,), 4),  # once in the lower, twice in the upper
         (schedules.one_forward_one_backward(3, 2), (2, 5), 2),  # in all three stages
+        (schedules.zero_bubble(3, 2), (2, 5), 2),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

@@ -12,6 +12,7 @@ from tests.oracles.sharing import sharing
 PRESETS = {
     "backprop": schedules.backprop(2),
     "gpipe": schedules.gpipe(2, 2),
+    "zero_bubble": schedules.zero_bubble(2, 2),
     "ddg": schedules.ddg(2),
     "features_replay": schedules.features_replay(2),
     "fdg": schedules.fdg(2),

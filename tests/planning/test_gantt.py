@@ -65,6 +65,15 @@ def test_joined_operations_are_one_box(drawn):
     assert "backward joined with the next forward" in [text.get_text() for text in drawn[0].legends[0].get_texts()]
 
 
+def test_gradients_of_weights_have_their_own_colour(drawn):
+    run = timeline(schedules.zero_bubble(3, 4), Times(forward=[1] * 3, backward=[2] * 3), num_batches=4)
+    save_gantt(run, "unused.png")
+    assert boxes(drawn[0]) == sorted((r.start, r.end, r.stage) for r in run)
+    words = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert words == ["forward", "backward", "forward, loss, backward", "gradient of the weights and update"]
+    assert len({tuple(colour) for colour in drawn[0].axes[0].collections[0].get_facecolors()}) == 4
+
+
 def test_parts_of_a_run(drawn):
     run = timeline(schedules.fdg(3), JOINED, num_batches=500)
     save_gantt(run, "unused.png", start=300, stop=310)
@@ -136,6 +145,15 @@ def test_a_trace_holds_every_operation_and_transfer(tmp_path):
     transfers = [(e["tid"], e["dur"]) for e in events if e["ph"] == "X" and e["pid"] == 1]
     expected = [(0, 200)] * 4 + [(3, 100)] * 4  # the two that take time
     assert sorted(transfers) == [(thread, pytest.approx(seconds)) for thread, seconds in expected]
+
+
+def test_gradients_of_weights_travel_nowhere(tmp_path):
+    run = timeline(
+        schedules.zero_bubble(2, 2), Times(forward=[1] * 2, backward=[2] * 2, up=[1], down=[1]), num_batches=2
+    )
+    events = [event for event in read_trace(run, tmp_path / "trace.json") if event["ph"] == "X"]
+    assert sorted(e["name"] for e in events if e["pid"] == 1) == ["batch 0", "batch 0", "batch 1", "batch 1"]
+    assert sum(e["name"].startswith("W") for e in events) == 4
 
 
 def test_a_trace_shows_joined_operations_as_one(tmp_path):

@@ -99,6 +99,25 @@ def test_replay_keeps_inputs_and_latest_no_weights():
     assert bytes_over_time(replay, 0)[1][-1] == bytes_over_time(latest, 1)[1][-1] == 0
 
 
+@pytest.mark.parametrize("weights", ["latest", "stash", "replay"])
+def test_zero_bubble_keeps_no_more_activations_than_1f1b(weights):
+    """K at every stage; 1F1B has K - k at stage k (Qi et al. 2024, section 2.1)."""
+    times, activations = (
+        Times(forward=[1] * 4, backward=[2] * 4),
+        Sizes(inputs=[0] * 4, residuals=[1] * 4, params=[9] * 4),
+    )
+    plain, split = (
+        peak_bytes(timeline(preset(4, 8, weights=weights), times, num_batches=16, sizes=activations), accumulate=8)
+        for preset in (schedules.one_forward_one_backward, schedules.zero_bubble)
+    )
+    if weights == "replay":  # recomputed by each backward
+        assert plain == (0, 0, 0, 1) and split == (1, 2, 3, 4)
+    else:
+        assert plain == (4, 3, 2, 1) and split == (4, 4, 4, 4)
+    kept = timeline(schedules.zero_bubble(2, 2), uniform(2), num_batches=2, sizes=SIZES)
+    assert bytes_over_time(kept, 0)[1][-1] == bytes_over_time(kept, 1)[1][-1] == 0
+
+
 def test_weights_that_no_batch_refers_to_are_not_kept():
     # GPipe without accumulation: four forwards with version 0, then four updates; versions 1, 2, 3 serve no forward.
     run = timeline(schedules.gpipe(2, 4, weights="stash"), uniform(2), num_batches=4, sizes=SIZES)

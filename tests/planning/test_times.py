@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdecouple.planning import Sizes, Times
-from jaxdecouple.schedules import BACKWARD, FORWARD
+from jaxdecouple.schedules import BACKWARD, FORWARD, WEIGHT, Kind
 
 MEASURED = Times(forward=[1, 2, 4], backward=[3, 5, 6], up=[0.5, 8], down=[7, 0.25], joined=[3.5, 7.5])
 
@@ -32,6 +32,15 @@ def test_the_last_forward_contains_its_backward_and_replay_redoes_forwards_below
     assert MEASURED.duration(FORWARD, 2, "stash") == MEASURED.duration(FORWARD, 2, "replay") == 10
 
 
+def test_a_split_backward_is_as_long_as_one_in_one_piece():
+    times = Times(forward=[1, 2], backward=[3, 5], weight=[1, 4])
+    parts = {kind: [times.duration(kind, k, "latest", split=True) for k in range(2)] for kind in Kind}
+    assert parts == {FORWARD: [1, 3], BACKWARD: [2, 3], WEIGHT: [1, 4]}  # the last forward contains its backward
+    assert times.duration(BACKWARD, 0, "replay", split=True) == 3
+    assert times.duration(BACKWARD, 0, "latest") == 3
+    assert Times(forward=[1], backward=[3]).duration(WEIGHT, 0, "latest") == 1.5
+
+
 def test_work_takes_the_joined_time_where_it_is_less():
     assert [MEASURED.work(k, "stash") for k in range(3)] == [3.5, 7, 10]
     assert [MEASURED.work(k, "replay") for k in range(3)] == [3.5, 7.5, 10]
@@ -52,6 +61,8 @@ def test_serial_and_bounds():
     "changed, message",
     [
         ({"forward": []}, "forward is empty"),
+        ({"weight": [1, 9]}, "weight = (1.0, 9.0) exceeds backward"),
+        ({"weight": [1]}, "weight has 1 entries; write 2: seconds, one per stage"),
         ({"forward": None}, "forward = None must hold finite numbers"),
         ({"forward": [1, None]}, "none may be missing"),
         ({"forward": [1, "2"]}, "must hold finite numbers"),

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxdecouple import schedules
-from jaxdecouple.schedules import BACKWARD, FORWARD, Op, ScheduleError, TableSchedule, validate
+from jaxdecouple.schedules import BACKWARD, FORWARD, WEIGHT, Op, ScheduleError, TableSchedule, validate
 
 
 def F(stage, batch):
@@ -12,6 +12,10 @@ def F(stage, batch):
 
 def B(stage, batch):
     return Op(BACKWARD, stage, batch)
+
+
+def W(stage, batch):
+    return Op(WEIGHT, stage, batch)
 
 
 def table(*ticks, num_stages=2, period=1):
@@ -70,6 +74,10 @@ def test_operations_of_batches_before_the_first_are_left_out():
 def test_refuses_a_period_beyond_the_table(ticks, period, message):
     with pytest.raises(ScheduleError, match=message):
         table(*ticks, period=period)
+
+
+class Unsplit(TableSchedule):
+    splits_backward = False
 
 
 # what is wrong -> (schedule, message)
@@ -144,6 +152,26 @@ BROKEN = {
     "backward at the only stage": (
         table([F(0, 0), B(0, 0)], num_stages=1),
         "tick 0: BACKWARD of batch 0 at stage 0: the last stage's FORWARD includes its backward",
+    ),
+    "weight before the backward": (
+        table([F(0, 0), F(1, 0), W(1, 0), W(0, 0), B(0, 0)]),
+        "tick 0: WEIGHT of batch 0 at stage 0: it takes what the BACKWARD of batch 0 at stage 0 leaves, which has not",
+    ),
+    "weight before the loss": (
+        table([F(0, 0), W(1, 0), F(1, 0), B(0, 0), W(0, 0)]),
+        "tick 0: WEIGHT of batch 0 at stage 1: it takes what the FORWARD of batch 0 at stage 1 leaves, which has not",
+    ),
+    "weights out of order": (
+        table([F(0, 0), F(1, 0), B(0, 0)], [F(0, 1), F(1, 1), B(0, 1), W(0, 1), W(0, 0), W(1, 0), W(1, 1)], period=2),
+        "tick 1: WEIGHT of batch 0 at stage 0: comes after batch 1",
+    ),
+    "weights of one stage alone": (
+        table([F(0, 0), F(1, 0), B(0, 0), W(0, 0)]),
+        "the WEIGHT of batch 0 at stage 1 never happens",
+    ),
+    "weight of a backward that is not split": (
+        Unsplit(name="mine", num_stages=2, table=([F(0, 0), F(1, 0), B(0, 0), W(0, 0)],)),
+        "tick 0: WEIGHT of batch 0 at stage 0: the BACKWARD at stage 0 includes the gradient of its weights; leave",
     ),
 }
 
