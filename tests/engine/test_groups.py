@@ -22,7 +22,7 @@ def groups():
     return [devices[:2], devices[2:4]]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "zero_bubble"])  # test_zero_bubble has it
 def test_groups_equal_single_devices(name, x64):
     data = [*batches(7), *batches(1, size=5)]  # a last batch that the group does not divide
     single = trained(pipeline(PRESETS[name], jax.devices()[:2]), data)

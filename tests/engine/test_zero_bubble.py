@@ -1,7 +1,7 @@
 """A split backward computes what a backward in one piece computes, each thing once, whatever else is asked of a stage.
 
-That training under `zero_bubble` is plain training, `test_rounds` shows; with tied parameters, `test_ties`; on groups
-of devices and over processes, `test_groups` and `test_processes`; with layers that report, `test_forward_once`.
+That training under `zero_bubble` is plain training, `test_rounds` shows; with tied parameters, `test_ties`; over
+processes, `test_processes`; with layers that report, `test_forward_once`.
 """
 
 import flax.linen as nn
@@ -31,9 +31,8 @@ def assert_close(tree, other, atol=1e-12):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), tree, other)
 
 
-def test_dropout_and_batch_statistics(x64):
-    plain = pipeline(PLAIN, jax.devices()[:2])
-    split = plain.with_schedule(SPLIT)
+def test_dropout_and_batch_statistics_on_groups_of_devices(x64):
+    plain, split = pipeline(PLAIN, jax.devices()[:2]), pipeline(SPLIT, [jax.devices()[:2], jax.devices()[2:4]])
     assert_close(numbers(trained(split, batches(5))), numbers(trained(plain, batches(5))))
     (lower,), (upper,) = (program._splits.values() for program in split.programs)
     # One dense layer below, which sends nothing down: its backward is the second part. Two above: their forwards and
