@@ -172,9 +172,11 @@ class Sparse:
         start = total.at[columns].add(values * weights[:, None])
         return self._left(rows, start, lambda total, i, values, columns: total.at[columns].add(values * weights[i]))
 
+    @jax.jit
     def dot_all(self, w: jax.Array) -> jax.Array:
         return self._per_row(lambda rows: self.dot(rows, w))
 
+    @jax.jit
     def combine_all(self, weights: jax.Array) -> jax.Array:
         blocks, inside = _blocks(self.shape[0])
         total = jnp.zeros(self.num_columns, jnp.result_type(self.dtype, weights))
@@ -189,6 +191,7 @@ class Sparse:
         start = jnp.sum(self._first(rows)[0] ** 2, axis=1)
         return self._left(rows, start, lambda squares, i, values, columns: squares.at[i].add(values**2))
 
+    @jax.jit
     def all_squared_norms(self) -> jax.Array:
         return self._per_row(self.squared_norms)
 
