@@ -15,7 +15,7 @@ import jaxdecouple as jd
 from jaxdecouple import schedules
 from jaxdecouple.diagnostics import GradientRecord
 from jaxdecouple.engine.split_backward import split
-from jaxdecouple.schedules import BACKWARD, FORWARD, WEIGHT, Op
+from jaxdecouple.schedules import Kind, Op
 from tests.oracles import naive
 from tests.oracles.grouped import batches, pipeline, trained
 from tests.oracles.problems import assert_same, pipeline_for, problem, run, start, weights_of
@@ -46,11 +46,14 @@ def products(equations):
 
 
 def test_a_schedule_of_ones_own(x64):
-    """Back-propagation whose upper stage does the gradient of its weights last."""
-    ops = [Op(FORWARD, 0, 0), Op(FORWARD, 1, 0), Op(BACKWARD, 0, 0), Op(WEIGHT, 0, 0), Op(WEIGHT, 1, 0)]
-    task = problem(2, learning_rate=0.2, momentum=0.9)
-    schedule = schedules.TableSchedule(name="mine", num_stages=2, table=(ops,))
-    assert_same(run(pipeline_for(task, schedule), task), naive.backprop(task))
+    """Rounds of two. A backward is not joined with the forward that follows it: it does not update."""
+    text = "F00 F01 | B00 F10 W00 F11 B10 W10 W01 W11"  # kind, batch, stage
+    ticks = [[Op(Kind(op[0]), int(op[2]), int(op[1])) for op in tick.split()] for tick in text.split("|")]
+    schedule = schedules.TableSchedule(name="mine", num_stages=2, table=tuple(map(tuple, ticks)), period=2)
+    task = problem(2, learning_rate=0.2, accumulate=2)
+    assert_same(run(pipeline_for(task, schedule), task), naive.gpipe(task, chunks=2))
+    alone = jd.timeline(schedule, jd.Times(forward=[1, 1], backward=[2, 2], joined=[9]), num_batches=2)
+    assert len(set(alone.dispatch)) == 10 and alone.makespan < 12
 
 
 def mlp(params, x):
@@ -138,6 +141,7 @@ def test_diagnostics_find_the_true_gradient(x64):
     found = [record for record in probes.records() if isinstance(record, GradientRecord)]
     assert [record.batch for record in found] == [0, 2, 4, 6, 8, 10]
     for record in found[:-1]:
+        assert record.lag == [1, 1]  # to the end of the round
         assert record.staleness == [0, 0] and record.weight_gap == [0, 0]
         assert max(record.difference) < 1e-12 and min(record.norm) > 0
 

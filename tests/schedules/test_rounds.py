@@ -120,6 +120,13 @@ def test_rounds_are_synchronous_and_bring_one_loss_a_tick(schedule):
     assert [batch for batches in losses for batch in batches] == list(range(13)) and max(map(len, losses)) == 1
 
 
+def test_the_gradient_of_the_weights_updates():
+    """With an update of each micro-batch, one of them comes between a forward and its own: F0 F1 W0 F2 W1 F3 W2 W3."""
+    assert schedules.staleness(schedules.zero_bubble(2, 4)) == ((1,), (1,))
+    ages = [age for age in schedules.gradient_ages(schedules.zero_bubble(2, 4), 4) if age.stage == 1]
+    assert [(age.forward_version, age.update_version) for age in ages] == [(0, 0), (0, 1), (1, 2), (2, 3)]
+
+
 def test_paci_crosses_few_updates():
     for num_stages in (2, 4, 8):
         for accumulate in (1, 2, 3, 8):
