@@ -87,7 +87,8 @@ class ShapesDispatcher(Dispatcher):
         work.ties[k].pop(n, None)
 
     def teach(self, work: Workspace, k: int, n: int) -> jax.Array:
-        work.residuals[k].pop(n), work.gradients[k].pop(n)
+        work.residuals[k].pop(n)
+        work.gradients[k].pop(n)
         return jnp.zeros(())
 
     def _copied(self, leaf: jax.Array, stage: int) -> jax.Array:

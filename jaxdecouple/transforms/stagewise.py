@@ -35,7 +35,8 @@ def stagewise(
       ValueError: beta outside (0, 1], or M < 1; when a stage's transform is made, beta or ``missed`` around a weight
         view, or ``missed`` for another number of stages.
     """
-    shrink_gradients(beta), accumulate_gradients(optax.identity(), accumulate)  # refuse bad values now, not at init
+    shrink_gradients(beta)  # refuses bad values now, not at init
+    accumulate_gradients(optax.identity(), accumulate)
 
     def for_stage(stage: int, num_stages: int) -> optax.GradientTransformation:
         inner = transform_of(optimizer, stage, num_stages)

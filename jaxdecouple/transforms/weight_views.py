@@ -73,7 +73,8 @@ def predict_weights(
     Raises:
       ValueError: a number is negative.
     """
-    _check_distance("forward", forward), _check_distance("backward", backward or 0)
+    _check_distance("forward", forward)
+    _check_distance("backward", backward or 0)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> LastUpdateState:
