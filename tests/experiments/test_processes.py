@@ -17,7 +17,7 @@ from experiments.training.session import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROCESS = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
-SETTINGS = {"model": "mlp", "num_stages": 2, "epochs": 3, "batch_size": 50, "dataset": "digits", "method": "fdg"}
+SETTINGS = {"model": "mlp", "num_stages": 2, "epochs": 6, "batch_size": 50, "dataset": "digits", "method": "fdg"}
 
 
 def command(workdir, **changes):
