@@ -98,8 +98,10 @@ def train(
                 run = _run(config, trainer, saver, output, logs, mark_ticks)
             except ValueError:
                 checkpoints.wait()
-                if output.standing is Standing.NEW and checkpoints.newest is None:
-                    output.abandon()  # refused before its first tick
+                # Refused before its first tick. What is on the disk counts: where a process was killed while it saved,
+                # the others do not know of the checkpoint.
+                if output.standing is Standing.NEW and not jd.checkpoints.saved_in(checkpoints.path):
+                    output.abandon()
                 raise
         _write_results(trainer, run, output, saver.described)
     return run

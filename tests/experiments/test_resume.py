@@ -136,6 +136,19 @@ def test_a_killed_run_ends_like_one_that_was_left_alone(case, pictures, tmp_path
     assert_same_end(tmp_path / "alone", tmp_path / "killed", config)
 
 
+def test_a_checkpoint_stays_where_a_failure_comes_before_this_process_knows_of_it(tmp_path, monkeypatch):
+    """As when another process is killed while both save."""
+
+    def fail(state):
+        raise ValueError("another process is gone")
+
+    monkeypatch.setattr(jd.Checkpoints, "newest", None)
+    die_at(monkeypatch, 7, fail)
+    with pytest.raises(ValueError, match="is gone"):
+        run(SMALL, tmp_path / "run")
+    assert [saved.tick for saved in jd.checkpoints.saved_in(tmp_path / "run" / "checkpoints")] == [3, 6]
+
+
 def test_runs_killed_at_random_moments(tmp_path):
     """The program that kills a hundred, here once."""
     case = kills.Case(dataclasses.replace(SMALL, **CASES["adl, groups under way"]), 1)
