@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
-import signal
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -35,6 +33,7 @@ from jaxdecouple.asynchronous.engines.serving import Serving
 from jaxdecouple.asynchronous.engines.worker import Worker
 from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
+from tests.oracles.killer import Killer, descendants
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::jaxdecouple.asynchronous.StepSizeWarning"),
@@ -246,7 +245,7 @@ def test_local_engine_goes_on_as_if_it_had_not_been_stopped(solver: str, tmp_pat
     assert [record.outer for record in result.trace] == [1, 2, 3]
     finished = solve(problem, outer_steps=2, engine="local", resume=at, **options)  # starts no process
     np.testing.assert_array_equal(finished.w, result.w)
-    assert _descendants("engines.process") == []
+    assert descendants("engines.process") == []
 
 
 def test_local_engine_after_a_worker_and_the_server_were_killed(tmp_path: pathlib.Path) -> None:
@@ -329,47 +328,6 @@ def _nodes_of(ray: Any, kind: str) -> set[str]:
     actors = ray._private.state.actors().values()
     alive = [actor for actor in actors if actor["ActorClassName"] == kind and actor["State"] == "ALIVE"]
     return {actor["Address"]["NodeID"] for actor in alive}
-
-
-class Killer:
-    """Kills one process after another, each with its words in its command line, a few outer iterations apart."""
-
-    def __init__(self, *words: str):
-        self._words, self.killed = words, 0
-
-    def go_on(self, record: asynchronous.Record) -> None:
-        """Kills the next one in the third outer iteration after the last kill."""
-        if record.outer % 3 == 0 and record.outer and self.killed < len(self._words):
-            found = _descendants(self._words[self.killed])
-            os.kill(found[-1], signal.SIGKILL)
-            self.killed += 1
-
-
-def _descendants(words: str) -> list[int]:
-    """Processes of which this one is an ancestor, with these words in their command lines."""
-    parents = {}
-    for entry in pathlib.Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                continue
-
-    def ours(pid: int) -> bool:
-        while pid > 1:
-            if pid == os.getpid():
-                return True
-            pid = parents.get(pid, 0)
-        return False
-
-    return sorted(pid for pid in parents if pid != os.getpid() and ours(pid) and words in _command(pid))
-
-
-def _command(pid: int) -> str:
-    try:
-        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def test_a_worker_that_cannot_do_its_work_ends_the_run_with_its_reason() -> None:
