@@ -35,6 +35,6 @@ MAPS = pathlib.Path("/proc/self/maps")  # of Linux
 def room_for_programs():
     """A compiled program takes some 20 of the memory maps of which Linux gives a process 65 530; then it crashes."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 40_000:
         jax.clear_caches()
         gc.collect()

@@ -121,7 +121,8 @@ def test_what_ends_a_run():
     run = layer_rates.train(network, params, examples, settings, top)
     assert run[1:] == (False, True) and run[0][-1] > 10 * math.log(4)
     assert Outcome("a", 1e5, *run).text == "*"
-    run = layer_rates.train(network, params, examples, settings, dict.fromkeys(network.names, 1e38))
+    images, labels = examples
+    run = layer_rates.train(network, params, (1e4 * images, labels), settings, dict.fromkeys(network.names, 1e38))
     assert run[1:] == (False, True) and not math.isfinite(run[0][-1])
     assert tables.rounded([1.23456, *run[0]], 3)[0] == 1.23 and tables.rounded(run[0])[-1] is None
 
