@@ -208,8 +208,6 @@ def _wait(started: list[_Process], grace: float, checkpoints: pathlib.Path) -> i
 
 def goes_on(checkpoints: pathlib.Path) -> str:
     """What becomes of a run of which a process was lost."""
-    if (checkpoints / "final").exists():
-        return "the run was over; the same command writes what is missing"
     saved = sorted(path.name for path in checkpoints.glob("tick-*") if path.suffix == "")
     return f"the same command goes on from {checkpoints / saved[-1]}" if saved else "nothing was saved yet"
 

@@ -12,11 +12,10 @@ import pytest
 import jaxdecouple as jd
 from jaxdecouple import checkpoints
 from tests.oracles.grouped import PRESETS, SAVED_AFTER, batches, data, pipeline, trained
+from tests.oracles.transfers import needs_transfers
 
 NAMES = "fdg", "features_replay", "dni", "zero_bubble"  # one of each kind of stage program, and a split backward
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, jax.__version__.split(".")[:2])) < (0, 12), reason="JAX below 0.12 cannot do it on CPUs"
-)
+pytestmark = needs_transfers
 
 
 def single(name):

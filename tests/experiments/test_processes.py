@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
 
 from experiments.training.config import Config
 from experiments.training.launching import Processes, free_port, watch
 from experiments.training.session import train
+from tests.oracles.transfers import needs_transfers
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROCESS = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
-SETTINGS = {"model": "mlp", "num_stages": 2, "epochs": 6, "batch_size": 50, "dataset": "digits", "method": "fdg"}
+SETTINGS = {"model": "mlp", "num_stages": 2, "epochs": 3, "batch_size": 50, "dataset": "digits", "method": "fdg"}
 
 
 def command(workdir, **changes):
@@ -28,11 +28,6 @@ def command(workdir, **changes):
 def workers(watcher):
     children = pathlib.Path(f"/proc/{watcher.pid}/task/{watcher.pid}/children")
     return [int(pid) for pid in children.read_text().split()]
-
-
-needs_transfers = pytest.mark.skipif(
-    tuple(map(int, jax.__version__.split(".")[:2])) < (0, 12), reason="JAX below 0.12 cannot do it on CPUs"
-)
 
 
 @needs_transfers
