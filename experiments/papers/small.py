@@ -71,10 +71,11 @@ def of_training(
       ValueError: no small network has as many modules as there are stages, boundaries are those of another network, or
         large batches are the point of the row.
     """
-    if settings.get("accumulate", 1) * settings["batch_size"] > LARGEST:
+    images = settings["batch_size"] * (settings.get("accumulate") or 1)
+    if images > LARGEST:
         raise ValueError(
-            f"an update takes {settings['accumulate'] * settings['batch_size']} images, and the digits are "
-            f"{NUM_TRAIN}; write --scale=medium, or see experiments.large_batch"
+            f"an update takes {images} images, and those of the small scale at most {LARGEST} of a paper's; write "
+            "--scale=medium, or see experiments.large_batch"
         )
     found = network(settings["method"], settings.get("num_stages", 1))
     accumulate = settings.get("accumulate") or 1

@@ -121,7 +121,10 @@ def test_thesis_chapter_4_trains_with_the_batches_and_rates_of_its_text():
 def test_a_small_run_keeps_the_method_and_the_shape_of_the_schedule(paper):
     for name in (name for name in TRAINED if name.startswith(f"{paper}/")):
         if max_update(name) > 256:
-            with pytest.raises(ValueError, match="and the digits are 1437; write --scale=medium, or see"):
+            with pytest.raises(
+                ValueError,
+                match="images, and those of the small scale at most 256 of a paper's; write --scale=medium, or see",
+            ):
                 job_of(*ALL[name], Scale("small"))
             continue
         full, cut = (job_of(*ALL[name], Scale(scale)).settings for scale in ("paper", "small"))

@@ -165,11 +165,6 @@ def _final_error(result: Result) -> float | str:
     return DIVERGES if diverged(result) else 100 * result["test_error"]
 
 
-def _final_accuracy(result: Result) -> float | str:
-    error = _final_error(result)
-    return error if isinstance(error, str) else 100 - error
-
-
 def _final_top5(result: Result) -> float | str | None:
     if diverged(result):
         return DIVERGES
@@ -181,9 +176,14 @@ def _best_error(result: Result) -> float | str:
     return DIVERGES if diverged(result) else 100 * min(record["test_error"] for record in result["records"])
 
 
-def _best_accuracy(result: Result) -> float | str:
-    error = _best_error(result)
-    return error if isinstance(error, str) else 100 - error
+def _accuracy(error: Callable[[Result], float | str]) -> Callable[[Result], float | str]:
+    """The accuracy that goes with a function of a result's error."""
+
+    def accuracy(result: Result) -> float | str:
+        found = error(result)
+        return found if isinstance(found, str) else 100 - found
+
+    return accuracy
 
 
 def _measure(unit: str, *columns: Column) -> Measure:
@@ -192,6 +192,6 @@ def _measure(unit: str, *columns: Column) -> Measure:
 
 FINAL_ERROR = _measure("test error, %", Column("test error, %", _final_error))  # final weights, nothing in flight
 TOP_1_AND_5 = _measure("test error, %", Column("test error, %", _final_error), Column("Top 5 error, %", _final_top5))
-FINAL_ACCURACY = _measure("test accuracy, %", Column("test accuracy, %", _final_accuracy))
+FINAL_ACCURACY = _measure("test accuracy, %", Column("test accuracy, %", _accuracy(_final_error)))
 BEST_ERROR = _measure("best test error, %", Column("best test error, %", _best_error))
-BEST_ACCURACY = _measure("best test accuracy, %", Column("best test accuracy, %", _best_accuracy))
+BEST_ACCURACY = _measure("best test accuracy, %", Column("best test accuracy, %", _accuracy(_best_error)))
