@@ -122,7 +122,7 @@ def test_what_ends_a_run():
     assert run[1:] == (False, True) and run[0][-1] > 10 * math.log(4)
     assert Outcome("a", 1e5, *run).text == "*"
     images, labels = examples
-    run = layer_rates.train(network, params, (1e4 * images, labels), settings, dict.fromkeys(network.names, 1e38))
+    run = layer_rates.train(network, params, (math.inf * images, labels), settings, dict.fromkeys(network.names, 0.01))
     assert run[1:] == (False, True) and not math.isfinite(run[0][-1])
     assert tables.rounded([1.23456, *run[0]], 3)[0] == 1.23 and tables.rounded(run[0])[-1] is None
 
