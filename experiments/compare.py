@@ -3,7 +3,7 @@
     python -m experiments.compare
 
 By default: the 1797 handwritten digits that come with scikit-learn (1437 to train on, 360 to test), ResNet-8, K = 2
-stages on two devices, 4 epochs of 22 updates. GPipe and ADL split the batch of the others into M = 4 micro-batches, as
+stages on two devices, 3 epochs of 22 updates. GPipe and ADL split the batch of the others into M = 4 micro-batches, as
 in ADL's experiments (section 6), so that every method's update uses as many images. Each method's test error is printed
 as soon as it is known. Speeds are measured after training, in turn.
 
@@ -36,13 +36,13 @@ class Asked(Settings):
     dataset: str = option("digits", "as for experiments.train")
     data_dir: str = option("", "as for experiments.train")
     num_stages: int = option(2, "K, stages, one device each", least=1)
-    epochs: int = option(4, "passes over the training set", least=1)
+    epochs: int = option(3, "passes over the training set", least=1)
     batch_size: int = option(64, "examples of an update; a multiple of 4", least=1)
     learning_rate: float = option(0.1, "peak learning rate of SGD with momentum 0.9, the same for all", above=0)
     decay: str = option("cosine", "as for experiments.train")
     augment: bool = option(False, "random crops and flips; few epochs do better without")
     seeds: int = option(3, "runs per method, seeds 0, 1, ...", least=1)
-    repeats: int = option(5, "how often each method's speed is measured, in turn", least=1)
+    repeats: int = option(3, "how often each method's speed is measured, in turn", least=1)
     methods: tuple[str, ...] = option((), "labels of the rows to run, such as 'fdg beta=0.5'; empty: all")
 
     def config(self) -> Config:

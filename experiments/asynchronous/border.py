@@ -1,10 +1,11 @@
-"""Where workers begin to gain: local processes against the loop in one process, by the work in a message.
+"""Where workers begin to gain: local processes against the loop on one core, by the work in a message.
 
     python -m experiments.asynchronous.border
 
-The loop is that of ``engine="simulated"`` with one worker: the same updates, compiled as a whole, and no messages.
+The loop is that of ``engine="simulated"`` with one worker: the same updates, compiled as a whole, and no messages. A
+worker computes on one core, and so does the loop, where the system can confine a process.
 Both train the network of section 2.5.2, 384-50-10, by distributed SVRG with mini-batches of several sizes. Each outer
-iteration reads the examples twenty times in mini-batches, and once for the full gradient. The first is left out:
+iteration reads the examples ten times in mini-batches, and once for the full gradient. The first is left out:
 it compiles, and fills caches. Loop and workers take turns, and ratios are those within a round.
 
 The workdir gets results.json, table.md and border.png.
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from experiments import cli as command_line
 from experiments import devices
 from experiments.asynchronous.benchmark import classified
+from experiments.measure import throughput
 from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir, drawing
 from experiments.settings import Settings, define, option, read
@@ -32,7 +34,7 @@ from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import ConvergenceWarning, EngineWarning, General
 
 FLAGS = flags.FLAGS
-PASSES, OUTER, FEATURES, STEP_SIZE = 20, 3, 384, 1e-3
+PASSES, OUTER, FEATURES, STEP_SIZE = 10, 3, 384, 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,9 @@ class Asked(Settings):
     """What is measured."""
 
     batch_sizes: tuple[int, ...] = option(
-        (10, 50, 250, 1000, 2000), "examples of a message", least=1, example="20,2000"
+        (10, 50, 250, 1000, 4000), "examples of a message", least=1, example="20,2000"
     )
-    num_examples: int = option(4000, "n", least=2)
+    num_examples: int = option(8000, "n", least=2)
     workers: int = option(2, "K, processes beside the server", least=1)
     rounds: int = option(3, "interleaved repeats", least=1)
 
@@ -124,7 +126,8 @@ def measured(asked: Asked) -> list[Line]:
         messages = max(asked.workers, PASSES * asked.num_examples // batch_size)
         line = Line(batch_size, [], [])
         for _ in range(asked.rounds):
-            line.loop.append(alone(problem, batch_size, messages))
+            with throughput.one_core():
+                line.loop.append(alone(problem, batch_size, messages))
             line.workers.append(together(problem, batch_size, messages, asked.workers))
             print(f"messages of {batch_size}: {line.ratios[-1]:.2f} times the loop", flush=True)
         lines.append(line)
@@ -149,7 +152,7 @@ def draw(lines: Sequence[Line], workers: int, picture: Figure) -> None:
     middles = [statistics.median(each) for each in ratios]
     panel.fill_between(places, [each[0] for each in ratios], [each[-1] for each in ratios], alpha=0.2)
     panel.plot(places, middles, "o-", label=f"{workers} local workers")
-    panel.axhline(1, color="grey", linestyle=":", label="the loop in one process")
+    panel.axhline(1, color="grey", linestyle=":", label="the loop on one core")
     panel.set(xscale="log", ylim=(0, None), xlabel="computing a message (ms)", ylabel="speed by that of the loop")
     panel.grid(alpha=0.3, which="both")
     panel.legend(frameon=False)

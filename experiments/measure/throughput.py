@@ -83,7 +83,7 @@ class Loop:
         return images
 
     def _confined(self) -> contextlib.AbstractContextManager:
-        return _one_core() if self.one_core else contextlib.nullcontext()
+        return one_core() if self.one_core else contextlib.nullcontext()
 
 
 def measure(loops: Mapping[str, Loop], *, repeats: int = 5, seconds: float = 0.5) -> dict[str, list[float]]:
@@ -141,8 +141,11 @@ def can_confine() -> bool:
 
 
 @contextlib.contextmanager
-def _one_core() -> Iterator[None]:
-    """Confines every thread of this process to one core: XLA's as well, which spread over all of them otherwise."""
+def one_core() -> Iterator[None]:
+    """Confines all threads of this process to one core, where that can be done: XLA's would spread over all of them."""
+    if not can_confine():
+        yield
+        return
     cores = os.sched_getaffinity(0)
     _confine({min(cores)})
     try:

@@ -167,11 +167,8 @@ class StageProgram:
 
     def output_shape(self, state: StageState, x: PyTree) -> PyTree:
         """Shapes and dtypes of the output for inputs shaped like ``x``."""
-
-        def output(state: StageState, x: PyTree) -> PyTree:
-            return self._apply(state.params, x, state.model_state, state.key, 0)[0]
-
-        return jax.eval_shape(output, state, x)
+        function = self._compiled(self._run_output)
+        return function.eval_shape(state.packed_params, state.packed_model_state, state.key, x)
 
     def predict(self, state: StageState, x: PyTree) -> PyTree:
         """The output for inputs ``x``, not in training."""
@@ -256,7 +253,7 @@ class StageProgram:
             return Outcome(held=pack(grads), share=share)
         return Outcome(params=new_params, opt_state=new_state, share=share)
 
-    def _compiled(self, run: Callable, variant: Hashable = None, donated: tuple[str, ...] = ()) -> Callable:
+    def _compiled(self, run: Callable, variant: Hashable = None, donated: tuple[str, ...] = ()) -> Any:
         """``run(variant, ...)``, compiled; it may reuse the memory of the arguments named in ``donated``."""
         key = run.__name__, variant
         function = self.functions.get(key)
@@ -286,6 +283,9 @@ class StageProgram:
 
     def _run_predict(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
         return self._predict(params.tree, model_state.tree, key, x)
+
+    def _run_output(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
+        return self._apply(params.tree, x, model_state.tree, key, 0)[0]
 
     def _run_statistics(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> Packed:
         return pack(batch_statistics(lambda running: self._apply(params.tree, x, running, key, 0)[1], model_state.tree))

@@ -29,7 +29,7 @@ def test_loop_and_workers_take_turns(tmp_path, monkeypatch, call):
     given = ["--batch_sizes=2,5", "--num_examples=20", "--workers=3", "--rounds=2", f"--workdir={workdir}"]
     done = call(border, *given)
     assert done.status == 0, done
-    of_two, of_five = [("alone", 2, 200), ("together", 2, 200, 3)], [("alone", 5, 80), ("together", 5, 80, 3)]
+    of_two, of_five = [("alone", 2, 100), ("together", 2, 100, 3)], [("alone", 5, 40), ("together", 5, 40, 3)]
     assert turns == [*of_two, *of_two, *of_five, *of_five]
     assert json.loads((workdir / "results.json").read_text())["lines"][1]["workers"] == [2.0, 2.0]
     assert "| 5 | 3e+03 | 2e+03 | 1.50 | 1.50..1.50 |" in (workdir / "table.md").read_text()

@@ -162,7 +162,7 @@ def test_confining_to_a_core_is_undone():
 
     if throughput.can_confine():
         before = os.sched_getaffinity(0)
-        with throughput._one_core():
+        with throughput.one_core():
             assert len(os.sched_getaffinity(0)) == 1
         assert os.sched_getaffinity(0) == before
 
