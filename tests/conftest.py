@@ -3,15 +3,14 @@
 import gc
 import os
 import pathlib
-import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
-# The methods share most of their computations: each is compiled once per session, by whichever process needs it first.
-# The first process makes the directory; those that run tests beside it, and those that tests start, find it here.
+# Compilation is most of the suite's time. What was compiled is kept for whichever process needs it next: those that
+# run tests side by side, those that tests start, and the next run. `pytest --cache-clear` deletes it.
+_PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "d" / "programs"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _cache = tempfile.TemporaryDirectory(prefix="jaxdecouple-test-cache-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_PROGRAMS)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

@@ -156,6 +156,7 @@ class StageProgram:
         self.donate = donate
         self.keep: Callable[[PyTree], PyTree] = lambda owned: owned
         self.functions: dict[Hashable, Callable] = {}
+        self._output = jax.jit(self._run_output)  # for its shapes: traced once for each kind of input, never compiled
 
     def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
         """The stage's initial state for inputs shaped like ``x``, where ``key`` is.
@@ -167,8 +168,7 @@ class StageProgram:
 
     def output_shape(self, state: StageState, x: PyTree) -> PyTree:
         """Shapes and dtypes of the output for inputs shaped like ``x``."""
-        function = self._compiled(self._run_output)
-        return function.eval_shape(state.packed_params, state.packed_model_state, state.key, x)
+        return self._output.eval_shape(state.packed_params, state.packed_model_state, state.key, x)
 
     def predict(self, state: StageState, x: PyTree) -> PyTree:
         """The output for inputs ``x``, not in training."""
@@ -253,7 +253,7 @@ class StageProgram:
             return Outcome(held=pack(grads), share=share)
         return Outcome(params=new_params, opt_state=new_state, share=share)
 
-    def _compiled(self, run: Callable, variant: Hashable = None, donated: tuple[str, ...] = ()) -> Any:
+    def _compiled(self, run: Callable, variant: Hashable = None, donated: tuple[str, ...] = ()) -> Callable:
         """``run(variant, ...)``, compiled; it may reuse the memory of the arguments named in ``donated``."""
         key = run.__name__, variant
         function = self.functions.get(key)
@@ -284,7 +284,7 @@ class StageProgram:
     def _run_predict(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
         return self._predict(params.tree, model_state.tree, key, x)
 
-    def _run_output(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
+    def _run_output(self, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
         return self._apply(params.tree, x, model_state.tree, key, 0)[0]
 
     def _run_statistics(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> Packed:
