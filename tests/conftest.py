@@ -4,7 +4,9 @@ import gc
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+_FAST = "--xla_backend_optimization_level=0"
+if _FAST not in os.environ.get("XLA_FLAGS", ""):  # as in processes that those of other tests have started
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FAST}"
 
 # Compilation is most of the suite's time. What was compiled is kept for whichever process needs it next: those that
 # run tests side by side, those that tests start, and the next run. `pytest --cache-clear` deletes it.
