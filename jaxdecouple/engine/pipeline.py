@@ -33,6 +33,7 @@ from jaxdecouple.engine.remote_program import RemoteProgram
 from jaxdecouple.engine.shapes import shapes_in_flight, stage_shapes
 from jaxdecouple.engine.shares import with_shares
 from jaxdecouple.engine.state import InFlight, Metrics, StageState, State
+from jaxdecouple.engine.summaries import summary
 from jaxdecouple.engine.ties import ties_of, with_ties
 from jaxdecouple.engine.workspace import Observer, Workspace, feed
 from jaxdecouple.network.adapters import as_stages
@@ -155,6 +156,10 @@ class Pipeline:
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: Expected | None = None
         self._custody = Custody()
+
+    def _repr_html_(self) -> str:
+        """Its stages and its schedule, which notebooks show."""
+        return summary(self.stages, self.placement.groups, self.schedule)
 
     @property
     def loss_program(self) -> LossProgram:

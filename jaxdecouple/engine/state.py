@@ -13,6 +13,7 @@ import jax
 import optax
 from flax import struct
 
+from jaxdecouple.charts import table
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.network.trees import PyTree
 
@@ -138,6 +139,16 @@ class State(struct.PyTreeNode):
     in_flight: tuple[InFlight, ...]
     tick: int = 0
     first: int = 0
+
+    def _repr_html_(self) -> str:
+        """What each stage has, by sizes alone, which notebooks show; nothing is waited for."""
+        rows = [["stage", "parameters", "MB, optimizer included", "in flight: batches"]]
+        for k, (stage, waiting) in enumerate(zip(self.stages, self.in_flight, strict=True)):
+            owned = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stage))
+            parameters = sum(leaf.size for leaf in jax.tree.leaves(stage.packed_params))
+            batches = [f"{name} {', '.join(map(str, sorted(held)))}" for name, held in vars(waiting).items() if held]
+            rows.append([str(k), f"{parameters:,}", f"{owned / 1e6:.3g}", "; ".join(batches) or "nothing"])
+        return f"<p>After {int(self.tick)} batches.</p>{table(rows)}"
 
     def copy(self) -> State:
         """A copy, where the state is, that no step touches: to keep the best so far, say."""

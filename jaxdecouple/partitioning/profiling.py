@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdecouple.charts import table
 from jaxdecouple.engine.inner_program import InnerProgram
 from jaxdecouple.network.adapters import as_layers
 from jaxdecouple.network.layer import Layer, LayerShapes, blaming, once_per_kind, walk
@@ -67,6 +68,15 @@ class Profile:
     def costs(self) -> tuple[float, ...]:
         """Seconds of forward and backward of each layer."""
         return tuple(f + b for f, b in zip(self.forward, self.backward, strict=True))
+
+    def _repr_html_(self) -> str:
+        """A row for each layer, which notebooks show."""
+        columns = zip(self.names, self.forward, self.backward, self.sent, self.params, strict=True)
+        rows = [["layer", "", "forward (ms)", "backward (ms)", "input (MB)", "parameters (MB)"]]
+        for index, (name, forward, backward, sent, params) in enumerate(columns):
+            numbers = (1e3 * forward, 1e3 * backward, 1e-6 * sent, 1e-6 * params)
+            rows.append([str(index), name, *(f"{number:.3g}" for number in numbers)])
+        return table(rows)
 
     def check(self, layers: Sequence[Any], sample: PyTree | None = None, device: Any = None) -> None:
         """Refuses another network, another input or another kind of device than those that were measured.

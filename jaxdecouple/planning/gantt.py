@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from jaxdecouple.charts import FILLS
 from jaxdecouple.planning.memory import bytes_over_time
-from jaxdecouple.planning.timelines import Timeline
+from jaxdecouple.planning.timelines import DeviceBox, Timeline, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = {"F": "#4c8bc4", "B": "#e0883a", "L": "#5aa469", "J": "#9a6fb0", "W": "#b8a13a"}
-_WORDS = {
-    "F": "forward",
-    "B": "backward and update",
-    "L": "forward, loss, backward, update",
-    "J": "backward joined with the next forward",
-    "W": "gradient of the weights and update",
-}
-_SPLIT_WORDS = {**_WORDS, "B": "backward", "L": "forward, loss, backward"}
-_MOST_BOXES = 6000  # in one picture
 _WIDTH = 13.0  # inches
-_UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
-
-
-class _Box(NamedTuple):
-    device: int
-    stage: int
-    look: str  # F, B, L, J or W
-    label: str
-    start: float
-    end: float
 
 
 def save_gantt(
@@ -59,23 +38,25 @@ def save_gantt(
         from matplotlib.patches import Patch, Rectangle
     except ImportError:
         raise ImportError("save_gantt draws with matplotlib; write pip install matplotlib") from None
-    boxes, start, stop = _window(timeline, start, stop)
-    unit, scale = _unit(stop)
+    boxes, start, stop = timeline.window(start, stop)
+    unit, scale = unit_of(stop)
     rows = timeline.num_devices
     row = max(0.16, min(0.45, 10 / rows))  # inches
     figure = Figure(figsize=(_WIDTH, 1.7 + row * rows), layout="constrained")
     axes = figure.add_subplot()
     shapes = [Rectangle((b.start / scale, b.device - 0.42), (b.end - b.start) / scale, 0.84) for b in boxes]
-    colours = [(_COLOURS[box.look], _opacity(timeline, box)) for box in boxes]
+    colours = [(FILLS[box.look], _opacity(timeline, box)) for box in boxes]
     axes.add_collection(PatchCollection(shapes, facecolors=colours, edgecolors="white", linewidths=0.5))
     axes.set(xlim=(start / scale, stop / scale), ylim=(rows - 0.5, -0.5), xlabel=f"time ({unit})")
-    _write_labels(axes, boxes, scale, size=min(8.0, 40 * row), with_stage=_shares(timeline))
-    _name_rows(axes, timeline)
-    words = _SPLIT_WORDS if timeline.schedule.splits_backward else _WORDS
-    present = [look for look in words if look in {box.look for box in boxes}]
-    handles = [Patch(color=_COLOURS[look], label=words[look]) for look in present]
+    _write_labels(axes, boxes, scale, size=min(8.0, 40 * row), with_stage=timeline.shares_devices)
+    _name_rows(axes, timeline.rows)
+    present = {box.look for box in boxes}
+    handles = [Patch(color=FILLS[k], label=words) for k, words in timeline.schedule.looks.items() if k in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    axes.set_title(_title(timeline), fontsize=10, loc="left")
+    title = timeline.title
+    if timeline.shares_devices:
+        title += "; written stage:batch, a device's higher stages paler"
+    axes.set_title(title, fontsize=10, loc="left")
     figure.savefig(path, dpi=120)
 
 
@@ -91,48 +72,7 @@ def save_trace(timeline: Timeline, path: str | os.PathLike[str]) -> None:
         file.write("\n]}\n")
 
 
-def _boxes(timeline: Timeline, start: float, stop: float) -> Iterator[_Box]:
-    """The dispatches that overlap the time between ``start`` and ``stop``, in dispatch order."""
-    chosen = np.flatnonzero((timeline.end > start) & (timeline.start < stop))
-    dispatch, kind, stage, batch = (
-        column[chosen].tolist() for column in (timeline.dispatch, timeline.kind, timeline.stage, timeline.batch)
-    )
-    starts, ends = timeline.start[chosen].tolist(), timeline.end[chosen].tolist()
-    schedule = timeline.schedule
-    at = 0
-    while at < len(chosen):
-        joined = at + 1 < len(chosen) and dispatch[at + 1] == dispatch[at]
-        learns = kind[at] == "F" and schedule.learns_in_forward(stage[at])
-        look = "J" if joined else "L" if learns else kind[at]
-        label = f"{batch[at]},{batch[at + 1]}" if joined else str(batch[at])
-        yield _Box(timeline.devices[stage[at]], stage[at], look, label, starts[at], ends[at])
-        at += 1 + joined
-
-
-def _window(timeline: Timeline, start: float | None, stop: float | None) -> tuple[list[_Box], float, float]:
-    begin = 0.0 if start is None else float(start)
-    if stop is None:
-        # The end of the first batch's last operation is when the pipeline has filled.
-        filled = float(timeline.end[timeline.batch == 0].max())
-        batch = timeline.makespan / timeline.num_batches
-        shown = max(2 * filled, filled + 6 * batch, 16 * batch)
-        stop = timeline.makespan if timeline.makespan <= begin + 1.3 * shown else begin + shown
-    boxes = sorted(_boxes(timeline, begin, stop), key=lambda box: box.start)
-    if not boxes or stop <= begin:
-        raise ValueError(
-            f"there is nothing from {begin:g} s to {stop:g} s; write a part of 0 to {timeline.makespan:g} s"
-        )
-    if len(boxes) > _MOST_BOXES:
-        stop = boxes[_MOST_BOXES].start
-    return boxes[:_MOST_BOXES], begin, stop
-
-
-def _unit(seconds: float) -> tuple[str, float]:
-    """The largest unit in which ``seconds`` is at least 1."""
-    return next(((name, scale) for name, scale in _UNITS if seconds >= scale), _UNITS[-1])
-
-
-def _write_labels(axes: Axes, boxes: list[_Box], scale: float, size: float, with_stage: bool) -> None:
+def _write_labels(axes: Axes, boxes: list[DeviceBox], scale: float, size: float, with_stage: bool) -> None:
     """Batch numbers in ``size`` points, where a box is wide enough for one."""
     left, right = axes.get_xlim()
     inches = 0.88 * _WIDTH / (right - left)  # the rest is for the names of the rows
@@ -144,49 +84,25 @@ def _write_labels(axes: Axes, boxes: list[_Box], scale: float, size: float, with
             axes.text(middle, box.device, label, ha="center", va="center", color="white", fontsize=size, clip_on=True)
 
 
-def _shares(timeline: Timeline) -> bool:
-    return timeline.num_devices < timeline.schedule.num_stages
-
-
-def _opacity(timeline: Timeline, box: _Box) -> float:
+def _opacity(timeline: Timeline, box: DeviceBox) -> float:
     """The stages of one device grow paler upwards."""
     stages = [stage for stage, place in enumerate(timeline.devices) if place == box.device]
     return 1 - 0.4 * stages.index(box.stage) / max(1, len(stages) - 1)
 
 
-def _name_rows(axes: Axes, timeline: Timeline) -> None:
-    names = [_device_name(timeline, device) for device in range(timeline.num_devices)]
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     step = -(-len(names) // 40)
     axes.set_yticks(range(0, len(names), step), names[::step], fontsize=8 if len(names) <= 24 else 6)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _device_name(timeline: Timeline, device: int) -> str:
-    stages = [str(stage) for stage, place in enumerate(timeline.devices) if place == device]
-    if timeline.num_devices == timeline.schedule.num_stages and stages == [str(device)]:
-        return f"stage {device}"
-    return f"device {device}: stage{'s' if len(stages) > 1 else ''} {', '.join(stages)}"
-
-
-def _title(timeline: Timeline) -> str:
-    words = [f"{timeline.schedule.name}, K = {timeline.schedule.num_stages}, {timeline.schedule.weights}"]
-    if timeline.steady is None:
-        words.append(f"utilisation {1 - timeline.bubble:.0%} over {timeline.num_batches} batches")
-    else:
-        words.append(f"{timeline.speedup:.2f} times as fast as one device")
-        words.append(f"utilisation {np.mean(timeline.busy):.0%} in the steady state")
-    if _shares(timeline):
-        words.append("written stage:batch, a device's higher stages paler")
-    return "; ".join(words)
-
-
 def _events(timeline: Timeline) -> Iterator[dict[str, Any]]:
     devices, links = 0, 1  # process ids
     edges = timeline.schedule.num_stages - 1
     yield _metadata("process_name", devices, 0, f"{timeline.schedule.name}: devices")
-    for device in range(timeline.num_devices):
-        yield _metadata("thread_name", devices, device, _device_name(timeline, device))
+    for device, name in enumerate(timeline.rows):
+        yield _metadata("thread_name", devices, device, name)
     if edges:
         yield _metadata("process_name", links, 0, f"{timeline.schedule.name}: links")
     for edge in range(edges):

@@ -8,6 +8,7 @@ that is the least for all of them.
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
@@ -68,6 +69,11 @@ class Plan:
     def explain(self) -> str:
         """Three lines: what limits the speed, what the delays are for, and how known methods compare."""
         return "\n".join([self._limit(), self._reason(), self._comparison()])
+
+    def _repr_html_(self) -> str:
+        """What `explain` says, and the schedule's chart, which notebooks show."""
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.explain().splitlines())
+        return lines + self.schedule._repr_html_()
 
     def _limit(self) -> str:
         times, weights, seconds = self.times, self.schedule.weights, self.best

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import html
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxdecouple import charts
 from jaxdecouple.planning.times import Sizes, Times
 from jaxdecouple.schedules import FlushSchedule, Kind, RoundSchedule, Schedule, staleness
+
+_UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
 
 def period_of(schedule: Schedule) -> int:
@@ -37,6 +41,17 @@ class Steady(NamedTuple):
     start: float
     end: float
     batches: int
+
+
+class DeviceBox(NamedTuple):
+    """A dispatch as it is drawn: ``look`` is one of `Schedule.looks`, ``label`` its batch, or both of joined ones."""
+
+    device: int
+    stage: int
+    look: str
+    label: str
+    start: float
+    end: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,6 +167,84 @@ class Timeline:
         """Level of staleness of each stage, as `schedules.staleness` finds it."""
         return staleness(self.schedule, accumulate)
 
+    @property
+    def shares_devices(self) -> bool:
+        """Whether several stages are on one device."""
+        return self.num_devices < self.schedule.num_stages
+
+    @property
+    def rows(self) -> list[str]:
+        """Of a drawing: the devices, by what is on them."""
+        return [self._row(device) for device in range(self.num_devices)]
+
+    @property
+    def title(self) -> str:
+        """Of a drawing: what runs, how fast, and how busy the devices are."""
+        words = [f"{self.schedule.name}, K = {self.schedule.num_stages}, {self.schedule.weights}"]
+        if self.steady is None:
+            words.append(f"utilisation {1 - self.bubble:.0%} over {self.num_batches} batches")
+        else:
+            words.append(f"{self.speedup:.2f} times as fast as one device")
+            words.append(f"utilisation {np.mean(self.busy):.0%} in the steady state")
+        return "; ".join(words)
+
+    def window(
+        self, start: float | None = None, stop: float | None = None, most: int = 6000
+    ) -> tuple[list[DeviceBox], float, float]:
+        """What is drawn: boxes in order of time, and the seconds at which the drawing starts and stops.
+
+        Args:
+          start, stop: as of `save_gantt`.
+          most: how many boxes to draw; the part that is drawn is cut short so as to have no more.
+
+        Raises:
+          ValueError: there is nothing between ``start`` and ``stop``.
+        """
+        begin = 0.0 if start is None else float(start)
+        if stop is None:
+            # The end of the first batch's last operation is when the pipeline has filled.
+            filled = float(self.end[self.batch == 0].max())
+            batch = self.makespan / self.num_batches
+            shown = max(2 * filled, filled + 6 * batch, 16 * batch)
+            stop = self.makespan if self.makespan <= begin + 1.3 * shown else begin + shown
+        boxes = sorted(self._boxes(begin, stop), key=lambda box: box.start)
+        if not boxes or stop <= begin:
+            raise ValueError(
+                f"there is nothing from {begin:g} s to {stop:g} s; write a part of 0 to {self.makespan:g} s"
+            )
+        if len(boxes) > most:
+            stop = boxes[most].start
+        return boxes[:most], begin, stop
+
+    def _boxes(self, start: float, stop: float) -> Iterator[DeviceBox]:
+        """The dispatches that overlap the time between ``start`` and ``stop``, in dispatch order."""
+        chosen = np.flatnonzero((self.end > start) & (self.start < stop))
+        dispatch, kind, stage, batch = (
+            column[chosen].tolist() for column in (self.dispatch, self.kind, self.stage, self.batch)
+        )
+        starts, ends = self.start[chosen].tolist(), self.end[chosen].tolist()
+        at = 0
+        while at < len(chosen):
+            joined = at + 1 < len(chosen) and dispatch[at + 1] == dispatch[at]
+            look = "joined" if joined else self.schedule.look(Kind(kind[at]), stage[at])
+            label = f"{batch[at]},{batch[at + 1]}" if joined else str(batch[at])
+            yield DeviceBox(self.devices[stage[at]], stage[at], look, label, starts[at], ends[at])
+            at += 1 + joined
+
+    def _row(self, device: int) -> str:
+        stages = [str(stage) for stage, place in enumerate(self.devices) if place == device]
+        if self.num_devices == self.schedule.num_stages and stages == [str(device)]:
+            return f"stage {device}"
+        return f"device {device}: stage{'s' if len(stages) > 1 else ''} {', '.join(stages)}"
+
+    def _repr_html_(self) -> str:
+        """The chart of its first part, which notebooks show."""
+        boxes, _, stop = self.window(most=1000)
+        unit, scale = unit_of(stop)
+        shown = [charts.Box(b.device, b.start / scale, b.end / scale, b.look, f"{b.look} {b.label}") for b in boxes]
+        chart = charts.gantt(shown, self.rows, x=f"time ({unit})", looks=self.schedule.looks)
+        return f"<p>{html.escape(self.title)}</p>{chart}"
+
     def _known_steady(self) -> Steady:
         if self.steady is None:
             raise ValueError(
@@ -165,6 +258,11 @@ class Timeline:
         heads = np.flatnonzero(np.diff(self.dispatch, prepend=-1))
         seconds = np.clip(self.end[heads], start, end) - np.clip(self.start[heads], start, end)
         return np.bincount(np.array(self.devices)[self.stage[heads]], seconds, self.num_devices)
+
+
+def unit_of(seconds: float) -> tuple[str, float]:
+    """The largest unit in which ``seconds`` is at least 1."""
+    return next(((name, scale) for name, scale in _UNITS if seconds >= scale), _UNITS[-1])
 
 
 def _steady(ends: np.ndarray, period: int) -> Steady | None:

@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from jaxdecouple.reports.charts import Box, gantt, lines, missing
+from jaxdecouple.charts import lines, missing, table
 from jaxdecouple.reports.run_files import RunFiles
-from jaxdecouple.reports.timelines import LOOKS, timelines
-from jaxdecouple.schedules import BACKWARD, Schedule
+from jaxdecouple.reports.timelines import timelines
 
 _STYLE = (pathlib.Path(__file__).parent / "style.css").read_text()
 _REFRESH = 15  # seconds after which a browser looks again at the page of a run that is under way
-_LOOKS = ("forward", "backward", "loss")
-_SHOWN_TICKS = 14
 
 
 def report(run_directory: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> pathlib.Path:
@@ -55,8 +52,10 @@ def page(files: RunFiles) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"{refresh}<title>{escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><header><h1>{escape(title)}</h1><p>{_standing(files)}</p><nav>{links}</nav></header>"
+        f'<meta name="description" content="{escape(title)}">{refresh}'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<body><header><h1>{escape(title)}</h1><p>{_standing(files)}</p>"
+        f'<nav aria-label="sections">{links}</nav></header>'
         f"<main>{_remarks(files)}{body}</main></body></html>\n"
     )
 
@@ -116,27 +115,7 @@ def _schedule(files: RunFiles) -> str:
     for name in ("p", "q", "order", "chunks"):
         if hasattr(schedule, name):
             words.append(f"{name}: {getattr(schedule, name)}")
-    chart = gantt(_ticks(schedule), _rows(schedule), x="tick", looks={look: LOOKS[look] for look in _LOOKS})
-    return f"<p>{escape('; '.join(words))}. Boxes hold the number of their batch.</p>{chart}"
-
-
-def _ticks(schedule: Schedule) -> list[Box]:
-    """The operations of the first ticks; those of one tick and stage side by side, in order of dispatch."""
-    boxes = []
-    for tick, ops in schedule.run(_SHOWN_TICKS):
-        for stage in range(schedule.num_stages):
-            mine = [op for op in ops if op.stage == stage]
-            for place, op in enumerate(mine):
-                start = tick + place / len(mine)
-                look = "backward" if op.kind is BACKWARD else "loss" if schedule.learns_in_forward(stage) else "forward"
-                boxes.append(Box(stage, start, start + 1 / len(mine), look, f"{look} {op.batch}"))
-        if tick >= _SHOWN_TICKS - 1:
-            break
-    return boxes
-
-
-def _rows(schedule: Schedule) -> list[str]:
-    return [f"stage {stage}" for stage in range(schedule.num_stages)]
+    return f"<p>{escape('; '.join(words))}. Boxes hold the number of their batch.</p>{schedule._repr_html_()}"
 
 
 def _stages(files: RunFiles) -> str:
@@ -145,7 +124,7 @@ def _stages(files: RunFiles) -> str:
         return missing("The run does not say.")
     rows = [["stage", "layers", "staleness of each gradient of a group (updates)"]]
     rows += [[str(k), str(n), ", ".join(map(str, s))] for k, (n, s) in enumerate(zip(layers, staleness, strict=False))]
-    return _rows_of_text(rows)
+    return table(rows)
 
 
 def _diagnostics(files: RunFiles) -> str:
@@ -185,13 +164,7 @@ def _points(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float
 
 def _table(values: Mapping[str, Any]) -> str:
     rows = [[name, "" if value in ("", []) else str(value)] for name, value in values.items()]
-    return _rows_of_text([["", "value"], *rows]) if rows else missing("The run does not say.")
-
-
-def _rows_of_text(rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return table([["name", "value"], *rows]) if rows else missing("The run does not say.")
 
 
 def _grid(charts: Sequence[str]) -> str:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from jaxdecouple.charts import Box, gantt, missing
 from jaxdecouple.planning import Timeline, Times, timeline
-from jaxdecouple.reports.charts import Box, gantt, missing
 from jaxdecouple.reports.run_files import RunFiles
-from jaxdecouple.schedules import BACKWARD, Schedule, redoes_forward
+from jaxdecouple.schedules import Schedule, redoes_forward
+from jaxdecouple.schedules.schedule import LOOKS
 
-LOOKS = {
-    "forward": "forward",
-    "backward": "backward, update",
-    "loss": "forward, loss, backward, update",
-    "joined": "backward joined with the next forward",
-}
 _LOOK_OF = {"teach": "backward", "train": "loss", "learn": "loss", "backward_forward": "joined"}
 _FORWARD = 1 / 3  # of a forward and a backward that are one operation; only their sum matters once the pipeline is full
 
@@ -28,7 +22,7 @@ def timelines(files: RunFiles) -> str:
         return missing("It was not measured when operations ran; the flag --mark_ticks=12 measures it.")
     try:
         spans = [(mark["operation"], mark["stage"], mark["tick"], mark["start"], mark["end"]) for mark in marks]
-        boxes = [_box(operation, stage, str(tick), start, end) for operation, stage, tick, start, end in spans]
+        boxes = [_box(_LOOK_OF.get(name, name), stage, tick, start, end) for name, stage, tick, start, end in spans]
         times = _times(spans, schedule) if schedule else None
     except (KeyError, TypeError, statistics.StatisticsError):
         return missing("What was measured of operations is cut off, or of another version.")
@@ -87,23 +81,17 @@ def _predicted(run: Timeline, schedule: Schedule, ticks: Sequence[int]) -> list[
     for record in run:
         if not ticks[0] <= record.tick <= ticks[-1]:
             continue
-        learns = schedule.learns_in_forward(record.stage)
-        operation = "backward" if record.kind is BACKWARD else "train" if learns else "forward"
-        box = _box(operation, record.stage, str(record.tick), record.start, record.end)
-        if last == record.dispatch:
-            boxes[-1] = _box("backward_forward", record.stage, str(record.tick), record.start, record.end)
-        else:
-            boxes.append(box)
+        joined = last == record.dispatch
+        look = "joined" if joined else schedule.look(record.kind, record.stage)
+        boxes[len(boxes) - joined :] = [_box(look, record.stage, record.tick, record.start, record.end)]
         last = record.dispatch
     origin = min(box.start for box in boxes)
     return [box._replace(start=box.start - origin, end=box.end - origin) for box in boxes]
 
 
-def _box(operation: str, stage: int, tick: str, start: float, end: float) -> Box:
-    look = _LOOK_OF.get(operation, operation)
+def _box(look: str, stage: int, tick: int, start: float, end: float) -> Box:
     return Box(stage, 1e3 * start, 1e3 * end, look, f"{LOOKS[look]}, tick {tick}")
 
 
 def _chart(boxes: Sequence[Box], rows: Sequence[str]) -> str:
-    present: Mapping[str, Any] = {look: words for look, words in LOOKS.items() if look in {box.look for box in boxes}}
-    return gantt(boxes, rows, x="time (ms)", looks=present)
+    return gantt(boxes, rows, x="time (ms)", looks=LOOKS)

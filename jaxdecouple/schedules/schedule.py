@@ -20,20 +20,31 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import enum
 import functools
 import itertools
 import operator
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
+from jaxdecouple.charts import Box, gantt
 from jaxdecouple.errors import ScheduleError
+from jaxdecouple.schedules.operations import BACKWARD, FORWARD, WEIGHT, Kind, Op
 
 Order = Literal["forward_first", "backward_first"]
 Weights = Literal["stash", "remat", "replay", "latest"]
 # What a stage below the last learns from: the gradient that the stage above sends, the loss of an auxiliary classifier
 # (decoupled greedy learning), or a gradient that an auxiliary network predicts (decoupled neural interfaces).
 Learning = Literal["gradient", "greedy", "synthetic"]
+
+LOOKS = {  # of operations in a drawing, and what they stand for
+    "forward": "forward",
+    "backward": "backward, update",
+    "loss": "forward, loss, backward, update",
+    "joined": "backward joined with the next forward",
+    "weight": "gradient of the weights, update",
+}
+_SPLIT_LOOKS = {**LOOKS, "backward": "backward", "loss": "forward, loss, backward"}
+_SHOWN_TICKS = 14
 
 
 def redoes_forward(weights: Weights) -> bool:
@@ -52,28 +63,6 @@ def as_integer(value: Any) -> Any:
         return operator.index(value)
     except TypeError:
         return value
-
-
-class Kind(enum.Enum):
-    """What an operation does with its batch."""
-
-    FORWARD = "F"
-    BACKWARD = "B"
-    WEIGHT = "W"
-
-
-FORWARD, BACKWARD, WEIGHT = Kind
-
-
-class Op(NamedTuple):
-    """One asynchronous dispatch: ``kind`` of ``batch`` on the device of ``stage``."""
-
-    kind: Kind
-    stage: int
-    batch: int
-
-    def __str__(self) -> str:
-        return f"{self.kind.name} of batch {self.batch} at stage {self.stage}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,6 +162,21 @@ class Schedule(abc.ABC):
         stop = first + num_batches
         for tick in range(first, stop + self.drain if num_batches else first):
             yield tick, self.window(tick, first, min(tick + 1, stop))
+
+    @property
+    def looks(self) -> dict[str, str]:
+        """By the looks of boxes in a drawing, what they stand for."""
+        return _SPLIT_LOOKS if self.splits_backward else LOOKS
+
+    def look(self, kind: Kind, stage: int) -> str:
+        """How an operation is drawn, one of `looks`."""
+        if kind is FORWARD:
+            return "loss" if self.learns_in_forward(stage) else "forward"
+        return "backward" if kind is BACKWARD else "weight"
+
+    def _repr_html_(self) -> str:
+        """Its first ticks as a chart, which notebooks show."""
+        return gantt(_boxes(self), [f"stage {stage}" for stage in range(self.num_stages)], x="tick", looks=self.looks)
 
     def with_weights(self, weights: Weights | None) -> Schedule:
         """The same schedule with another weights policy (``None``: unchanged)."""
@@ -368,6 +372,17 @@ def draw(schedule: Schedule, num_batches: int) -> str:
         cells = [" ".join(_label(op) for op in ops if op.stage == k) for k in range(schedule.num_stages)]
         columns.append([str(tick), *cells])
     return "\n".join(_justify(row, columns) for row in zip(*columns, strict=True))
+
+
+def _boxes(schedule: Schedule) -> Iterator[Box]:
+    """The operations of the first ticks; those of one tick and stage side by side, in order of dispatch."""
+    for tick in range(_SHOWN_TICKS):
+        ops = schedule.ops(tick)
+        for stage in range(schedule.num_stages):
+            mine = [op for op in ops if op.stage == stage]
+            for place, op in enumerate(mine):
+                start, look = tick + place / len(mine), schedule.look(op.kind, stage)
+                yield Box(stage, start, start + 1 / len(mine), look, f"{look} {op.batch}")
 
 
 def _label(op: Op) -> str:

@@ -47,6 +47,7 @@ def test_the_quick_start(kernel):
     assert text(outputs["staleness"]).split("\n")[:2] == ["backprop: [0, 0]", "fdg: [1, 0]"]
     errors = re.findall(r"(\w+): training loss [\d.]+, test error ([\d.]+) %", text(outputs["train"]))
     assert [name for name, _ in errors] == ["backprop", "fdg"] and all(float(error) < 8 for _, error in errors)
+    assert "residuals 8, 9; gradients 8" in outputs["save"][0].data["text/html"]  # of stage 0
     assert "arrays are equal" in text(outputs["restore"])
     assert f"plain Flax: test error {errors[1][1]} %" in text(outputs["export"])
 

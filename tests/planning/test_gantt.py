@@ -47,7 +47,7 @@ def test_a_box_per_dispatch_with_its_batch(drawn):
     written = sorted((text.get_position()[1], text.get_text()) for text in axes.texts)
     assert written == sorted((r.stage, str(r.batch)) for r in run)
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["forward", "backward and update", "forward, loss, backward, update"]
+    assert words == ["forward", "backward, update", "forward, loss, backward, update"]
     assert axes.get_title(loc="left") == f"pipedream, K = 3, stash; utilisation {1 - run.bubble:.0%} over 4 batches"
 
 
@@ -70,7 +70,7 @@ def test_gradients_of_weights_have_their_own_colour(drawn):
     save_gantt(run, "unused.png")
     assert boxes(drawn[0]) == sorted((r.start, r.end, r.stage) for r in run)
     words = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert words == ["forward", "backward", "forward, loss, backward", "gradient of the weights and update"]
+    assert words == ["forward", "backward", "forward, loss, backward", "gradient of the weights, update"]
     assert len({tuple(colour) for colour in drawn[0].axes[0].collections[0].get_facecolors()}) == 4
 
 

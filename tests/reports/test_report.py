@@ -9,8 +9,8 @@ import pytest
 
 import jaxdecouple as jd
 from jaxdecouple import schedules
+from jaxdecouple.charts import lines
 from jaxdecouple.reports import ReportError, RunFiles
-from jaxdecouple.reports.charts import lines
 from jaxdecouple.reports.page import page
 from jaxdecouple.reports.timelines import timelines
 

@@ -1,4 +1,7 @@
-"""A chart is a picture as text, SVG, that stands in a page, fits its width and follows its colours."""
+"""A chart is a picture as text, SVG, that fits the width of what shows it: a page, or a notebook.
+
+A page's style may change its colours. A notebook has no style for it, so that what it shows has colours of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 640.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 24.0, 12.0, 40.0  # margins
 COLOURS = 8  # classes c0 to c7 of the page's style
+FILLS = {"forward": "#3d77ad", "backward": "#b25f1a", "loss": "#3f8050", "joined": "#8a6499", "weight": "#866b22"}
 
 
 class Box(NamedTuple):
-    """A box of a Gantt chart, on ``row``, the lowest being 0; ``look`` is its class in the page's style."""
+    """A box of a Gantt chart, on ``row``, the lowest being 0; ``look`` is one of `FILLS`."""
 
     row: int
     start: float
@@ -61,7 +65,7 @@ def gantt(boxes: Iterable[Box], rows: Sequence[str], *, x: str, looks: Mapping[s
       boxes: what to draw; the first starts at the left.
       rows: their names, the first at the bottom.
       x: name of the axis.
-      looks: class in the page's style -> what it means, for the legend.
+      looks: what each look means, for the legend, which has those that are there.
     """
     boxes = list(boxes)
     if not boxes:
@@ -71,18 +75,21 @@ def gantt(boxes: Iterable[Box], rows: Sequence[str], *, x: str, looks: Mapping[s
     height = BOTTOM + TOP + row * len(rows)
     span = [min(box.start for box in boxes), max(box.end for box in boxes)]
     across = _Scale(_ticks(span), LEFT, wide - RIGHT)
-    parts = [f'<text class="name" x="4" y="{top[k] + 0.65 * row:.0f}">{escape(n)}</text>' for k, n in enumerate(rows)]
+    names = ((top[k] + 0.65 * row, escape(name)) for k, name in enumerate(rows))
+    parts = [f'<text class="name" text-anchor="start" x="4" y="{y:.0f}">{name}</text>' for y, name in names]
     parts += _x_axis(across, x, height, wide)
     for box in boxes:
         left, right, y = across(box.start), across(box.end), top[box.row]
         title = f"<title>{escape(box.label)}: {_short(box.start)} to {_short(box.end)}</title>"
         size = f'x="{left:.1f}" y="{y + 2:.1f}" width="{max(0.5, right - left):.1f}" height="{row - 4:.0f}"'
-        parts.append(f'<rect class="box {escape(box.look)}" {size}>{title}</rect>')
+        parts.append(f'<rect class="box {escape(box.look)}" fill="{FILLS[box.look]}" {size}>{title}</rect>')
         text = box.label.rpartition(" ")[2]
         if right - left > 7 * len(text):
             middle = f'x="{(left + right) / 2:.1f}" y="{y + 0.65 * row:.1f}"'
-            parts.append(f'<text class="in" {middle}>{escape(text)}</text>')
-    legend = "".join(f'<span class="key {escape(k)}"></span>{escape(v)} ' for k, v in looks.items())
+            parts.append(f'<text class="in" fill="#ffffff" {middle}>{escape(text)}</text>')
+    present = {box.look for box in boxes}
+    keys = ((FILLS[look], escape(words)) for look, words in looks.items() if look in present)
+    legend = " ".join(f'<span style="color: {fill}">&#9632;</span> {words} &ensp;' for fill, words in keys)
     return _figure(f"operations over {x}", "", "".join(parts), wide, height, legend)
 
 
@@ -133,20 +140,30 @@ def _axes(across: _Scale, up: _Scale, x: str) -> Iterable[str]:
 
 def _x_axis(across: _Scale, x: str, height: float, width: float) -> list[str]:
     bottom = height - BOTTOM
-    parts = [f'<line class="rule" x1="{LEFT}" x2="{width - RIGHT}" y1="{bottom}" y2="{bottom}"/>']
+    parts = [f'<line class="rule" stroke="currentColor" x1="{LEFT}" x2="{width - RIGHT}" y1="{bottom}" y2="{bottom}"/>']
     parts += [f'<text class="tick" x="{across(t):.1f}" y="{bottom + 15}">{_short(t)}</text>' for t in across.ticks]
     return [*parts, f'<text class="axis" x="{(LEFT + width) / 2}" y="{height - 6}">{escape(x)}</text>']
 
 
 def _legend(names: Iterable[str]) -> str:
-    return "".join(f'<span class="key c{k % COLOURS}"></span>{escape(name)} ' for k, name in enumerate(names))
+    keys = ((k % COLOURS, escape(name)) for k, name in enumerate(names))
+    return " ".join(f'<span class="c{k}">&#9632;</span> {name} &ensp;' for k, name in keys)
 
 
 def _figure(name: str, head: str, body: str, width: float, height: float, legend: str) -> str:
     size = f'class="{"wide" if width > WIDTH else ""}" viewBox="0 0 {width:.0f} {height:.0f}"'
-    svg = f'<svg {size} role="img" aria-label="{escape(name)}">{body}</svg>'
+    text = 'font-family="system-ui, sans-serif" font-size="12" text-anchor="middle" fill="currentColor"'
+    svg = f'<svg {size} role="img" aria-label="{escape(name)}" {text}>{body}</svg>'
     title = f'<p class="head">{escape(head)}</p>' if head else ""
-    return f"<figure>{title}{svg}<figcaption>{legend}</figcaption></figure>"
+    reached = ' tabindex="0"' if width > WIDTH else ""  # what may have to be scrolled sideways, by keys as well
+    return f"<figure{reached}>{title}{svg}<figcaption>{legend}</figcaption></figure>"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first of them the heads of the columns."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def missing(text: str) -> str:
