@@ -1,14 +1,20 @@
 """Kills training runs at random moments, resumes them, and compares how they end with runs that were left alone.
 
     python -m experiments.measure.kills
+    python -m experiments.measure.kills --kills=60 --methods=fdg,auto
     python -m experiments.measure.kills --processes=2 --kills=40 --jobs=1
 
-Every method, with K = 2 and 4 stages and updates of 1 and 4 batches, trains ResNet-8 on the handwritten digits, saved
-every few ticks, so that many kills come in the middle of a save. Each run is killed with SIGKILL two or three times,
-resumed each time as the same command would, and must end with the same bytes as an undisturbed run: metrics, summary,
-what probes found, exported weights, and all arrays of the final checkpoint, optimizer states and random keys included.
+Every method, with K = 2 and 4 stages and updates of 1 and 4 batches, trains ResNet-8 on the handwritten digits, probed
+and saved every few ticks, so that many kills come in the middle of a save. Runs are killed with SIGKILL up to three
+times, resumed each time as the same command would, and must end with the files of an undisturbed run, byte for byte:
+metrics, what probes found, summary, pictures, exported weights, and all arrays of the final checkpoint, optimizer
+states and random keys included. Only speed.json, which holds times, may differ.
 
-With several processes, one of them is killed, without probes; the others must end within half a minute.
+What the method auto measures differs from time to time. So its runs begin with the files that the undisturbed one
+wrote before it trained.
+
+With several processes, one of them is killed, without probes and without auto; the others must end within half a
+minute.
 
 The directory gets results.json and table.md.
 """
@@ -24,11 +30,13 @@ import multiprocessing
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -36,19 +44,20 @@ import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.report.tables import markdown
-from experiments.report.workdir import Workdir
+from experiments.report.workdir import CONFIG, LIST, LOCK, OWNER, Workdir
 from experiments.settings import Settings, define, option, read
+from experiments.training.auto import MEASURED
 from experiments.training.config import Config, Saving
 from experiments.training.loading import FINAL
-from experiments.training.methods import METHODS
-from experiments.training.run_directory import CHECKPOINTS, DIAGNOSTICS, METRICS, SUMMARY
+from experiments.training.methods import AUTO, WITH_AUTO
+from experiments.training.run_directory import CHECKPOINTS, METRICS, SPEED
 from experiments.training.session import LAYOUT, train
-from experiments.training.trainer import ABOUT, VARIABLES
 
 FLAGS = flags.FLAGS
 STAGES, ACCUMULATE = (2, 4), (1, 4)
 SAVING = Saving(save_every=3, keep=2)
 _A_SAVE = 0.1  # seconds, about
+_NOT_COMPARED = {SPEED, LOCK, OWNER, LIST, CHECKPOINTS}  # times, and what belongs to the directory or is compared apart
 _PROCESSES = multiprocessing.get_context("forkserver")  # each begins with everything imported, and nothing started
 
 
@@ -62,7 +71,7 @@ class Case:
       kills: how often a run is to be killed.
       resumed_at: ticks of the checkpoints that resumed runs went on from; 0: from the beginning.
       during_saves: how many kills left a half-written checkpoint.
-      exact: whether the last run ended as the undisturbed one.
+      others: files that ended otherwise than those of the undisturbed run; ``None`` before the run has ended.
     """
 
     config: Config
@@ -70,19 +79,24 @@ class Case:
     processes: int = 1
     resumed_at: list[int] = dataclasses.field(default_factory=list)
     during_saves: int = 0
-    exact: bool = False
+    others: list[str] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the last run ended as the undisturbed one."""
+        return self.others == []
 
 
 # The last batch of an epoch is smaller.
 BASE = Config(model="resnet8", batch_size=100, learning_rate=0.02, epochs=3, diagnose_every=11)
 
 
-def cases(kills: int, base: Config = BASE, processes: int = 1) -> list[Case]:
+def cases(kills: int, base: Config = BASE, processes: int = 1, methods: Sequence[str] = tuple(WITH_AUTO)) -> list[Case]:
     """Every method with every number of stages and accumulation, the kills spread evenly over them."""
-    combinations = list(itertools.product(METHODS, STAGES, ACCUMULATE))
+    combinations = list(itertools.product(methods, STAGES, ACCUMULATE))
     if processes > 1:
         base = dataclasses.replace(base, diagnose_every=0)
-        combinations = [of for of in combinations if of[1] % processes == 0]
+        combinations = [of for of in combinations if of[0] != AUTO and of[1] % processes == 0]
     found = []
     for n, (method, num_stages, accumulate) in enumerate(combinations):
         config = dataclasses.replace(base, method=method, num_stages=num_stages, accumulate=accumulate)
@@ -102,6 +116,7 @@ def run_case(case: Case, directory: pathlib.Path, seed: int) -> None:
     undisturbed, killed = directory / "undisturbed", directory / "killed"
     span = _seconds_of_training(case, undisturbed)
     ticks = json.loads((undisturbed / METRICS).read_text().splitlines()[-1])["ticks"]
+    _begin(case, undisturbed, killed)
     resumed_at, begun = [], 0
     while len(resumed_at) < case.kills:
         if _kill(case, killed, draw, span, ticks):
@@ -113,9 +128,18 @@ def run_case(case: Case, directory: pathlib.Path, seed: int) -> None:
             span /= 2
             begun += 1
             killed = directory / f"killed-{begun}"
+            _begin(case, undisturbed, killed)
             resumed_at, case.during_saves = [], 0
     _finish(_start(case, killed), killed)
-    case.resumed_at, case.exact = resumed_at, _same(undisturbed, killed)
+    case.resumed_at, case.others = resumed_at, differences(undisturbed, killed)
+
+
+def _begin(case: Case, undisturbed: pathlib.Path, killed: pathlib.Path) -> None:
+    """The directory of a run that has yet to train: of the method auto, with what was measured."""
+    if case.config.method == AUTO:
+        killed.mkdir()
+        for name in (CONFIG, *MEASURED, LAYOUT):
+            shutil.copy(undisturbed / name, killed)
 
 
 def _seconds_of_training(case: Case, workdir: pathlib.Path) -> float:
@@ -221,12 +245,16 @@ def _finish(process: multiprocessing.process.BaseProcess | _Joint, workdir: path
         raise RuntimeError(f"the run in {workdir.name} ended with {process.exitcode}: {end}")
 
 
-def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
-    files = [name for name in (METRICS, SUMMARY, VARIABLES, ABOUT, DIAGNOSTICS) if (one / name).exists()]
-    if any(not (other / name).exists() or (one / name).read_bytes() != (other / name).read_bytes() for name in files):
-        return False
-    documents = [jd.checkpoints.document(path / CHECKPOINTS / FINAL) for path in (one, other)]
-    return documents[0] == documents[1]  # with the checksums of all arrays
+def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
+    """Names of files that two finished runs do not have alike; of checkpoints, the final one counts."""
+    names = sorted({path.name for run in (one, other) for path in run.iterdir()} - _NOT_COMPARED)
+    found = [name for name in names if _content(one / name) != _content(other / name)]
+    final = [jd.checkpoints.document(run / CHECKPOINTS / FINAL) for run in (one, other)]  # with checksums of all arrays
+    return found if final[0] == final[1] else [*found, CHECKPOINTS]
+
+
+def _content(path: pathlib.Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def run_cases(todo: list[Case], scratch: pathlib.Path, jobs: int, seed: int) -> None:
@@ -247,7 +275,8 @@ def run_cases(todo: list[Case], scratch: pathlib.Path, jobs: int, seed: int) -> 
             config = case.config
             print(
                 f"{config.method:16s} K={config.num_stages} M={config.accumulate}: killed {case.kills} times, resumed "
-                f"after ticks {case.resumed_at}, {'same bytes' if case.exact else 'OTHER BYTES'}",
+                f"after ticks {case.resumed_at}, {'same bytes' if case.exact else f'OTHER BYTES: {case.others}'}",
+                flush=True,
             )
 
 
@@ -280,7 +309,8 @@ def report(done: list[Case], output: Workdir) -> int:
 class Asked(Settings):
     """How many runs are killed, and when."""
 
-    kills: int = option(100, "how many runs to kill, over all methods, K and M", least=1)
+    kills: int = option(100, "how many runs to kill, over the methods, K and M", least=1)
+    methods: tuple[str, ...] = option(tuple(WITH_AUTO), "which methods", choices=tuple(WITH_AUTO))
     jobs: int = option(2, "runs at a time", least=1)
     processes: int = option(1, "how many processes each run has", least=1)
     seed: int = option(0, "of the moments", least=0)
@@ -297,7 +327,7 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         asked = read(Asked)
         output = Workdir(command_line.workdir("kills"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
-        done = cases(asked.kills, processes=asked.processes)
+        done = cases(asked.kills, processes=asked.processes, methods=asked.methods)
         if not done:
             stages = " or ".join(map(str, STAGES))
             raise ValueError(f"processes is {asked.processes}, which cannot share {stages} stages; write 1, 2 or 4")

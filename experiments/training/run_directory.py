@@ -16,7 +16,7 @@ from experiments.settings import revived
 from experiments.training.config import Config
 
 METRICS, SUMMARY, CHECKPOINTS, DIAGNOSTICS = "metrics.jsonl", "summary.json", "checkpoints", "diagnostics.jsonl"
-SETUP, MARKS = "setup.json", "marks.json"
+SETUP, MARKS, SPEED = "setup.json", "marks.json", "speed.json"
 _SAME_RESULTS = ("data_dir", "data_threads")  # settings that no result depends on
 
 

@@ -31,6 +31,7 @@ from experiments.training.run_directory import (
     MARKS,
     METRICS,
     SETUP,
+    SPEED,
     SUMMARY,
     RunDirectory,
     Standing,
@@ -174,7 +175,7 @@ def _run(
         def on_epoch(record: EpochRecord, state: State) -> None:
             records.append(record)
             output.append(METRICS, record.results())
-            output.write_json("speed.json", [record.times() for record in records], depth=1)
+            output.write_json(SPEED, [record.times() for record in records], depth=1)
             logs.log(record)
             tqdm.write(_line(record, trainer), file=sys.stdout)
 

@@ -158,14 +158,27 @@ def test_runs_killed_at_random_moments(tmp_path):
 
 def test_all_methods_are_killed():
     hundred = kills.cases(100)
-    assert len(hundred) == 40 and sum(case.kills for case in hundred) == 100
+    assert len(hundred) == 44 and sum(case.kills for case in hundred) == 100
+    assert all(case.config.diagnose_every for case in hundred)
+    assert {case.config.method for case in kills.cases(9, processes=2, methods=("fdg", "auto"))} == {"fdg"}
+
+
+def test_files_that_differ_are_named(alone, tmp_path):
+    other = shutil.copytree(alone, tmp_path / "other")
+    (other / "speed.json").write_text("[]")
+    assert kills.differences(alone, other) == []
+    (other / "curves.png").write_text("none")
+    (other / session.METRICS).unlink()
+    description = next((other / "checkpoints" / "final").rglob("metadata/*"))
+    description.write_bytes(description.read_bytes().replace(b'"sha256"', b'"sha257"', 1))
+    assert kills.differences(alone, other)[:2] == ["curves.png", session.METRICS]
 
 
 def test_what_auto_wrote_is_all_there_after_a_kill(tmp_path, monkeypatch):
     """Whatever file it came before: the last one written says that nothing is measured again."""
     config = dataclasses.replace(SMALL, **CASES["auto"])
     monkeypatch.setattr(training.auto, "choose", quick_choice)
-    files = {"profile.json", "timeline.png", "trace.json", session.LAYOUT}
+    files = {*auto.MEASURED, session.LAYOUT}
 
     write = session.RunDirectory.file
     for last in sorted(files):
