@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import functools
 import inspect
 import sys
@@ -104,13 +106,41 @@ def as_stages(stages: Sequence[Any]) -> tuple[Stage, ...]:
 
 
 def from_function(function: Callable[[PyTree], PyTree], name: str | None = None) -> Layer:
-    """A layer without parameters, such as ``jax.nn.relu``."""
+    """A layer without parameters, such as ``jax.nn.relu``.
+
+    Raises:
+      ValueError: the function uses an nnx module, whose parameters would not be trained.
+    """
+    shown = name or getattr(function, "__name__", "function")
+    _check_captures(function, shown)
 
     def apply(params: PyTree, model_state: PyTree, x: PyTree, *, key: jax.Array, train: bool) -> tuple[PyTree, PyTree]:
         return function(x), model_state
 
-    shown = name or getattr(function, "__name__", "function")
     return Layer(lambda key, x: ({}, {}), apply, shown, function if _hashable(function) else None)
+
+
+def _check_captures(function: Callable, shown: str) -> None:
+    """Refuses a function, or a method, that uses an nnx module besides its argument: to JAX, that is a constant."""
+    function = inspect.unwrap(function)  # of jax.jit and the like
+    captured: list[Any] = [function, getattr(function, "__self__", None)]
+    if isinstance(function, functools.partial):
+        captured += [*function.args, *function.keywords.values()]
+        _check_captures(function.func, shown)
+    if inspect.isfunction(function):
+        used = {step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"}
+        captured += [function.__globals__.get(name) for name in used]
+        with contextlib.suppress(ValueError):  # a cell that is empty as yet
+            captured += [cell.cell_contents for cell in function.__closure__ or ()]
+    for module in filter(is_nnx, captured):
+        from flax import nnx
+
+        if any(isinstance(node, nnx.Param) for _, node in nnx.iter_graph(module)):
+            raise ValueError(
+                f"the function {shown} uses a {type(module).__name__}, an nnx module, whose parameters would not be "
+                "trained; list the module itself, or an nnx module of your own whose __call__ does what the function "
+                "does, and freeze it by the optimizer if it is not to change"
+            )
 
 
 def from_linen(module: nn.Module) -> Layer:

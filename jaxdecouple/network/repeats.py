@@ -63,18 +63,19 @@ def _parts(module: Any, params: PyTree) -> Iterator[tuple[Any, str]]:
     """What may be shared with other modules: nnx parameters, and linen modules that were given to it; with a name."""
     if isinstance(module, nn.Module):
         for field in dataclasses.fields(module):
-            value = getattr(module, field.name, None)
-            named = (
-                [(f"{field.name}_{i}", item) for i, item in enumerate(value)]
-                if isinstance(value, list | tuple)
-                else [(field.name, value)]
-            )
-            for name, item in named:
-                if isinstance(item, nn.Module) and field.name != "parent" and name in params:
+            given, _ = jax.tree.flatten_with_path(getattr(module, field.name, None), is_leaf=_is_linen)
+            for path, item in given if field.name != "parent" else ():
+                name = "_".join([field.name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
+                if _is_linen(item) and name in params:
                     yield item, f"{type(item).__name__} object as {name}"
+                    yield from _parts(item, params[name])
     elif is_nnx(module):
         from flax import nnx
 
         for path, node in nnx.iter_graph(module):
             if isinstance(node, nnx.Param):
                 yield node, f"nnx.Param as {'.'.join(map(str, path))}"
+
+
+def _is_linen(item: Any) -> bool:
+    return isinstance(item, nn.Module)

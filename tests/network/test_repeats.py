@@ -1,5 +1,7 @@
 """One module object in two places is the same weights in both, as in Flax; what two stages would share is refused."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -104,6 +106,13 @@ class Wrapped(nn.Module):
         return x
 
 
+class Chosen(nn.Module):
+    among: dict
+
+    def __call__(self, x):
+        return self.among["a"](x)
+
+
 class WrappedNnx(nnx.Module):
     def __init__(self, inner):
         self.inner = inner
@@ -120,10 +129,18 @@ def shared_pair(kind):
         inner = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
         return inner, WrappedNnx(inner)
     inner = nn.Dense(4)
-    return (Wrapped(inner), Wrapped(inner)) if kind == "linen" else (Wrapped(nn.Dense(4), (inner,)), Wrapped(inner))
+    return {
+        "linen": (Wrapped(inner), Wrapped(inner)),
+        "linen, in a tuple": (Wrapped(nn.Dense(4), (inner,)), Wrapped(inner)),
+        "linen, in a dict": (Chosen({"a": inner}), Chosen({"a": inner})),
+        "linen, deeper": (Wrapped(Wrapped(inner)), Wrapped(Wrapped(inner))),
+    }[kind]
 
 
-@pytest.mark.parametrize("kind", ["linen", "linen, in a tuple", "nnx", "nnx alone"])
+SHARED = ["linen", "linen, in a tuple", "linen, in a dict", "linen, deeper", "nnx", "nnx alone"]
+
+
+@pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize("boundary", [1, 2])
 def test_a_part_that_two_modules_share_is_refused(kind, boundary):
     with pytest.raises(ValueError, match="layers 0 and 1 have the same .*put both into one module"):
@@ -133,3 +150,26 @@ def test_a_part_that_two_modules_share_is_refused(kind, boundary):
 def test_a_part_without_weights_is_not():
     drop = nn.Dropout(0.5, deterministic=False)
     pipeline_of([Wrapped(drop, (nn.Dense(4),)), Wrapped(drop, (nn.Dense(3),))], (1,)).init(jax.random.key(0), X)
+
+
+linear = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+USES = {
+    "a global name": lambda x: linear(x),
+    "a closure": (lambda module: lambda x: module(x))(linear),
+    "a method": WrappedNnx(linear).__call__,
+    "a partial": functools.partial(linear),
+    "jit": nnx.jit(linear),
+    "jit of a function": jax.jit(lambda x: linear(x)),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_function_that_uses_an_nnx_module_is_refused(use):
+    """Its weights would be constants."""
+    with pytest.raises(ValueError, match="an nnx module, whose parameters would not be trained; list the module"):
+        jd.partition([USES[use], nn.Dense(3)], 2)
+
+
+def test_a_function_may_have_names_and_modules_without_weights():
+    drop = nnx.Dropout(0.5, deterministic=True)
+    assert jd.as_layer(lambda x: drop(x.linear)).name == "<lambda>"  # an attribute, not the global
