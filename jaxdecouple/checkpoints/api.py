@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import pathlib
 import shutil
 import uuid
@@ -37,7 +38,7 @@ def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwr
     Raises:
       CheckpointError: there is something at ``path``, or it cannot be written.
     """
-    path = pathlib.Path(path).expanduser()
+    path = _as_path(path)
     mark = agreed(lambda: _cleared(path, overwrite), CheckpointError)
     new, old = (path.with_name(f".{path.name}.{part}-{mark}.saving") for part in ("new", "old"))
     try:
@@ -45,6 +46,14 @@ def save(path: str | pathlib.Path, state: State, metadata: Any = None, *, overwr
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(new), str(path))) from error
     agreed(lambda: _replace(path, new, old), CheckpointError)
+
+
+def _as_path(path: Any) -> pathlib.Path:
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError(
+            f"the path is a {type(path).__name__}; write save(path, state), or restore(path, pipeline, x)"
+        )
+    return pathlib.Path(path).expanduser()
 
 
 def _cleared(path: pathlib.Path, overwrite: bool) -> str:
@@ -80,7 +89,7 @@ def restore(path: str | pathlib.Path, pipeline: Pipeline, x: PyTree, targets: Py
       CheckpointError: there is no checkpoint, or it is not of this pipeline.
       DamagedCheckpoint: its files are incomplete or changed.
     """
-    path = pathlib.Path(path).expanduser()
+    path = _as_path(path)
     return restore_state(path, files.read_document(path), pipeline, x, targets)
 
 
@@ -99,7 +108,7 @@ def document(path: str | pathlib.Path) -> dict[str, Any]:
     Raises:
       CheckpointError: there is no checkpoint at ``path``, or it is damaged.
     """
-    return files.read_document(pathlib.Path(path).expanduser())
+    return files.read_document(_as_path(path))
 
 
 def write(

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxdecouple import schedules
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy, token_cross_entropy
-from jaxdecouple.engine.state import StageState, State
+from jaxdecouple.engine.state import USED_UP, StageState, State
 from jaxdecouple.errors import did_you_mean
 from jaxdecouple.network.trees import PyTree, Signature, count_examples, describe, shape_of, signature_of
 from jaxdecouple.schedules import Schedule
@@ -62,6 +62,8 @@ class Expected:
         leaves, structure = jax.tree.flatten((inputs, targets))
         kind = structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
         if kind not in self._accepted:
+            for name, part in (("inputs", inputs), ("targets", targets)):
+                check_arrays(part, f"batch {n} has {name} that are", name)
             if any(0 in np.shape(leaf) for leaf in leaves):
                 raise ValueError(
                     f"batch {n} has inputs {describe(inputs)} and targets {describe(targets)}; write at least 1 example"
@@ -113,6 +115,28 @@ class Expected:
             )
 
 
+def check_arrays(tree: PyTree, what: str, name: str) -> PyTree:
+    """A tree of arrays.
+
+    Args:
+      tree: what was given.
+      what: how the message begins.
+      name: of the tree in the message.
+
+    Raises:
+      ValueError: it holds numbers, and no array.
+    """
+    leaves = jax.tree.leaves(tree)
+    if leaves and not any(hasattr(leaf, "shape") for leaf in leaves):
+        raise ValueError(f"{what} a {type(tree).__name__} of numbers; write arrays, [B, ...]: numpy.asarray({name})")
+    return tree
+
+
+def check_init(key: Any, x: PyTree) -> tuple[jax.Array, PyTree]:
+    """A random key, of the newer kind, and the shapes of inputs; raises as `check_key` and `check_arrays`."""
+    return check_key(key), shape_of(check_arrays(x, "the inputs are", "x"))
+
+
 def check_key(key: Any) -> jax.Array:
     """A random key, of the newer kind.
 
@@ -123,7 +147,11 @@ def check_key(key: Any) -> jax.Array:
     if dtype is None or not (np.ndim(key) or jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)):
         shown = key if isinstance(key, int | np.integer) else 0
         raise ValueError(f"the key is {key!r}; write init(jax.random.key({shown}), x)")
-    return key if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype != np.uint32:
+        raise ValueError(f"the key is an array {describe(key)}; write init(jax.random.key(0), x), the key first")
+    return jax.random.wrap_key_data(key)
 
 
 def check_schedule(schedule: Any, num_stages: int) -> None:
@@ -157,6 +185,17 @@ def check_pair(batch: Any, call: str) -> tuple[PyTree, PyTree]:
     return batch[0], batch[1]
 
 
+def check_batches(state: State, batches: Any) -> None:
+    """Refuses a state that cannot be evaluated, and arrays in place of batches.
+
+    Raises:
+      ValueError: says what to write.
+    """
+    check_usable(state, thoroughly=False)
+    if isinstance(batches, tuple | list) and any(hasattr(part, "shape") for part in batches):
+        raise ValueError("evaluate takes batches, but got arrays; write evaluate(state, [(inputs, targets)])")
+
+
 def check_usable(state: State, thoroughly: bool = True) -> None:
     """Refuses a state whose memory has been reused.
 
@@ -165,8 +204,13 @@ def check_usable(state: State, thoroughly: bool = True) -> None:
       thoroughly: whether to look at all of its arrays, and not only at some that every step reuses.
 
     Raises:
-      ValueError: the state was given to `step` or `flush` before.
+      ValueError: it is no state, or was given to `step` or `flush` before.
     """
+    if not isinstance(state, State):
+        raise ValueError(
+            f"the state is a {type(state).__name__}; write pipeline.init(key, x) for a new one, and give each call the "
+            "state that the last step returned: state, metrics = pipeline.step(state, batch)"
+        )
     arrays: list[Any] = []
     for stage in state.stages:
         # All arrays of a part are given up together.
@@ -174,11 +218,7 @@ def check_usable(state: State, thoroughly: bool = True) -> None:
     if thoroughly:
         arrays = jax.tree.leaves((state.stages, state.in_flight))
     if any(isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted() for array in arrays):
-        raise ValueError(
-            "this state was given to step or flush before, which reused its memory; go on with the state that they "
-            "returned. To keep one for later, such as the best so far, write best = state.copy(), or build the "
-            "pipeline with donate=False"
-        )
+        raise ValueError(USED_UP)
 
 
 class Custody:

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from jaxdecouple.engine.linearization import linearize
+from jaxdecouple.engine.losses import counted
 from jaxdecouple.engine.metrics import MetricFunctions, Sums, as_metrics, check_metrics, sums_of
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.split_backward import SplitBackward, split
@@ -35,6 +36,11 @@ class LossProgram(SplitProgram):
         metrics: MetricFunctions | None = None,
     ):
         super().__init__(stage, optimizer, donate)
+        if not callable(loss):
+            raise ValueError(
+                f"the loss is {loss!r}; write a function of outputs and targets, such as "
+                "jaxdecouple.softmax_cross_entropy"
+            )
         self.loss = loss
         self.metrics = as_metrics(metrics, loss)
 
@@ -50,7 +56,8 @@ class LossProgram(SplitProgram):
             given = f"outputs {describe(logits)} and targets {describe(targets)}"
             raise ValueError(f"the loss cannot take {given}: {error}") from error
         if getattr(loss, "shape", None) != () or not jax.numpy.issubdtype(loss.dtype, jax.numpy.floating):
-            raise ValueError(f"the loss returns {describe(loss)}; write one that returns a scalar, the batch's mean")
+            given = describe(loss) if hasattr(loss, "shape") else f"a {type(loss).__name__} of {describe(loss)}"
+            raise ValueError(f"the loss returns {given}; write one that returns a scalar, the batch's mean")
         check_metrics(self.metrics, logits, targets)
 
     def train(
@@ -96,8 +103,8 @@ class LossProgram(SplitProgram):
         variant = Variant(signature_of((x, targets)), weights=weights)
         return self._early(state, variant, batch, state.packed_model_state, x, targets)
 
-    def score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, dict[str, Sums]]:
-        """Loss of a batch, and the sums of its metrics."""
+    def score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None, dict[str, Sums]]:
+        """Mean loss of a batch, over how many targets it is (`losses.counted`), and the sums of its metrics."""
         return self._compiled(self._run_score)(logits, targets)
 
     def _run(
@@ -169,8 +176,10 @@ class LossProgram(SplitProgram):
         loss, pull = jax.vjp(lambda params, x: self.loss(self._predict(params, model_state, key, x), given), params, x)
         return pull(jax.numpy.ones_like(loss))
 
-    def _run_score(self, _: None, logits: PyTree, targets: PyTree) -> tuple[jax.Array, dict[str, Sums]]:
-        return self.loss(logits, targets), self._sums(logits, targets)
+    def _run_score(
+        self, _: None, logits: PyTree, targets: PyTree
+    ) -> tuple[jax.Array, jax.Array | None, dict[str, Sums]]:
+        return self.loss(logits, targets), counted(self.loss, targets), self._sums(logits, targets)
 
     def _sums(self, logits: PyTree, targets: PyTree) -> dict[str, Sums]:
         return sums_of(self.metrics, logits, targets)

@@ -82,9 +82,18 @@ def predicts_labels(loss: Callable) -> bool:
 
     A loss of the user's own may leave labels out, or mean something else by integers.
     """
+    return _whole(loss) in (softmax_cross_entropy, token_cross_entropy)
+
+
+def counted(loss: Callable, targets: jax.Array) -> jax.Array | None:
+    """Over how many targets the mean of a batch is, if the loss is known to leave some out; else ``None``."""
+    return jnp.sum(targets >= 0) if _whole(loss) is token_cross_entropy else None
+
+
+def _whole(loss: Callable) -> Callable:
     while isinstance(loss, functools.partial):
         loss = loss.func
-    return loss in (softmax_cross_entropy, token_cross_entropy)
+    return loss
 
 
 def is_labels(logits: jax.Array | jax.ShapeDtypeStruct, targets: jax.Array | jax.ShapeDtypeStruct) -> bool:

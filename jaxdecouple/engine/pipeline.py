@@ -18,7 +18,8 @@ import jax
 import numpy as np
 import optax
 
-from jaxdecouple.engine.checks import Custody, Expected, check_key, check_pair, check_schedule, check_usable
+from jaxdecouple.engine import checks
+from jaxdecouple.engine.checks import Custody, Expected
 from jaxdecouple.engine.evaluation import Evaluation, evaluation_of
 from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
@@ -141,7 +142,7 @@ class Pipeline:
         return other
 
     def _follow(self, schedule: Schedule, weights: Weights | None, run_ahead: int | None) -> None:
-        check_schedule(schedule, len(self.stages))
+        checks.check_schedule(schedule, len(self.stages))
         if run_ahead is not None and run_ahead < 1:
             raise ValueError(f"run_ahead is {run_ahead}; write how many ticks the host may be ahead, at least 1")
         self.schedule = schedule.with_weights(weights)
@@ -180,7 +181,7 @@ class Pipeline:
           ValueError: a layer cannot take what the one before it puts out, or an auxiliary network the output of its
             stage, or its own output has another shape than it should; or groups of devices do not divide the batch.
         """
-        key, x = check_key(key), shape_of(x)
+        key, x = checks.check_init(key, x)
         self.placement.check_batch(x)
         targets = shape_of(_labels_for(x) if targets is None else targets)
         stages, shapes = [], x
@@ -283,7 +284,7 @@ class Pipeline:
 
     def predict(self, state: State, x: PyTree) -> PyTree:
         """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
-        check_usable(state, thoroughly=False)
+        checks.check_usable(state, thoroughly=False)
         x = self.placement.put(x, 0)
         for k, program in enumerate(self._acting):
             if k:
@@ -297,11 +298,10 @@ class Pipeline:
         Raises:
           ValueError: there are no batches.
         """
-        if isinstance(batches, tuple | list) and any(hasattr(part, "shape") for part in batches):
-            raise ValueError("evaluate takes batches, but got arrays; write evaluate(state, [(inputs, targets)])")
+        checks.check_batches(state, batches)
         sizes, scores, marks, owned = [], [], [], self.placement.owns(self._last)
         for batch in batches:
-            inputs, targets = check_pair(batch, "evaluate(state, [(inputs, targets), ...])")
+            inputs, targets = checks.check_pair(batch, "evaluate(state, [(inputs, targets), ...])")
             logits = self.predict(state, self._inputs(inputs, targets))
             sizes.append(count_examples(targets) or count_examples(inputs) or 1)
             if owned:
@@ -387,7 +387,7 @@ class Pipeline:
             self._unfinished.popleft()
 
     def _check(self, state: State, batch: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-        inputs, targets = check_pair(batch, "step(state, (inputs, targets))")
+        inputs, targets = checks.check_pair(batch, "step(state, (inputs, targets))")
         inputs = self._inputs(inputs, targets)
         if self._expected is None:
             self.expect(state, inputs)

@@ -201,6 +201,11 @@ def _groups(num_stages: int, devices: Devices | None) -> Groups:
                 "first JAX call"
             )
         devices = available[:num_stages]
+    if isinstance(devices, str | jax.Device):
+        raise ValueError(
+            f"devices is {devices!r}; write one for each stage, such as jax.devices()[:{num_stages}], or one for all: "
+            f"[device] * {num_stages}"
+        )
     if isinstance(devices, Mesh):
         if set(devices.axis_names) != {"stage", "data"}:
             raise ValueError(

@@ -17,6 +17,10 @@ from jaxdecouple.charts import table
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.network.trees import PyTree
 
+USED_UP = (
+    "this state was given to step or flush before, which reused its memory; go on with the state that they returned. "
+    "To keep one for later, such as the best so far, write best = state.copy(), or build the pipeline with donate=False"
+)
 _TREES = ("params", "model_state", "opt_state", "gradient_norms")
 
 
@@ -151,12 +155,18 @@ class State(struct.PyTreeNode):
         return f"<p>After {int(self.tick)} batches.</p>{table(rows)}"
 
     def copy(self) -> State:
-        """A copy, where the state is, that no step touches: to keep the best so far, say."""
+        """A copy, where the state is, that no step touches: to keep the best so far, say.
+
+        Raises:
+          ValueError: it was used up.
+        """
         copies: dict[int, jax.Array] = {}  # what is one array stays one
 
         def copied(leaf: Any) -> Any:
             if not isinstance(leaf, jax.Array):  # the shape of what another process has
                 return leaf
+            if leaf.is_deleted():
+                raise ValueError(USED_UP)
             if id(leaf) not in copies:
                 copies[id(leaf)] = jax.numpy.copy(leaf)
             return copies[id(leaf)]

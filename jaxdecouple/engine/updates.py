@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,8 +71,26 @@ class Updates:
         return self._optimizer
 
     def init(self, params: optax.Params) -> optax.OptState:
-        """The optimizer's initial state. Random keys in it are folded, so that no two stages add the same noise."""
-        return _folded(self._optimizer.init(self.ties.own(params)), self._number)
+        """The optimizer's initial state. Random keys in it are folded, so that no two stages add the same noise.
+
+        Raises:
+          ValueError: it cannot take the parameters of one stage, or one of them is a random key.
+        """
+        own = self.ties.own(params)
+        for path, leaf in jax.tree.leaves_with_path(own):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                raise ValueError(
+                    f"stage {self._number} has among its parameters {jax.tree_util.keystr(path)}, which is a random "
+                    "key; keep it in another collection, as self.variable('keys', ...) does"
+                )
+        try:
+            return _folded(self._optimizer.init(own), self._number)
+        except (TypeError, ValueError, KeyError) as error:
+            names = ", ".join(own) if isinstance(own, Mapping) else "of its auxiliary network"
+            raise ValueError(
+                f"the optimizer of stage {self._number} cannot take the stage's parameters ({names}), which are all "
+                f"that it is given: {error}; write masks and labels as functions of parameters"
+            ) from error
 
     @property
     def looks_ahead(self) -> bool:

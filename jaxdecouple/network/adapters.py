@@ -14,7 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.extend.core import jaxpr_as_fun
 
+from jaxdecouple.network.jax_internals import quiet
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, signature_of
@@ -29,6 +31,7 @@ _TRAIN_ARGUMENTS = {
     "is_training": True,
     "deterministic": False,
     "use_running_average": False,
+    "update_stats": True,
 }
 
 
@@ -147,10 +150,10 @@ def from_linen(module: nn.Module) -> Layer:
     """A layer from a linen module.
 
     The module is called with its input and, if its ``__call__`` has one of the arguments ``train``, ``training``,
-    ``is_training``, ``deterministic`` or ``use_running_average``, with that switch set accordingly. The ``params``
-    collection is trained; every other collection is model state, updated in training. Every random stream the module
-    asks for (``dropout``, ...) is derived from the layer's key. Modules that are equal but for their names are
-    identical layers.
+    ``is_training``, ``deterministic``, ``use_running_average`` or ``update_stats``, with that switch set accordingly.
+    The ``params`` collection is trained; every other collection is model state, updated in training. Every random
+    stream the module asks for (``dropout``, ...) is derived from the layer's key. Modules that are equal but for their
+    names are identical layers.
 
     A switch that the module was constructed with stays as it is: so statistics are frozen. Modules within that need a
     switch and have got none, such as an ``nn.Dropout`` in an ``nn.Sequential``, get it too.
@@ -221,8 +224,15 @@ def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Ar
     # network is cut, and identical layers are compiled once.
     x = jax.tree.unflatten(structure, [jnp.zeros(shape, dtype) for shape, dtype in signature])
     arguments, keywords = _switches(module, train=True)
-    with nn.intercept_methods(functools.partial(_switch_within, True)):
-        return module.init({**_streams(key), "params": key}, x, *arguments, **keywords)
+
+    def init(key: jax.Array) -> PyTree:
+        with nn.intercept_methods(functools.partial(_switch_within, True)):
+            return module.init({**_streams(key), "params": key}, x, *arguments, **keywords)
+
+    # Flax runs the module. What it reports meanwhile, by `jax.debug.print`, would be of inputs that never were.
+    closed, shapes = jax.make_jaxpr(init, return_shape=True)(key)
+    leaves = jaxpr_as_fun(quiet(closed, [True] * len(closed.jaxpr.outvars)))(key)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 # Normally distributed numbers take XLA's CPU compiler seconds, for every kind of layer, unless it optimises little.

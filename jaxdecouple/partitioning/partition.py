@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxdecouple.engine.checks import check_arrays
 from jaxdecouple.network.adapters import as_layers
 from jaxdecouple.network.layer import Layer, once_per_kind, walk
 from jaxdecouple.network.stack import stack_layers
@@ -58,7 +59,14 @@ def partition(
       ValueError: more stages than layers, boundaries out of range or order, wrong costs, a profile of another model,
         layers that do not fit.
     """
-    layers = as_layers(layers)
+    layers, num_stages = as_layers(layers), as_integer(num_stages)
+    if not layers:
+        raise ValueError("the network has no layers; write at least one for each stage")
+    if num_stages is not None and not isinstance(num_stages, int):
+        raise ValueError(f"num_stages is {num_stages!r}; write an integer")
+    if isinstance(boundaries, int):
+        raise ValueError(f"boundaries is {boundaries}; write a tuple, ({boundaries},), to cut in front of one layer")
+    check_arrays(sample, "the sample is", "sample")
     known = _known(layers, sample, costs)
     if boundaries is not None:
         boundaries = _check_boundaries(tuple(map(as_integer, boundaries)), len(layers), num_stages)

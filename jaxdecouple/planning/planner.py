@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 from jaxdecouple.planning.simulation import timeline
-from jaxdecouple.planning.times import Times
+from jaxdecouple.planning.times import Times, check_times
 from jaxdecouple.schedules import (
     BACKWARD,
     FORWARD,
@@ -154,6 +154,7 @@ def plan(
     Raises:
       ValueError: an argument is out of its range.
     """
+    check_times(times)
     _check(jitter, weights, accumulate, margin, order)
     # Without joining, the two orders differ in ticks only, and forward first has fewer.
     orders = get_args(Order) if order is None else (order,)

@@ -22,7 +22,7 @@ import numpy as np
 from jaxdecouple.planning.dispatches import Dispatches, flatten
 from jaxdecouple.planning.lock_step import in_lock_step
 from jaxdecouple.planning.timelines import Timeline, period_of
-from jaxdecouple.planning.times import Sizes, Times
+from jaxdecouple.planning.times import Sizes, Times, check_times
 from jaxdecouple.schedules import FlushSchedule, RoundSchedule, Schedule, validate
 
 
@@ -94,6 +94,7 @@ def timeline(
 
 def _check_asked(schedule: Schedule, times: Times, sizes: Sizes | None, run_ahead: int | None, lock_step: bool) -> None:
     stages = schedule.num_stages
+    check_times(times)
     if times.num_stages != stages:
         raise ValueError(f"times has {times.num_stages} stages, but schedule {schedule.name!r} has {stages}")
     if sizes is not None and len(sizes.inputs) != stages:

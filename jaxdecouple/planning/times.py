@@ -172,3 +172,15 @@ def _number(value: float) -> float:
     except TypeError:
         return math.nan
     return number if 0 <= number < math.inf else math.nan
+
+
+def check_times(times: Any) -> None:
+    """Refuses what are no `Times`.
+
+    Raises:
+      ValueError: says what to write.
+    """
+    if not isinstance(times, Times):
+        raise ValueError(
+            f"times is {times!r}; write jaxdecouple.Times(forward=[...], backward=[...]), seconds for each stage"
+        )

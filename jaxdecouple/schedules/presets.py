@@ -124,6 +124,8 @@ def dsp(
     Raises:
       ScheduleError: lengths differ, p_{K-1} or m_{K-1} is not 0, or a queue p_k or q_k of an edge is not positive.
     """
+    if isinstance(p, int) or isinstance(m, int):
+        raise ScheduleError(f"p is {p} and m {m}; write one of each per stage, as dsp((1, 1, 0), (4, 2, 0))")
     p, m = tuple(map(as_integer, p)), tuple(map(as_integer, m))
     given = f"DSP({','.join(map(str, p))};{','.join(map(str, m))})"
     if not p or len(p) != len(m):

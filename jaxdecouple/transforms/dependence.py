@@ -93,7 +93,7 @@ class _Step:
         """Shape and dtype of what the step sums over stages."""
         if len(self._shares) > 1:
             raise ValueError(
-                f"it sums over all stages {len(self._shares)} times in an update, but a stage can wait for the others "
+                f"sums over all stages {len(self._shares)} times in an update, but a stage can wait for the others "
                 "once; write one jaxdecouple.clip_by_global_norm"
             )
         return self._shares[0] if self._shares else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import optax
@@ -74,6 +75,8 @@ def transform_of(
     if callable(optimizer) and library in ("optax", "jaxdecouple") and "<locals>" not in name:
         # optax.sgd itself would take the stage for its learning rate.
         raise ValueError(f"the optimizer is the function {library}.{name}; call it, as in {library}.{name}(0.1)")
+    if callable(optimizer):
+        _check_arguments(optimizer)
     transform = optimizer(stage, num_stages) if callable(optimizer) else optimizer
     if not isinstance(transform, optax.GradientTransformation):
         raise ValueError(
@@ -81,3 +84,13 @@ def transform_of(
             "optax.sgd(0.1), or a function (stage, num_stages) -> transform"
         )
     return transform
+
+
+def _check_arguments(optimizer: StageOptimizer) -> None:
+    try:
+        inspect.signature(optimizer).bind(0, 1)
+    except TypeError as error:
+        raise ValueError(
+            f"the optimizer is a function that cannot be called with a stage and the number of stages ({error}); write "
+            "a function (stage, num_stages) -> transform, or an optax transform"
+        ) from error

@@ -229,6 +229,9 @@ def test_metadata_and_overwriting(tmp_path, fdg):
     assert metadata_of(path) is None and jd.restore(path, pipeline, X).first == 5
     with pytest.raises(CheckpointError, match="no checkpoint"):
         jd.save(tmp_path, state, overwrite=True)
+    for swapped in (lambda: jd.save(state, path), lambda: jd.restore(pipeline, path, X)):
+        with pytest.raises(CheckpointError, match=r"the path is a .*; write save\(path, state\)"):
+            swapped()
     with pytest.raises(CheckpointError, match="JSON"):
         jd.save(tmp_path / "other", state, {"function": print})
     assert [entry.name for entry in (*tmp_path.iterdir(), *path.parent.iterdir())] == ["new", "run"]

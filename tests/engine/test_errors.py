@@ -11,6 +11,7 @@ import pytest
 
 import jaxdecouple as jd
 from jaxdecouple import schedules
+from jaxdecouple.engine.state import State
 
 X = np.zeros((4, 5), np.float32)
 Y = np.zeros(4, np.int32)
@@ -37,6 +38,10 @@ def started(**arguments):
         (lambda: pipeline(optimizer=optax.sgd), r"the function optax.sgd; call it, as in optax.sgd\(0.1\)"),
         (lambda: pipeline(optimizer=jd.stagewise(optax.adam, beta=0.5)), "the function optax.adam; call it"),
         (lambda: pipeline(optimizer=lambda stage, stages: None), "optimizer of stage 0 is a NoneType"),
+        (lambda: pipeline(optimizer=lambda stage: optax.sgd(0.1)), r"cannot be called with a stage.*write a function"),
+        (lambda: pipeline(loss="ce"), "the loss is 'ce'; write a function of outputs and targets"),
+        (lambda: pipeline(devices="cpu"), r"devices is 'cpu'; write one for each stage"),
+        (lambda: pipeline(devices=jax.devices()[0]), r"devices is .*for all: \[device\] \* 2"),
         (lambda: pipeline(weights="stashed"), "'stashed'; write one of stash, remat, replay, latest"),
         (lambda: pipeline(run_ahead=0), "run_ahead is 0"),
         (lambda: pipeline(2, "fdg"), r"the schedule is 'fdg'; write jaxdecouple.schedules.fdg\(2\)"),
@@ -65,6 +70,8 @@ def test_refused_before_training(build, says):
         ((X, Y + 3), "labels from 3 to 3, but the network has 3 outputs; write labels of 0..2"),
         ((X, Y - 1), "labels from -1 to -1"),
         (X, r"a batch is a pair, but got ndarray; write step\(state, \(inputs, targets\)\)"),
+        ((X.tolist(), Y), r"inputs that are a list of numbers; write arrays, \[B, ...\]: numpy.asarray\(inputs\)"),
+        ((X, Y.tolist()), "targets that are a list of numbers"),
     ],
 )
 def test_a_batch_that_does_not_fit(batch, says):
@@ -98,6 +105,41 @@ def test_targets_that_the_loss_cannot_take_are_refused_before_they_travel():
     p.step(state, (X, Y))
 
 
+def test_a_loss_of_several_values():
+    p, state = started(loss=lambda logits, targets: (logits.mean(), {}), schedule=schedules.backprop(2))
+    with pytest.raises(ValueError, match=r"the loss returns a tuple of float32\[\]; write one that returns a scalar"):
+        p.step(state, (X, Y))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda p, state: p.step((X, Y), state),
+        lambda p, state: p.step((state, None), (X, Y)),  # what step returns, not taken apart
+        lambda p, state: p.flush(None),
+        lambda p, state: p.predict(X, state),
+        lambda p, state: p.evaluate([(X, Y)], state),
+        lambda p, state: jd.export_variables(state, p),
+    ],
+)
+def test_what_is_no_state(call):
+    with pytest.raises(ValueError, match="the state is a .*; write pipeline.init"):
+        call(*started(schedule=schedules.backprop(2)))
+
+
+@pytest.mark.parametrize("x", [(4, 5), [[0.0] * 5] * 4])
+def test_inputs_that_are_numbers(x):
+    with pytest.raises(ValueError, match=r"the inputs are a (tuple|list) of numbers; write arrays"):
+        pipeline().init(jax.random.key(0), x)
+
+
+def test_masks_and_labels_of_the_whole_network_are_functions():
+    labels = {f"00{n}_Dense": "all" for n in (0, 2, 4, 6)}
+    for optimizer in (optax.adamw(0.1, mask=labels), optax.partition({"all": optax.sgd(0.1)}, labels)):
+        with pytest.raises(ValueError, match="stage 0 cannot take the stage's parameters .*as functions of parameters"):
+            started(optimizer=optimizer)
+
+
 def test_a_state_that_was_used_up():
     p, state = started()
     old = p.step(state, (X, Y))[0]
@@ -105,8 +147,9 @@ def test_a_state_that_was_used_up():
         state, _ = p.step(old if _ == 0 else state, (X, Y))
     with pytest.raises(ValueError, match="this state was given to step or flush before.*donate=False"):
         p.step(old, (X, Y))
-    with pytest.raises(ValueError, match="this state was given to step or flush before"):
-        p.flush(old)
+    for use in (p.flush, State.copy):
+        with pytest.raises(ValueError, match="this state was given to step or flush before"):
+            use(old)
 
 
 def test_interrupting_the_wait_leaves_the_state_usable(monkeypatch):
@@ -135,6 +178,11 @@ def test_a_module_that_cannot_be_cut():
 def test_a_key_that_is_none(key):
     with pytest.raises(ValueError, match=rf"the key is .*; write init\(jax.random.key\({3 if key == 3 else 0}\), x\)"):
         pipeline().init(key, X)
+
+
+def test_a_key_in_the_inputs_place():
+    with pytest.raises(ValueError, match=r"the key is an array float32\[4, 5\]; write init\(.*, the key first"):
+        pipeline().init(X, jax.random.key(0))
 
 
 @pytest.mark.parametrize("stages", [nn.Dense(3), nn.Sequential([nn.Dense(3), nn.Dense(3)]), "resnet20"])

@@ -60,6 +60,22 @@ def test_they_stay_and_the_others_train(optimizer, schedule, shortest, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), got, want)
 
 
+class Noisy(nn.Module):
+    """A layer that keeps a random key among its parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x + jax.random.normal(self.param("key", lambda key: key), x.shape, x.dtype)
+
+
+def test_a_random_key_is_no_parameter():
+    pipeline = jd.Pipeline([Noisy(), nn.Dense(3)], schedules.fdg(2), optimizer=optax.adamw(0.1))
+    with pytest.raises(
+        ValueError, match=r"stage 0 .*'000_Noisy'\]\['key'\], which is a random key.*another collection"
+    ):
+        pipeline.init(jax.random.key(0), X)
+
+
 def test_the_optimizers_state_is_what_it_was_where_there_are_none(x64):
     state, _ = trained(True, optax.adam(0.1), schedules.backprop)
     assert jax.tree.structure(state.stages[1].opt_state) == jax.tree.structure(

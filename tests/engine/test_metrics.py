@@ -35,6 +35,7 @@ def test_language_metrics_are_of_all_positions_that_are_not_masked(x64):
     found = run.evaluate(state, [(INPUTS[:5], TARGETS[:5]), (INPUTS[5:], TARGETS[5:])])
     np.testing.assert_allclose(found.metrics["perplexity"], np.exp(expected.mean()), rtol=1e-6)
     np.testing.assert_allclose(found.metrics["bits_per_byte"], expected.mean() / np.log(2) / 2.5, rtol=1e-12)
+    np.testing.assert_allclose(found.loss, expected.mean(), rtol=1e-12)
     assert found.accuracy is None and set(found.metrics) == {"perplexity", "bits_per_byte"}
     _, metrics = run.step(state, (INPUTS, TARGETS))
     np.testing.assert_allclose(metrics.loss, expected.mean(), rtol=1e-12)

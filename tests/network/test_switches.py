@@ -58,6 +58,16 @@ def test_linen_modules_that_need_a_switch_get_it(module):
     assert is_switched(jd.as_layer(module))
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_spectral_normalisation_updates_in_training_alone(within):
+    norm = nn.SpectralNorm(nn.Dense(6))
+    layer = jd.as_layer(nn.Sequential([norm, nn.relu]) if within else norm)
+    _, before = layer.init(KEY, X)
+    for train in (True, False):
+        state = apply(layer, train, 0)[1]
+        assert train != all(jax.tree.leaves(jax.tree.map(np.array_equal, before, state)))
+
+
 def test_a_remat_computes_what_the_module_does():
     """The same weights, masks and statistics."""
     plain, remat = jd.as_layer(Block()), jd.as_layer(nn.remat(Block, static_argnums=(2,))())

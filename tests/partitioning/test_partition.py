@@ -194,6 +194,10 @@ def test_layers_that_do_not_fit_are_named():
         ({}, "needs num_stages, or boundaries"),
         ({"num_stages": 5}, r"num_stages is 5; the network has 4 layers: write 1\.\.4"),
         ({"num_stages": 0}, "num_stages is 0"),
+        ({"num_stages": "2"}, "num_stages is '2'; write an integer"),
+        ({"num_stages": 2.0}, "num_stages is 2.0; write an integer"),
+        ({"boundaries": 1}, r"boundaries is 1; write a tuple, \(1,\)"),
+        ({"num_stages": 2, "sample": (4, 5)}, "the sample is a tuple of numbers; write arrays"),
         ({"boundaries": (0,)}, r"boundaries \(0,\) must be increasing layer indices of 1\.\.3"),
         ({"boundaries": (4,)}, r"boundaries \(4,\) must be .*the network has 4 layers"),
         ({"boundaries": (-1, 2)}, r"boundaries \(-1, 2\) must be"),
@@ -212,6 +216,11 @@ def test_layers_that_do_not_fit_are_named():
 def test_refuses_and_says_what_to_write(arguments, message):
     with pytest.raises(ValueError, match=message):
         jd.partition(identities(4), **arguments)
+
+
+def test_refuses_a_network_of_nothing():
+    with pytest.raises(ValueError, match="the network has no layers"):
+        jd.partition([], 1)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdecouple import schedules
-from jaxdecouple.planning import Times, timeline
+from jaxdecouple.planning import Times, plan, timeline
 from jaxdecouple.schedules import BACKWARD, FORWARD, Op, ScheduleError
 from tests.oracles import cycle_time
 
@@ -308,6 +308,9 @@ def test_a_table_is_measured_over_whole_periods():
 def test_schedules_and_runs_that_cannot_be():
     with pytest.raises(ValueError, match="times has 2 stages, but schedule 'fdg' has 3"):
         timeline(schedules.fdg(3), uniform(2))
+    for computed in (timeline, lambda schedule, times: plan(times)):
+        with pytest.raises(ValueError, match=r"times is 0.1; write jaxdecouple.Times\(forward="):
+            computed(schedules.fdg(3), 0.1)
     with pytest.raises(ValueError, match="run_ahead is 0"):
         timeline(schedules.fdg(2), uniform(2), run_ahead=0)
     with pytest.raises(ValueError, match="num_batches is 0"):

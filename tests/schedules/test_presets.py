@@ -226,6 +226,7 @@ def test_dsp_with_queues_of_one_is_fdg(K):
 @pytest.mark.parametrize(
     ("p", "m", "message"),
     [
+        (1, 2, r"p is 1 and m 2; write one of each per stage, as dsp"),
         ((1, 1, 0), (3, 2, 0), r"q_1 = m_0 - p_0 - m_1 = 3 - 1 - 2 = 0.*m_0 >= 4"),
         ((1, 1, 0), (4, 1, 0), r"q_2 = m_1 - p_1 - m_2 = 1 - 1 - 0 = 0.*m_1 >= 2"),
         ((1, 1, 0), (2, 4, 0), r"q_1 = .* = -3.*m_0 >= 6"),
