@@ -34,11 +34,14 @@ def test_help_shows_every_setting_at_once(flag):
     assert common and ("--decay_power:" in done.stdout) == (flag == "--helpfull")
 
 
-def test_help_needs_no_jax():
-    code = "import sys, runpy; sys.argv[1:] = ['--help']; runpy.run_module('experiments.train', run_name='__main__')"
+@pytest.mark.parametrize(("program", "flag"), [("train", "--method"), ("papers", "--row")])
+def test_help_needs_no_jax(program, flag):
+    code = (
+        f"import sys, runpy; sys.argv[1:] = ['--help']; runpy.run_module('experiments.{program}', run_name='__main__')"
+    )
     watched = f"import os, sys; os._exit = lambda s: sys.exit('flax' in sys.modules or 'numpy' in sys.modules)\n{code}"
     done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0 and "--method" in done.stdout, done.stderr
+    assert done.returncode == 0 and flag in done.stdout, done.stderr
 
 
 def test_each_line_is_written_at_once():

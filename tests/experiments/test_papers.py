@@ -9,8 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments.papers import __main__ as program
-from experiments.papers import changes, render
+from experiments.papers import changes, program, render
 from experiments.papers.kinds.training import FINAL_ERROR
 from experiments.papers.store import Store, first_with, job_of
 from experiments.papers.table import DIVERGES, Row, Scale, Table, choose

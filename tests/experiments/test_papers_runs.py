@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.papers import __main__ as program
-from experiments.papers import adl
+from experiments.papers import adl, program
 from experiments.papers.kinds import diagnostics, memory, predictions, speed, stragglers, training
 from experiments.papers.kinds.slow_devices import SlowDevices, Slowness
 from experiments.papers.store import Job, Store
