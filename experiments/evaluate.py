@@ -44,6 +44,8 @@ def main(argv: list[str]) -> None:
         changes = {name: FLAGS[name].value for name in ("dataset", "data_dir") if FLAGS[name].value}
         path = loading.find(pathlib.Path(FLAGS.checkpoint).expanduser())
         config, metadata = loading.saved_config(path, **changes)
+        if predictions:
+            loading.check_is_no_data("predictions", predictions, config)
         devices.request(config.num_stages)
         loaded = loading.load(path, config, metadata, other_data="dataset" in changes)
         found = loaded.trainer.evaluate(loaded.state)

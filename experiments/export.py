@@ -8,6 +8,8 @@ What is in flight is finished first. ``flax.serialization.msgpack_restore`` read
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pathlib
 
 from absl import flags
@@ -25,6 +27,18 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", "", "as for experiments.train; empty: that of the run")
 
 
+def _check_beside(output: pathlib.Path, about: pathlib.Path) -> None:
+    """Refuses to replace a file that is no description of a model."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if {"model", "dtype"} <= set(json.loads(about.read_text())):
+            return
+    if about.exists():
+        raise ValueError(
+            f"output is {output}, beside which {about.name} would be replaced, and that says nothing of a model; write "
+            "another file"
+        )
+
+
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         if not FLAGS.checkpoint:
@@ -34,6 +48,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"output is {output}, where what the model expects is written; write a file.msgpack")
         check_file("output", output, is_made=True)
         check_file("output", output.with_suffix(".json"), is_made=True)
+        _check_beside(output, output.with_suffix(".json"))
         from experiments import devices  # not before: --help need not wait for JAX
         from experiments.training import loading
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.settings import revived
 from jaxdecouple.data import ImageData, Preprocess
-from jaxdecouple.errors import DataError
+from jaxdecouple.errors import DataError, DataWarning
 
+_OTHER_SCALE = 20  # times the deviation: far from what other images of one kind have, near to 255
 LAYOUT = "[N, H, W, C], uint8 divided by 255 or floating point as it is, then (image - mean) / std"
 
 
@@ -52,6 +54,8 @@ class Inputs:
     def check(self, dataset: ImageData) -> None:
         """Refuses data that the network cannot be tested on.
 
+        Where its pixels spread far more, or less, than those trained on, as 0..255 beside 0..1 do, a warning says so.
+
         Raises:
           DataError: images of another shape, or other classes.
         """
@@ -67,6 +71,14 @@ class Inputs:
             raise DataError(
                 f"classes of {dataset.name} are {_some(names)}, but the model was trained on those of {self.data}, "
                 f"{_some(known)}; write data of the same classes, in the same order"
+            )
+        spread, usual = max(dataset.channel_statistics()[1]), max(self.std)
+        if not self.per_image and not usual / _OTHER_SCALE < spread < usual * _OTHER_SCALE:
+            warnings.warn(
+                f"pixels of {dataset.name} deviate by {spread:.3g} from their mean, but the model was trained on "
+                f"{self.data}, divided by {usual:.3g}; are both on the same scale, 0..1 or 0..255?",
+                DataWarning,
+                stacklevel=2,
             )
 
     def __str__(self) -> str:

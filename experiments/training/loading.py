@@ -103,6 +103,17 @@ def load(path: pathlib.Path, config: Config, metadata: dict[str, Any], *, other_
     return Loaded(path, config, trainer, trainer.restore(path))
 
 
+def check_is_no_data(name: str, path: pathlib.Path, config: Config) -> None:
+    """Refuses to write into the file that the data are read from.
+
+    Raises:
+      ValueError: ``path``, of the flag ``name``, is that file.
+    """
+    data = pathlib.Path(config.data_dir).expanduser() / pathlib.Path(config.dataset.partition(":")[2]).expanduser()
+    if path.is_file() and data.is_file() and path.samefile(data):
+        raise ValueError(f"{name} is {path}, which holds the data; write another file")
+
+
 def write_predictions(loaded: Loaded, path: pathlib.Path) -> None:
     """Writes, of every test image in order, the label, the predicted class and its probability; .npz: the logits too.
 
@@ -119,16 +130,19 @@ def write_predictions(loaded: Loaded, path: pathlib.Path) -> None:
     predicted = logits.argmax(axis=-1)
     probability = np.asarray(jax.nn.softmax(logits))[np.arange(len(logits)), predicted]
     try:
+        partial = path.with_name(f"{path.name}.partial")
         if path.suffix == ".npz":
-            names = np.array(trainer.task.inputs.class_names)
-            np.savez(path, label=labels, predicted=predicted, probability=probability, logits=logits, class_names=names)
-            return
-        with path.open("w", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(("image", "label", "predicted", "probability"))
-            for row in enumerate(zip(labels, predicted, probability, strict=True)):
-                image, (label, guess, sure) = row
-                table.writerow((image, label, guess, f"{sure:.6f}"))
+            columns = {"label": labels, "predicted": predicted, "probability": probability, "logits": logits}
+            with partial.open("wb") as file:
+                np.savez(file, **columns, class_names=np.array(trainer.task.inputs.class_names))
+        else:
+            with partial.open("w", newline="") as file:
+                table = csv.writer(file, lineterminator="\n")
+                table.writerow(("image", "label", "predicted", "probability"))
+                for row in enumerate(zip(labels, predicted, probability, strict=True)):
+                    image, (label, guess, sure) = row
+                    table.writerow((image, label, guess, f"{sure:.6f}"))
+        partial.replace(path)
     except OSError as error:
         raise ValueError(f"predictions cannot be written to {path} ({error}); write another file") from error
 

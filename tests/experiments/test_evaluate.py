@@ -13,6 +13,7 @@ import jaxdecouple as jd
 from experiments import evaluate, export, train
 from experiments.training import loading, session
 from experiments.training.config import Config, Saving
+from jaxdecouple.errors import DataWarning
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = Config(model="mlp", method="adl", num_stages=2, epochs=2, batch_size=200, eval_batch_size=100)
@@ -141,6 +142,27 @@ def test_test_images_are_normalised_as_in_training(workdir, tmp_path):
     assert same.trainer.evaluate(same.state) == moved.trainer.evaluate(moved.state)
     own = next(loaded_from(workdir).trainer.test_batches())[0][:20]
     np.testing.assert_array_equal(few[0][0], own)
+
+
+def test_pixels_of_another_scale_are_remarked_upon(workdir, tmp_path):
+    digits = jd.data.load("digits")
+    scaled = {name: np.float32(getattr(digits, name)[:50]) for name in ("x_train", "x_test")}
+    with pytest.warns(DataWarning, match=r"deviate by .*digits.*are both on the same scale, 0..1 or 0..255"):
+        loaded_from(workdir, dataset=other(tmp_path / "other.npz", digits, **scaled, y_test=digits.y_test[:50]))
+
+
+def test_predictions_do_not_replace_the_data(workdir, tmp_path, call):
+    given = other(tmp_path / "other.npz", jd.data.load("digits"))
+    before = (tmp_path / "other.npz").read_bytes()
+    done = call(evaluate, f"--checkpoint={workdir}", f"--dataset={given}", f"--predictions={tmp_path / 'other.npz'}")
+    assert done.status != 0 and "which holds the data; write another file" in done.stderr
+    assert (tmp_path / "other.npz").read_bytes() == before
+
+
+def test_an_export_replaces_no_file_of_another_kind(workdir, tmp_path, call):
+    (tmp_path / "config.json").write_text('{"method": "fdg"}')
+    done = call(export, f"--checkpoint={workdir}", f"--output={tmp_path / 'config.msgpack'}")
+    assert "config.json would be replaced, and that says nothing of a model" in done.stderr
 
 
 @pytest.mark.parametrize(
