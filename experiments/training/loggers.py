@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import math
@@ -169,6 +170,8 @@ class Loggers:
             except Exception as error:
                 del self._open[name]
                 self._leave_out(name, error)
+                with contextlib.suppress(Exception):  # else what it could not write would be said once more
+                    logger.close()
 
     def _leave_out(self, name: str, error: Exception) -> None:
         said = str(error).partition("\n")[0]

@@ -1,7 +1,9 @@
 """Loggers get the numbers of metrics.jsonl, those from before a stop too. One that fails costs a warning, no run."""
 
 import csv
+import gc
 import json
+import pathlib
 import struct
 import sys
 import types
@@ -93,7 +95,7 @@ def test_one_that_fails_gives_one_warning_and_the_others_go_on(tmp_path):
     failing, whole = Ours(fails=1), Ours()
     said = logged([failing, "csv"], tmp_path)
     assert said == ["nothing more is logged to Ours (OSError: no space left); training goes on"]
-    assert len(failing.seen) == 1 and len(rows(tmp_path / "metrics.csv")) == 3
+    assert len(failing.seen) == 1 and failing.closed and len(rows(tmp_path / "metrics.csv")) == 3
     assert logged([whole], tmp_path) == [] and whole.closed
 
 
@@ -101,6 +103,17 @@ def test_what_cannot_be_written_gives_one_warning(tmp_path):
     (tmp_path / "metrics.csv").mkdir()
     (said,) = logged(["csv", "tensorboard"], tmp_path)
     assert said.startswith("nothing more is logged to csv (IsADirectoryError")
+    assert len(list(events(tmp_path / "tensorboard"))) == 3 * len(RECORDS[0].results() | RECORDS[0].times())
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="no full disk to write to")
+@pytest.mark.filterwarnings("error")  # as of a file that could not be closed
+def test_a_full_disk_and_what_is_not_installed_cost_a_warning_each(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (tmp_path / "metrics.csv").symlink_to("/dev/full")
+    said = logged(["csv", "tensorboard", "wandb"], tmp_path)
+    gc.collect()
+    assert [line.split(" (")[0] for line in said] == [f"nothing more is logged to {name}" for name in ("wandb", "csv")]
     assert len(list(events(tmp_path / "tensorboard"))) == 3 * len(RECORDS[0].results() | RECORDS[0].times())
 
 
