@@ -18,6 +18,9 @@ LOCK = "lock"  # held by the program that writes in a directory; beside it, whic
 OWNER = "lock.owner"
 LIST = "files.txt"  # what programs wrote in a directory, a name a line: --overwrite deletes that, and nothing else
 
+# What programs write in directories that they list.
+_WRITTEN = {"checkpoints": ("tick-*", "damaged-*", "final", ".*"), "tensorboard": ("events.*",)}
+
 
 def in_lines(value: Any, depth: int = 2) -> str:
     """JSON with a line for each entry down to a depth, so that a table has a line for each row."""
@@ -149,6 +152,11 @@ class Workdir(Files):
                 f"workdir {path} has no {LIST}, which says what --overwrite may delete: it is of another program, or "
                 "of an older version; write a new --workdir, or delete that directory yourself"
             )
+        if foreign := _foreign(path):
+            raise ValueError(
+                f"workdir {path} holds {foreign}, which no program wrote and --overwrite would delete; move it "
+                "away, or write another --workdir"
+            )
         check_free(path)
         for name, given in (inputs or {}).items():
             if given and pathlib.Path(given).expanduser().resolve().is_relative_to(path.resolve()):
@@ -234,6 +242,16 @@ def _is_there(path: pathlib.Path) -> bool:
 def listed(path: pathlib.Path) -> set[str]:
     """What programs wrote in a directory."""
     return set((path / LIST).read_text().splitlines()) if (path / LIST).is_file() else set()
+
+
+def _foreign(path: pathlib.Path) -> str:
+    """Something within a directory that programs list, which is not theirs; empty if there is nothing."""
+    for name in _WRITTEN.keys() & listed(path):
+        if (path / name).is_dir() and not (path / name).is_symlink():
+            for entry in sorted((path / name).iterdir()):
+                if not any(entry.match(pattern) for pattern in _WRITTEN[name]):
+                    return f"{name}/{entry.name}"
+    return ""
 
 
 def delete_listed(path: pathlib.Path) -> None:

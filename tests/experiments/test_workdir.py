@@ -67,3 +67,13 @@ def test_nothing_is_lost_for_a_picture(capsys):
     with drawing():
         raise RuntimeError("no such font")
     assert capsys.readouterr().err == "warning: a picture could not be drawn (RuntimeError: no such font)\n"
+
+
+def test_what_a_user_put_beside_checkpoints_is_not_deleted(tmp_path):
+    Workdir(tmp_path / "run", {}).file("checkpoints").mkdir()
+    for name in ("tick-00000008", "tick-00000009.orbax-checkpoint-tmp-0", "damaged-tick-00000007", "final"):
+        (tmp_path / "run" / "checkpoints" / name).mkdir()
+    Workdir.check(tmp_path / "run", overwrite=True)
+    (tmp_path / "run" / "checkpoints" / "mine").mkdir()
+    with pytest.raises(ValueError, match="holds checkpoints/mine, which no program wrote and --overwrite would delete"):
+        Workdir.check(tmp_path / "run", overwrite=True)
