@@ -9,7 +9,8 @@ with --diagnose_every, diagnostics.jsonl (a line per probe) and diagnostics.png;
 Nothing is written before the data are loaded and the settings have been found trainable.
 
 The same command again goes on with a run that was stopped or killed, at its newest checkpoint, and ends with the same
-weights, metrics.jsonl and summary.json as if it had never been. SIGTERM and Ctrl-C save before they stop it.
+weights, metrics.jsonl and summary.json as if it had never been. SIGTERM, Ctrl-C and a terminal that goes away save
+before they stop it.
 """
 
 from __future__ import annotations

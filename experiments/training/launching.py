@@ -21,6 +21,7 @@ from types import FrameType
 from typing import IO
 
 from experiments.settings import Settings, option
+from experiments.training.stopping import leave_terminal, stopping_signals
 
 INDEX, COUNT, COORDINATOR = "JAXDECOUPLE_PROCESS", "JAXDECOUPLE_PROCESSES", "JAXDECOUPLE_COORDINATOR"
 STAGES, SHARE, TERMINAL = "JAXDECOUPLE_STAGES", "JAXDECOUPLE_SHARE", "JAXDECOUPLE_TERMINAL"
@@ -106,10 +107,11 @@ def watch(asked: Processes, num_stages: int, workdir: pathlib.Path) -> int:
     started = [_Process(index, asked, coordinator, stages, workdir) for index in here]
 
     def forward(signum: int, frame: FrameType | None) -> None:
+        leave_terminal(signum)
         for process in started:
             process.signal(signum)
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in stopping_signals():
         signal.signal(signum, forward)
     return _wait(started, asked.patience + _GRACE, workdir / "checkpoints")
 
