@@ -89,7 +89,7 @@ class Updates:
             names = ", ".join(own) if isinstance(own, Mapping) else "of its auxiliary network"
             raise ValueError(
                 f"the optimizer of stage {self._number} cannot take the stage's parameters ({names}), which are all "
-                f"that it is given: {error}; write masks and labels as functions of parameters"
+                f"that it is given: {' '.join(str(error).split())}; write masks and labels as functions of parameters"
             ) from error
 
     @property
