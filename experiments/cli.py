@@ -156,6 +156,7 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     warnings.showwarning = _warn
+    sys.unraisablehook = _unraisable
     try:
         yield
         sys.stdout.flush()
@@ -189,6 +190,12 @@ def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: 
         print(f"warning: {message}", file=sys.stderr)
     else:
         _SHOW_WARNING(message, category, *place, **more)
+
+
+def _unraisable(report: Any) -> None:
+    """Of a save that failed, as on a full disk, Orbax's threads say later that nobody waits for them; that was said."""
+    if not (isinstance(report.exc_value, RuntimeError) and "Event loop is closed" in str(report.exc_value)):
+        sys.__unraisablehook__(report)
 
 
 def _is_loss_of_workers(error: Exception) -> bool:

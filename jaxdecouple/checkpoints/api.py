@@ -83,7 +83,8 @@ def restore(path: str | pathlib.Path, pipeline: Pipeline, x: PyTree, targets: Py
     Args:
       path: as given to `save`, or a checkpoint of a `Checkpoints` directory.
       pipeline: built as it was when the state was saved.
-      x, targets: as of `Pipeline.init`; only shapes and dtypes matter.
+      x: inputs, [B, ...], of which only shapes and dtypes matter.
+      targets: likewise; needed where those in flight are several arrays, or auxiliary networks take others than labels.
 
     Raises:
       CheckpointError: there is no checkpoint, or it is not of this pipeline.

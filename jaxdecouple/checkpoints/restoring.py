@@ -58,17 +58,27 @@ def _fed(document: dict[str, Any], x: PyTree, targets: PyTree | None) -> dict[in
 
     fed = {}
     for name, size in document["batch_sizes"].items():
-        labels = jax.ShapeDtypeStruct((size,), _label_dtype(document["leaves"], int(name), size))
-        fed[int(name)] = sized(x, size), labels if targets is None else sized(targets, size)
+        found = _waiting_targets(document["leaves"], int(name), size) if targets is None else sized(targets, size)
+        fed[int(name)] = sized(x, size), found
     return fed
 
 
-def _label_dtype(leaves: Leaves, n: int, size: int) -> np.dtype:
-    """Of the labels of batch ``n``, wherever they wait: for the loss, or with an output to be taught."""
-    waiting = re.compile(rf"\.in_flight\[\d+\]\.(targets\[{n}\]|residuals\[{n}\]\.inputs\[1\])")
-    saved = [leaf for name, leaf in leaves.items() if waiting.fullmatch(name) and leaf["shape"] == [size]]
-    dtypes = [jax.numpy.dtype(leaf["dtype"]) for leaf in saved]
-    return next((dtype for dtype in dtypes if np.issubdtype(dtype, np.integer)), np.dtype(np.int32))
+def _waiting_targets(leaves: Leaves, n: int, size: int) -> jax.ShapeDtypeStruct | None:
+    """Of the targets of batch ``n``, wherever they wait: for the loss, or with an output to be taught."""
+    waiting = re.compile(rf"\.in_flight\[\d+\]\.(targets|residuals)\[{n}\](\.inputs\[1\])?(.*)")
+    places = [(match, leaf) for name, leaf in leaves.items() if (match := waiting.fullmatch(name))]
+    for match, leaf in places:
+        if match[1] == "targets" and match[3]:
+            raise CheckpointError(
+                "targets of several arrays are in flight, and the checkpoint does not say how they belong together; "
+                "write jaxdecouple.restore(path, pipeline, x, targets), with the targets of a batch"
+            )
+        labels = leaf["shape"] == [size] and np.issubdtype(jax.numpy.dtype(leaf["dtype"]), np.integer)
+        if match[1] == "targets" or (match[2] and not match[3] and labels):
+            return _shape(leaf, None)
+    if any(".targets[" in name for name in leaves):  # of another batch: those of this one have been used
+        return jax.ShapeDtypeStruct((size,), np.dtype(np.int32))
+    return None
 
 
 def _with_gradient_norms(wanted: State, leaves: Leaves) -> State:

@@ -133,6 +133,29 @@ def test_saving_changes_nothing_and_donation_does_not_change_what_is_saved(tmp_p
     assert_same(later, train(plain, expected, start=5, stop=9))
 
 
+def squares(outputs, targets):
+    if isinstance(targets, dict):
+        return ((outputs - targets["y"]) ** 2 * targets["weight"]).mean()
+    return (outputs**2 if targets is None else (outputs - targets) ** 2).mean()
+
+
+@pytest.mark.parametrize("kind", ["numbers", "none", "several"])
+@pytest.mark.parametrize("preset", [schedules.fdg, schedules.ddg])
+def test_targets_that_are_no_labels(kind, preset, tmp_path):
+    """They are as they wait in the checkpoint; of several arrays, the caller says how they belong together."""
+    given = np.ones((4, 3), np.float32)
+    targets = {"numbers": given, "none": None, "several": {"y": given, "weight": given}}[kind]
+    batches = [(x, targets) for x, _ in BATCHES]
+    pipeline, other = (pipeline_like(preset(2), loss=squares, donate=False) for _ in range(2))
+    state = train(pipeline, batches=batches)
+    jd.save(tmp_path / "run", state)
+    if kind == "several" and preset is schedules.fdg:  # under the other, none are in flight
+        with pytest.raises(CheckpointError, match=r"several arrays.*restore\(path, pipeline, x, targets\)"):
+            jd.restore(tmp_path / "run", other, X)
+    restored = jd.restore(tmp_path / "run", other, X, targets if kind == "several" else None)
+    assert_same(train(pipeline, state, start=5, batches=batches), train(other, restored, start=5, batches=batches))
+
+
 OTHERS = {
     "stages": (lambda: make(schedules.fdg(3)), "has 2 stages, but this pipeline 3"),
     "width": (lambda: pipeline_like(layers=(5, 3)), r"params.*float32\[4\] in the checkpoint, but float32\[5\] here"),
