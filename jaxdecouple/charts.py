@@ -74,15 +74,17 @@ def gantt(boxes: Iterable[Box], rows: Sequence[str], *, x: str, looks: Mapping[s
     top = [TOP + row * (len(rows) - 1 - index) for index in range(len(rows))]
     height = BOTTOM + TOP + row * len(rows)
     span = [min(box.start for box in boxes), max(box.end for box in boxes)]
-    across = _Scale(_ticks(span), LEFT, wide - RIGHT)
+    margin = max(LEFT, 7 * max(map(len, rows)) + 12)
+    across = _Scale(_ticks(span), margin, wide - RIGHT)
     names = ((top[k] + 0.65 * row, escape(name)) for k, name in enumerate(rows))
     parts = [f'<text class="name" text-anchor="start" x="4" y="{y:.0f}">{name}</text>' for y, name in names]
-    parts += _x_axis(across, x, height, wide)
+    parts += _x_axis(across, x, height, wide, margin)
     for box in boxes:
         left, right, y = across(box.start), across(box.end), top[box.row]
         title = f"<title>{escape(box.label)}: {_short(box.start)} to {_short(box.end)}</title>"
         size = f'x="{left:.1f}" y="{y + 2:.1f}" width="{max(0.5, right - left):.1f}" height="{row - 4:.0f}"'
-        parts.append(f'<rect class="box {escape(box.look)}" fill="{FILLS[box.look]}" {size}>{title}</rect>')
+        colours = f'fill="{FILLS[box.look]}" stroke="#ffffff" stroke-width="0.6"'
+        parts.append(f'<rect class="box {escape(box.look)}" {colours} {size}>{title}</rect>')
         text = box.label.rpartition(" ")[2]
         if right - left > 7 * len(text):
             middle = f'x="{(left + right) / 2:.1f}" y="{y + 0.65 * row:.1f}"'
@@ -135,14 +137,16 @@ def _axes(across: _Scale, up: _Scale, x: str) -> Iterable[str]:
         place = up(tick)
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>'
         yield f'<text class="tick end" x="{LEFT - 6}" y="{place + 4:.1f}">{_short(tick)}</text>'
-    yield from _x_axis(across, x, HEIGHT, WIDTH)
+    yield from _x_axis(across, x, HEIGHT, WIDTH, LEFT)
 
 
-def _x_axis(across: _Scale, x: str, height: float, width: float) -> list[str]:
+def _x_axis(across: _Scale, x: str, height: float, width: float, start: float) -> list[str]:
     bottom = height - BOTTOM
-    parts = [f'<line class="rule" stroke="currentColor" x1="{LEFT}" x2="{width - RIGHT}" y1="{bottom}" y2="{bottom}"/>']
+    parts = [
+        f'<line class="rule" stroke="currentColor" x1="{start}" x2="{width - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+    ]
     parts += [f'<text class="tick" x="{across(t):.1f}" y="{bottom + 15}">{_short(t)}</text>' for t in across.ticks]
-    return [*parts, f'<text class="axis" x="{(LEFT + width) / 2}" y="{height - 6}">{escape(x)}</text>']
+    return [*parts, f'<text class="axis" x="{(start + width) / 2}" y="{height - 6}">{escape(x)}</text>']
 
 
 def _legend(names: Iterable[str]) -> str:
