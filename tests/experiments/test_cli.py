@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -42,6 +43,15 @@ def test_help_needs_no_jax(program, flag):
     watched = f"import os, sys; os._exit = lambda s: sys.exit('flax' in sys.modules or 'numpy' in sys.modules)\n{code}"
     done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0 and flag in done.stdout, done.stderr
+
+
+def test_what_a_failed_save_says_later_is_not_said_again(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "__unraisablehook__", heard.append)
+    reports = [types.SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "another")]
+    for report in reports:
+        cli._unraisable(report)
+    assert heard == reports[1:]
 
 
 def test_each_line_is_written_at_once():
