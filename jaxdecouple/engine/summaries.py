@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-import jax
-
 from jaxdecouple.charts import table
+from jaxdecouple.engine.processes import Groups
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.schedules import Schedule, staleness
 
 
-def summary(stages: Sequence[Stage], groups: Sequence[Sequence[jax.Device]], schedule: Schedule) -> str:
+def summary(stages: Sequence[Stage], groups: Groups, schedule: Schedule) -> str:
     """A table of the stages, and the chart of the schedule.
 
     Args:

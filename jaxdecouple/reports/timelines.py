@@ -22,7 +22,7 @@ def timelines(files: RunFiles) -> str:
         return missing("It was not measured when operations ran; the flag --mark_ticks=12 measures it.")
     try:
         spans = [(mark["operation"], mark["stage"], mark["tick"], mark["start"], mark["end"]) for mark in marks]
-        boxes = [_box(_LOOK_OF.get(name, name), stage, tick, start, end) for name, stage, tick, start, end in spans]
+        boxes = [_box(_look(name), stage, tick, start, end) for name, stage, tick, start, end in spans]
         times = _times(spans, schedule) if schedule else None
     except (KeyError, TypeError, statistics.StatisticsError):
         return missing("What was measured of operations is cut off, or of another version.")
@@ -87,6 +87,10 @@ def _predicted(run: Timeline, schedule: Schedule, ticks: Sequence[int]) -> list[
         last = record.dispatch
     origin = min(box.start for box in boxes)
     return [box._replace(start=box.start - origin, end=box.end - origin) for box in boxes]
+
+
+def _look(operation: str) -> str:
+    return _LOOK_OF.get(operation, operation)
 
 
 def _box(look: str, stage: int, tick: int, start: float, end: float) -> Box:
