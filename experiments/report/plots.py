@@ -15,12 +15,13 @@ from matplotlib.patches import Rectangle
 from experiments.report.tables import Measured
 from experiments.training.progress import Diagnosis, EpochRecord
 from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
-from jaxdecouple.schedules import FORWARD, Schedule
+from jaxdecouple.schedules import Schedule
+from jaxdecouple.schedules.schedule import LOOKS
 
 matplotlib.use("Agg")  # no display needed
 
 _MOST_DOTS = 60  # of a line of diagnostics; beyond, lines alone
-_FORWARD_COLOUR, _BACKWARD_COLOUR, _LOSS_COLOUR = "#4c8bc4", "#e0883a", "#5aa469"
+_COLOURS = {"forward": "#4c8bc4", "backward": "#e0883a", "loss": "#5aa469", "weight": "#b8a13a"}
 
 
 def curves(runs: Mapping[str, Sequence[Sequence[EpochRecord]]], path: pathlib.Path, title: str) -> None:
@@ -79,9 +80,10 @@ def schedules(named: Mapping[str, Schedule], path: pathlib.Path, num_batches: in
         panel.set_title(label, fontsize=10, loc="left")
     for panel in panels[len(named) :]:
         panel.set_axis_off()
-    handles = [Rectangle((0, 0), 1, 1, color=c) for c in (_FORWARD_COLOUR, _BACKWARD_COLOUR, _LOSS_COLOUR)]
-    labels = ["forward of batch n", "backward and update", "forward, loss, backward, update"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    split = any(schedule.splits_backward for schedule in named.values())
+    looks = {look: LOOKS[look] for look in _COLOURS if split or look != "weight"}
+    handles = [Rectangle((0, 0), 1, 1, color=_COLOURS[look]) for look in looks]
+    figure.legend(handles, looks.values(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     figure.savefig(path, dpi=120)
 
 
@@ -165,8 +167,7 @@ def _draw_schedule(panel: Axes, schedule: Schedule, num_batches: int, ticks: int
             for position, op in enumerate(boxes):
                 width = 0.92 / len(boxes)
                 left = tick + 0.04 + position * width
-                colour = _FORWARD_COLOUR if op.kind is FORWARD else _BACKWARD_COLOUR
-                colour = _LOSS_COLOUR if op.kind is FORWARD and schedule.learns_in_forward(stage) else colour
+                colour = _COLOURS[schedule.look(op.kind, stage)]
                 panel.add_patch(Rectangle((left, stage - 0.38), width, 0.76, facecolor=colour, edgecolor="white"))
                 size = 8 if len(boxes) <= 2 else 5.5
                 panel.text(left + width / 2, stage, op.batch, ha="center", va="center", color="white", fontsize=size)

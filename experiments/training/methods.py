@@ -20,6 +20,7 @@ class Method:
       source: where the method is defined.
       takes: which of ``weights``, ``order``, ``p``, ``m``, ``jitter`` it understands.
       accumulate: its default M.
+      in_rounds: whether it works in rounds of M micro-batches, so that its schedule depends on M.
       auxiliary: for methods by which stages learn locally, ``(num_classes, dtype=dtype) -> module``.
     """
 
@@ -27,13 +28,13 @@ class Method:
     source: str
     takes: tuple[str, ...] = ("weights",)
     accumulate: int = 1
+    in_rounds: bool = False
     auxiliary: Callable[..., Any] | None = None
 
     def schedule(self, num_stages: int, accumulate: int = 0, **settings: Any) -> Schedule:
         """The schedule for K stages and updates of M batches, 0: the method's own M."""
-        if self.preset is schedules.gpipe:  # the one whose schedule depends on M
-            return schedules.gpipe(num_stages, accumulate or self.accumulate, **settings)
-        return self.preset(num_stages, **settings)
+        rounds = (accumulate or self.accumulate,) if self.in_rounds else ()
+        return self.preset(num_stages, *rounds, **settings)
 
 
 def _dsp(num_stages: int, p: tuple[int, ...] = (), m: tuple[int, ...] = (), **settings: Any) -> Schedule:
@@ -60,7 +61,9 @@ AUTO = "auto"  # no preset: measured, cut and planned when a run begins (experim
 
 METHODS: dict[str, Method] = {
     "backprop": Method(schedules.backprop, "BP; BP-K with one device per stage", takes=()),
-    "gpipe": Method(schedules.gpipe, "Huang et al. 2019", accumulate=4),
+    "gpipe": Method(schedules.gpipe, "Huang et al. 2019", accumulate=4, in_rounds=True),
+    "1f1b": Method(schedules.one_forward_one_backward, "Narayanan et al. 2021, flushed", accumulate=4, in_rounds=True),
+    "zero_bubble": Method(schedules.zero_bubble, "Qi et al. 2024, ZB-H1", accumulate=4, in_rounds=True),
     "ddg": Method(schedules.ddg, "thesis, Algorithms 9 and 10"),
     "features_replay": Method(schedules.features_replay, "thesis, Algorithm 11"),
     "fdg": Method(schedules.fdg, "FDG, Algorithm I", takes=("weights", "order")),

@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 from jaxdecouple.errors import JaxdecoupleError
-from jaxdecouple.schedules import DelaySchedule, FlushSchedule, Schedule
+from jaxdecouple.schedules import DelaySchedule, FlushSchedule, RoundSchedule, Schedule
 
 CONFIG, SETUP, METRICS, SPEED, SUMMARY = "config.json", "setup.json", "metrics.jsonl", "speed.json", "summary.json"
 DIAGNOSTICS, MARKS = "diagnostics.jsonl", "marks.json"
@@ -85,7 +85,7 @@ class RunFiles:
         saved = self.setup.get("schedule")
         if not isinstance(saved, dict):
             return None
-        kind = FlushSchedule if "chunks" in saved else DelaySchedule
+        kind = RoundSchedule if "orders" in saved else FlushSchedule if "chunks" in saved else DelaySchedule
         fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in saved.items()}
         try:
             return kind(**fields)

@@ -11,7 +11,15 @@ from jaxdecouple.reports.run_files import RunFiles
 from jaxdecouple.schedules import Schedule, redoes_forward
 from jaxdecouple.schedules.schedule import LOOKS
 
-_LOOK_OF = {"teach": "backward", "train": "loss", "learn": "loss", "backward_forward": "joined"}
+_LOOK_OF = {
+    "teach": "backward",
+    "train": "loss",
+    "learn": "loss",
+    "backward_forward": "joined",
+    "forward_loss": "loss",
+    "input_gradient": "backward",
+    "weight_gradient": "weight",
+}
 _FORWARD = 1 / 3  # of a forward and a backward that are one operation; only their sum matters once the pipeline is full
 
 
@@ -42,7 +50,7 @@ def timelines(files: RunFiles) -> str:
 
 def _pace(spans: Sequence[tuple[str, int, int, float, float]]) -> str:
     """Seconds per batch, from the ends of the last stage's operations."""
-    ends = sorted(end for operation, _, _, _, end in spans if operation == "train")
+    ends = sorted(end for operation, _, _, _, end in spans if operation in ("train", "forward_loss"))
     if len(ends) < 2:
         return "too few operations to tell a pace"
     return f"{1e3 * (ends[-1] - ends[0]) / (len(ends) - 1):.3g} ms per batch"
@@ -55,11 +63,11 @@ def _times(spans: Sequence[tuple[str, int, int, float, float]], schedule: Schedu
         found = [end - start for name, k, _, start, end in spans if k == stage and name in operations]
         return statistics.median(found) if found else None
 
-    forward, backward, joined = [], [], []
+    forward, backward, joined, weight = [], [], [], []
     redone = redoes_forward(schedule.weights)
     for stage in range(schedule.num_stages):
-        whole = median(stage, "train", "learn", "backward_forward")
-        alone, back = median(stage, "forward"), median(stage, "backward")
+        whole = median(stage, "train", "learn", "backward_forward", "forward_loss")
+        alone, back = median(stage, "forward"), median(stage, "backward", "input_gradient")
         if whole is None:
             if alone is None or back is None:
                 raise statistics.StatisticsError(f"stage {stage} has no measured operations")
@@ -69,9 +77,12 @@ def _times(spans: Sequence[tuple[str, int, int, float, float]], schedule: Schedu
         forward.append(_FORWARD * whole if alone is None else alone)
         backward.append((1 - _FORWARD) * whole if back is None else back)
         joined.append(median(stage, "backward_forward"))
+        if schedule.splits_backward:  # `Times` has the backward with the gradient of the weights, which is a part of it
+            weight.append(median(stage, "weight_gradient") or 0.0)
+            backward[-1] += weight[-1]
     teach = [median(stage, "teach") or 0.0 for stage in range(schedule.num_stages - 1)]
     together = None if None in joined[:-1] or schedule.num_stages == 1 else joined[:-1]
-    return Times(forward=forward, backward=backward, joined=together, teach=teach)
+    return Times(forward=forward, backward=backward, weight=weight or None, joined=together, teach=teach)
 
 
 def _predicted(run: Timeline, schedule: Schedule, ticks: Sequence[int]) -> list[Box]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 
-class Kind(enum.Enum):
+class Kind(enum.StrEnum):
     """What an operation does with its batch."""
 
     FORWARD = "F"
@@ -26,3 +27,8 @@ class Op(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind.name} of batch {self.batch} at stage {self.stage}"
+
+
+def as_ops(rows: Iterable[Iterable[Sequence[Any]]]) -> tuple[tuple[Op, ...], ...]:
+    """Rows of operations, from `Op` or from what JSON makes of it."""
+    return tuple(tuple(Op(Kind(kind), *place) for kind, *place in row) for row in rows)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 
+from jaxdecouple.schedules.operations import as_ops
 from jaxdecouple.schedules.schedule import (
     BACKWARD,
     FORWARD,
@@ -43,7 +44,7 @@ class RoundSchedule(Schedule):
         object.__setattr__(self, "chunks", as_integer(self.chunks))
         if not isinstance(self.chunks, int) or self.chunks < 1:
             raise ScheduleError(f"chunks is {self.chunks!r}; write an integer of at least 1 (micro-batches of a round)")
-        object.__setattr__(self, "orders", tuple(tuple(Op(*op) for op in order) for order in self.orders))
+        object.__setattr__(self, "orders", as_ops(self.orders))
         self._segments  # noqa: B018  # refuses orders that wait for one another
 
     @functools.cached_property

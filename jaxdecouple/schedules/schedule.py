@@ -28,7 +28,7 @@ from typing import Any, Literal, get_args
 
 from jaxdecouple.charts import Box, gantt
 from jaxdecouple.errors import ScheduleError
-from jaxdecouple.schedules.operations import BACKWARD, FORWARD, WEIGHT, Kind, Op
+from jaxdecouple.schedules.operations import BACKWARD, FORWARD, WEIGHT, Kind, Op, as_ops
 
 Order = Literal["forward_first", "backward_first"]
 Weights = Literal["stash", "remat", "replay", "latest"]
@@ -328,7 +328,7 @@ class TableSchedule(Schedule):
         super().__post_init__()
         if not self.table:
             raise ScheduleError("the table is empty; write the operations of at least one tick")
-        object.__setattr__(self, "table", tuple(tuple(Op(*op) for op in ops) for ops in self.table))
+        object.__setattr__(self, "table", as_ops(self.table))
         if not 1 <= self.period <= len(self.table):
             raise ScheduleError(
                 f"period is {self.period}, but the table has {len(self.table)} ticks; "

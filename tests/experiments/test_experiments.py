@@ -13,7 +13,7 @@ from experiments import devices
 from experiments.measure import comparison, throughput
 from experiments.report import plots, tables
 from experiments.report.workdir import Workdir
-from experiments.training import methods, session
+from experiments.training import session
 from experiments.training.config import Config
 from experiments.training.progress import NonFiniteLoss
 from experiments.training.trainer import Trainer
@@ -80,6 +80,20 @@ def test_a_loss_that_is_not_finite_names_stage_tick_and_batch(digits):
         Trainer(config, digits, devices.of_stages(2)).run(seed=0)
 
 
+@pytest.mark.parametrize(
+    ("method", "preset"),
+    [
+        ("gpipe", schedules.gpipe),
+        ("1f1b", schedules.one_forward_one_backward),
+        ("zero_bubble", schedules.zero_bubble),
+    ],
+)
+def test_a_round_has_as_many_micro_batches_as_an_update(method, preset):
+    config = dataclasses.replace(SMALL, method=method, num_stages=3)
+    assert config.steps_per_update == 4 and config.schedule() == preset(3, 4)
+    assert dataclasses.replace(config, accumulate=7).schedule() == preset(3, 7)
+
+
 def test_learning_rates_count_updates():
     config = dataclasses.replace(SMALL, learning_rate=1.0, epochs=8, accumulate=2, warmup_epochs=1.0)
     rate = config.learning_rates(batches_per_epoch=6)  # 3 updates an epoch
@@ -135,7 +149,7 @@ def test_every_method_trains_and_is_tabled(tmp_path, digits, monkeypatch):
     trainers = {label: Trainer(config, digits, devices.of_stages(2)) for label, config in configs.items()}
     rows = comparison.compare(base, Workdir(tmp_path / "all", {}), trainers, seeds=1, repeats=1)
     table = (tmp_path / "all" / "table.md").read_text().splitlines()
-    assert len(table) == 2 + len(methods.METHODS) + 1  # FDG has two rows
+    assert len(table) == 2 + len(comparison.METHODS)
     assert table[6].startswith("| fdg beta=1 | 1 | 1 | stash | 1 / 0 |")
     assert table[11].startswith("| dgl | 1 | - | - | 0 / 0 |") and table[12].startswith("| dni | 1 | 1 | replay |")
     assert table[3].startswith("| gpipe M=4 | flush | flush | replay | 0 / 0 |")

@@ -153,6 +153,25 @@ def test_a_redone_forward_is_not_counted_twice(run):
     assert "Predicted: 4 ms per batch" in timelines(RunFiles.read(run))  # 1 + 3, of which 1 is redone
 
 
+def test_where_a_backward_is_split_its_parts_are_counted_once_each(run):
+    """Stage 1 takes 2 + 3 ms per batch, and stage 0 has its work done by then."""
+    schedule = schedules.zero_bubble(2, 4)
+    spans = [("forward_loss", 1, 0.0, 2.0), ("weight_gradient", 1, 2.0, 5.0), ("forward", 0, 0.0, 1.0)]
+    spans += [("input_gradient", 0, 1.0, 2.0), ("weight_gradient", 0, 2.0, 3.0)]
+    marks = [
+        {"operation": name, "stage": k, "tick": 20 + n, "start": 5e-3 * n + 1e-3 * start, "end": 5e-3 * n + 1e-3 * end}
+        for n in range(4)
+        for name, k, start, end in spans
+    ]
+    (run / "marks.json").write_text(json.dumps(marks))
+    (run / "setup.json").write_text(json.dumps({**SETUP, "schedule": dataclasses.asdict(schedule)}))
+    files = RunFiles.read(run)
+    assert files.schedule == schedule
+    text = timelines(files)
+    assert "Measured: 5 ms per batch" in text and "Predicted: 5 ms per batch" in text
+    assert text.count('class="box weight"') == 16  # of two stages and four batches, twice
+
+
 def test_a_chart_leaves_out_what_cannot_be_drawn():
     nan = float("nan")
     text = lines({"a": [(0, 1.0), (1, nan), (2, 100.0)]}, x="x", y="y", log=True)
