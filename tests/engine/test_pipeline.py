@@ -78,8 +78,7 @@ def jitted_functions(pipeline):
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("accumulate", [1, 4])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("name", "accumulate"), [("fdg", 1), *((name, 4) for name in PRESETS)])
 def test_each_function_compiles_once_and_everything_stays_on_its_device(name, accumulate):
     pipeline = of_one_batch_size(PRESETS[name], accumulate)
     state, _ = train(pipeline, batches(25))
@@ -117,7 +116,7 @@ def test_step_waits_for_nothing_but_the_run_ahead_bound():
 @pytest.mark.parametrize("name", PRESETS)
 def test_two_runs_are_identical(name):
     data = batches(9)
-    first, second = (usual(PRESETS[name], 4) for _ in range(2))
+    first, second = (of_one_batch_size(PRESETS[name], 4) for _ in range(2))
     assert_equal(first.flush(train(first, data)[0]), second.flush(train(second, data)[0]))
 
 
