@@ -175,7 +175,8 @@ def blaming(name: str, index: int, x: PyTree, what: str = "layer") -> Iterator[N
     try:
         yield
     except Exception as error:
+        targets = " (give inputs alone, without targets)" if index == 0 and isinstance(x, tuple) else ""
         raise ValueError(
             f"{what} {index} ({name}) cannot take {describe(x)}, the output of the layer before it "
-            f"(or the network's input), or fails by itself: {error}"
+            f"(or the network's input), or fails by itself{targets}: {error}"
         ) from error

@@ -133,6 +133,13 @@ def test_inputs_that_are_numbers(x):
         pipeline().init(jax.random.key(0), x)
 
 
+def test_a_batch_in_place_of_its_inputs():
+    with pytest.raises(
+        ValueError, match=r"cannot take float32\[4, 5\], int32\[4\], .*give inputs alone, without targets"
+    ):
+        pipeline().init(jax.random.key(0), (X, Y))
+
+
 def test_masks_and_labels_of_the_whole_network_are_functions():
     labels = {f"00{n}_Dense": "all" for n in (0, 2, 4, 6)}
     for optimizer in (optax.adamw(0.1, mask=labels), optax.partition({"all": optax.sgd(0.1)}, labels)):
