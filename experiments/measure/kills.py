@@ -91,15 +91,22 @@ class Case:
 BASE = Config(model="resnet8", batch_size=100, learning_rate=0.02, epochs=3, diagnose_every=11)
 
 
-def cases(kills: int, base: Config = BASE, processes: int = 1, methods: Sequence[str] = tuple(WITH_AUTO)) -> list[Case]:
+def cases(
+    kills: int,
+    base: Config = BASE,
+    processes: int = 1,
+    methods: Sequence[str] = tuple(WITH_AUTO),
+    stages: Sequence[int] = STAGES,
+    accumulate: Sequence[int] = ACCUMULATE,
+) -> list[Case]:
     """Every method with every number of stages and accumulation, the kills spread evenly over them."""
-    combinations = list(itertools.product(methods, STAGES, ACCUMULATE))
+    combinations = list(itertools.product(methods, stages, accumulate))
     if processes > 1:
         base = dataclasses.replace(base, diagnose_every=0)
         combinations = [of for of in combinations if of[0] != AUTO and of[1] % processes == 0]
     found = []
-    for n, (method, num_stages, accumulate) in enumerate(combinations):
-        config = dataclasses.replace(base, method=method, num_stages=num_stages, accumulate=accumulate)
+    for n, (method, num_stages, every) in enumerate(combinations):
+        config = dataclasses.replace(base, method=method, num_stages=num_stages, accumulate=every)
         share = kills * (n + 1) // len(combinations) - kills * n // len(combinations)
         if share:
             found.append(Case(config, share, processes))
@@ -311,6 +318,8 @@ class Asked(Settings):
 
     kills: int = option(100, "how many runs to kill, over the methods, K and M", least=1)
     methods: tuple[str, ...] = option(tuple(WITH_AUTO), "which methods", choices=tuple(WITH_AUTO))
+    stages: tuple[int, ...] = option(STAGES, "K, numbers of stages", least=1)
+    accumulate: tuple[int, ...] = option(ACCUMULATE, "M, batches to an update", least=1)
     jobs: int = option(2, "runs at a time", least=1)
     processes: int = option(1, "how many processes each run has", least=1)
     seed: int = option(0, "of the moments", least=0)
@@ -327,9 +336,9 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         asked = read(Asked)
         output = Workdir(command_line.workdir("kills"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
-        done = cases(asked.kills, processes=asked.processes, methods=asked.methods)
+        done = cases(asked.kills, BASE, asked.processes, asked.methods, asked.stages, asked.accumulate)
         if not done:
-            stages = " or ".join(map(str, STAGES))
+            stages = " or ".join(map(str, asked.stages))
             raise ValueError(f"processes is {asked.processes}, which cannot share {stages} stages; write 1, 2 or 4")
         with tempfile.TemporaryDirectory(prefix="jaxdecouple-kills-") as scratch:
             run_cases(done, pathlib.Path(scratch), asked.jobs, asked.seed)
