@@ -14,10 +14,10 @@ from .checkpoints import restore as restore
 from .checkpoints import save as save
 from .checkpoints import write_variables as write_variables
 from .diagnostics import Diagnostics as Diagnostics
-from .engine.evaluation import Evaluation as Evaluation
 from .engine.losses import accuracy as accuracy
 from .engine.losses import softmax_cross_entropy as softmax_cross_entropy
 from .engine.losses import token_cross_entropy as token_cross_entropy
+from .engine.metrics import Evaluation as Evaluation
 from .engine.metrics import Metric as Metric
 from .engine.metrics import language_metrics as language_metrics
 from .engine.pipeline import Pipeline as Pipeline

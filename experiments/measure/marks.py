@@ -90,8 +90,9 @@ class Marks:
         if operation in ("backward", "backward_forward", "teach"):
             start = self._note(given[1], 2 * stage)  # and the gradient, which comes last
         passed = method(state, *given)
-        given_back = passed.state.packed_params if passed.y is None else passed.y
-        end = self._note(given_back if passed.loss is None else passed.loss, 2 * stage + 1)
+        outcome = passed.outcome
+        given_back = passed.state.packed_params if outcome.y is None else outcome.y
+        end = self._note(given_back if outcome.loss is None else outcome.loss, 2 * stage + 1)
         self._found.append((operation, stage, self._tick, start, end))
         return passed
 

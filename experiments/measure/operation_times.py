@@ -151,13 +151,13 @@ class _StageLoop(_Loop):
     def forward(self) -> Any:
         passed = self.program.forward(self.state, self.x, self.n, self._weights)
         self.state = passed.state
-        return passed.y
+        return passed.outcome.y
 
     def batch(self) -> Any:
         if not self._joined:
             forward = self.program.forward(self.state, self.x, self.n, self._weights)
             passed = self.program.backward(forward.state, forward.residual, self.gradient, self.n, self._weights)
-            y = forward.y
+            y = forward.outcome.y
         else:
             if self._residual is None:
                 first = self.program.forward(self.state, self.x, self.n, self._weights)
@@ -165,8 +165,8 @@ class _StageLoop(_Loop):
             passed = self.program.backward_forward(
                 self.state, self._residual, self.gradient, self.n, self.x, self.n + 1, self._weights
             )
-            y, self._residual = passed.y, passed.residual
-        self.sent, self.state = passed.sent, passed.state
+            y, self._residual = passed.outcome.y, passed.residual
+        self.sent, self.state = passed.outcome.sent, passed.state
         self.n += 1
         return y
 
@@ -180,9 +180,9 @@ class _LocalLoop(_Loop):
 
     def forward(self) -> Any:
         passed = self.program.learn(self.state, self.x, self._targets, self.n, self._weights)
-        self.state, self.sent, self._residual = passed.state, passed.sent, passed.residual
+        self.state, self.sent, self._residual = passed.state, passed.outcome.sent, passed.residual
         self.n += 1
-        return passed.y
+        return passed.outcome.y
 
     def batch(self) -> Any:
         y = self.forward()
@@ -198,9 +198,9 @@ class _LossLoop(_Loop):
 
     def batch(self) -> Any:
         passed = self.program.train(self.state, self.x, self._targets, self.n, self._sends)
-        self.sent, self.state = passed.sent, passed.state
+        self.sent, self.state = passed.outcome.sent, passed.state
         self.n += 1
-        return passed.loss
+        return passed.outcome.loss
 
 
 def joined_stages(schedule: Schedule) -> set[int]:

@@ -25,7 +25,7 @@ from experiments.training.methods import AUTO
 from experiments.training.progress import Diagnosis, EpochRecord, Progress
 from experiments.training.tasks import TextInputs, task_of
 from jaxdecouple.data import DataError, ImageData, TextData, num_batches
-from jaxdecouple.engine.evaluation import Evaluation
+from jaxdecouple.engine.metrics import Evaluation
 from jaxdecouple.engine.state import Metrics, State
 from jaxdecouple.schedules import DelaySchedule, Schedule
 

@@ -6,6 +6,7 @@ the activation from before the update.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,8 +15,17 @@ import optax
 
 from jaxdecouple.engine.linearization import as_gradients, linearize
 from jaxdecouple.engine.loss_program import Loss
-from jaxdecouple.engine.packing import Packed, pack
-from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
+from jaxdecouple.engine.packing import pack
+from jaxdecouple.engine.stage_program import (
+    ALONE,
+    Outcome,
+    Passed,
+    StageProgram,
+    UpdateContext,
+    Variant,
+    after,
+    replaced,
+)
 from jaxdecouple.engine.state import NetworkState, Residual, StageState
 from jaxdecouple.engine.updates import Updates
 from jaxdecouple.network.layer import Layer, blaming, output_shapes
@@ -65,7 +75,13 @@ class LocalProgram(StageProgram):
         return state.replace(auxiliary=NetworkState(pack(params), pack(model_state), pack(opt_state)))
 
     def learn(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        weights: Weights,
+        context: UpdateContext = ALONE,
     ) -> Passed:
         """The output, and the state after the update; what else there is says the subclass."""
         raise NotImplementedError
@@ -112,23 +128,19 @@ class GreedyProgram(LocalProgram):
             )
 
     def learn(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        weights: Weights,
+        context: UpdateContext = ALONE,
     ) -> Passed:
         """The output, the loss of the classifier, and the state after both updates. Nothing is sent down."""
-        due = self.updates.due(batch)
-        variant = Variant(forward=True, due=due, observe=observe, sends=False)
-        donated = ("params", "opt_state", "auxiliary") if due else ("opt_state", "auxiliary")
-        outcome = self._compiled(self._run, variant, donated)(
-            state.packed_params,
-            state.packed_opt_state,
-            state.auxiliary,
-            state.packed_model_state,
-            state.key,
-            x,
-            targets,
-            batch,
-        )
-        return passed(state, outcome)
+        variant = Variant(forward=True, due=self.updates.due(batch), sends=False)
+        donated = (*replaced(context, params=variant.due), "auxiliary")
+        outcome = self._call(self._run, variant, state, x, targets, batch, context, donated=donated)
+        return Passed(after(state, outcome), outcome)
 
     def check_auxiliary(self, logits: PyTree) -> None:
         """Refuses a classifier with other outputs than the network: both are held against the same targets."""
@@ -141,39 +153,28 @@ class GreedyProgram(LocalProgram):
             )
 
     def _run(
-        self,
-        variant: Variant,
-        params: Packed,
-        opt_state: Packed,
-        auxiliary: NetworkState,
-        model_state: Packed,
-        key: jax.Array,
-        x: PyTree,
-        targets: PyTree,
-        batch: jax.Array,
+        self, variant: Variant, state: StageState, x: PyTree, targets: PyTree, batch: jax.Array, context: UpdateContext
     ) -> Outcome:
+        key, auxiliary = state.key, _auxiliary_of(state)
+
         def loss_of(both: tuple[PyTree, PyTree], x: PyTree, model_state: PyTree, their_state: PyTree) -> Any:
             y, model_state = self._apply(both[0], x, model_state, key, batch)
             logits, their_state = self._assist(both[1], their_state, y, key, batch)
             return self.loss(logits, targets), (y, model_state, their_state)
 
-        arguments = ((params.tree, auxiliary.params), x, model_state.tree, auxiliary.model_state)
+        arguments = ((state.params, auxiliary.params), x, state.model_state, auxiliary.model_state)
         linearization = linearize(loss_of, *arguments)
         loss, (y, new_state, their_state), gradients = linearization.gradients_of_loss(*arguments)
         grads, their_grads = gradients.params
-        new_params, opt_state = self.updates.apply(variant.due, grads, opt_state, params)
-        their_params, their_opt_state = self.auxiliary_updates.apply(
-            variant.due, their_grads, auxiliary.packed_opt_state, auxiliary.packed_params
-        )
+        updated = self._updated(variant, state, grads, context)
+        their_params, their_opt_state = self.auxiliary_updates.apply(variant.due, their_grads, auxiliary)
         if their_params is None:
             their_params = auxiliary.packed_params  # as it was, but its memory was given up
-        return Outcome(
-            params=new_params,
-            opt_state=opt_state,
+        return dataclasses.replace(
+            updated,
             model_state=pack(new_state),
             y=y,
             loss=loss,
-            grads=grads if variant.observe else None,
             auxiliary=Outcome(their_params, their_opt_state, pack(their_state)),
         )
 
@@ -189,43 +190,34 @@ class SyntheticProgram(LocalProgram):
     """
 
     def learn(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        weights: Weights,
+        context: UpdateContext = ALONE,
     ) -> Passed:
         """The output, the gradient to send down, the state after the update, and what `teach` will need."""
         due, auxiliary = self.updates.due(batch), _auxiliary_of(state)
-        variant = Variant(forward=True, due=due, observe=observe, sends=self.stage.first > 0)
-        outcome = self._compiled(self._run, variant, ("params", "opt_state") if due else ("opt_state",))(
-            state.packed_params,
-            state.packed_opt_state,
-            auxiliary.packed_params,
-            auxiliary.packed_model_state,
-            state.packed_model_state,
-            state.key,
-            x,
-            targets,
-            batch,
-        )
+        variant = Variant(forward=True, due=due, sends=self.stage.first > 0)
+        donated = replaced(context, params=due)
+        outcome = self._call(self._run, variant, state, x, targets, batch, context, donated=donated)
         residual = Residual(
             inputs=(outcome.y, targets),
             params=auxiliary.packed_params if keeps_versions(weights) else None,
             model_state=auxiliary.packed_model_state,
             signature=signature_of(outcome.y),
         )
-        return passed(state, outcome, residual)
+        return Passed(after(state, outcome), outcome, residual)
 
     def teach(self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights) -> Passed:
         """The state after the predictor has learned from ``gradient``, that of the output; its error is the loss."""
-        due, auxiliary = self.auxiliary_updates.due(batch), _auxiliary_of(state)
-        donated = ("params", "opt_state") if due and not keeps_versions(weights) else ("opt_state",)
-        outcome = self._compiled(self._run_teach, Variant(due=due, weights=weights), donated)(
-            auxiliary.packed_params,
-            auxiliary.packed_opt_state,
-            (residual.inputs, residual.params, residual.model_state),
-            gradient,
-            state.key,
-            batch,
-        )
-        return passed(state, outcome)
+        variant = Variant(due=self.auxiliary_updates.due(batch), weights=weights)
+        donated = replaced(ALONE, params=variant.due and not keeps_versions(weights))
+        rest = residual.held, gradient, state.key, batch
+        outcome = self._call(self._run_teach, variant, _auxiliary_of(state), *rest, donated=donated)
+        return Passed(after(state, outcome), outcome)
 
     def check_auxiliary(self, logits: PyTree) -> None:
         """Refuses a predictor whose output has another shape than what it predicts the gradient of."""
@@ -238,39 +230,25 @@ class SyntheticProgram(LocalProgram):
             )
 
     def _run(
-        self,
-        variant: Variant,
-        params: Packed,
-        opt_state: Packed,
-        their_params: Packed,
-        their_state: Packed,
-        model_state: Packed,
-        key: jax.Array,
-        x: PyTree,
-        targets: PyTree,
-        batch: jax.Array,
+        self, variant: Variant, state: StageState, x: PyTree, targets: PyTree, batch: jax.Array, context: UpdateContext
     ) -> Outcome:
-        arguments = (params.tree, x, model_state.tree, key, batch)
+        arguments = (state.params, x, state.model_state, state.key, batch)
         y, new_state, backward = linearize(self._apply, *arguments).forward_then_backward(*arguments)
-        given = self._auxiliary_input(y, targets)
-        predicted, their_new_state = self._assist(their_params.tree, their_state.tree, given, key, batch)
+        auxiliary, given = _auxiliary_of(state), self._auxiliary_input(y, targets)
+        predicted, their_state = self._assist(auxiliary.params, auxiliary.model_state, given, state.key, batch)
         grads, sent = backward(predicted)
-        new_params, opt_state = self.updates.apply(variant.due, grads, opt_state, params)
-        return Outcome(
-            params=new_params,
-            opt_state=opt_state,
+        return dataclasses.replace(
+            self._updated(variant, state, grads, context),
             model_state=pack(new_state),
             y=y,
             sent=sent if variant.sends else None,
-            grads=grads if variant.observe else None,
-            auxiliary=Outcome(model_state=pack(their_new_state)),
+            auxiliary=Outcome(model_state=pack(their_state)),
         )
 
     def _run_teach(
         self,
         variant: Variant,
-        params: Packed,
-        opt_state: Packed,
+        auxiliary: NetworkState,
         held: tuple,
         gradient: PyTree,
         key: jax.Array,
@@ -284,11 +262,11 @@ class SyntheticProgram(LocalProgram):
             pairs = zip(jax.tree.leaves(predicted), jax.tree.leaves(gradient), strict=True)
             return sum((jnp.square(guess - true).sum() / len(true) for guess, true in pairs), jnp.zeros(()))
 
-        chosen = (params if stashed is None else stashed).tree
+        chosen = (auxiliary.packed_params if stashed is None else stashed).tree
         error, grads = jax.value_and_grad(error_of, allow_int=True)(chosen)
         grads = as_gradients(grads, chosen)
-        new_params, opt_state = self.auxiliary_updates.apply(variant.due, grads, opt_state, params)
-        return Outcome(loss=error, auxiliary=Outcome(params=new_params, opt_state=opt_state))
+        params, opt_state = self.auxiliary_updates.apply(variant.due, grads, auxiliary)
+        return Outcome(loss=error, auxiliary=Outcome(params=params, opt_state=opt_state))
 
     def _auxiliary_input(self, y: PyTree, targets: PyTree) -> PyTree:
         return y, targets

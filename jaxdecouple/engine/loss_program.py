@@ -15,7 +15,7 @@ from jaxdecouple.engine.metrics import MetricFunctions, Sums, as_metrics, check_
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.split_backward import SplitBackward, split
 from jaxdecouple.engine.split_program import SplitProgram
-from jaxdecouple.engine.stage_program import Outcome, Passed, Variant, passed
+from jaxdecouple.engine.stage_program import ALONE, Outcome, Passed, UpdateContext, Variant, after, replaced
 from jaxdecouple.engine.state import StageState
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, describe, shapes_of, signature_of
@@ -43,6 +43,7 @@ class LossProgram(SplitProgram):
             )
         self.loss = loss
         self.metrics = as_metrics(metrics, loss)
+        self._compiled_score = jax.jit(self._run_score)
 
     def check(self, logits: PyTree, targets: PyTree) -> None:
         """Refuses a loss or a metric that cannot take ``targets``, or gives no scalar, by shapes and dtypes alone.
@@ -67,9 +68,7 @@ class LossProgram(SplitProgram):
         targets: PyTree,
         batch: int,
         sends: bool = True,
-        observe: bool = False,
-        others: tuple[jax.Array, ...] | None = None,
-        hold: bool = False,
+        context: UpdateContext = ALONE,
     ) -> Passed:
         """Loss, metrics, the gradient of the stage's input, if the stage below wants it, and the state after.
 
@@ -78,25 +77,13 @@ class LossProgram(SplitProgram):
           x, targets: of the batch.
           batch: its index.
           sends: whether the stage below wants a gradient.
-          observe: whether the gradient that the optimizer is given is wanted.
-          others: the other stages' shares of what the optimizers sum over stages.
-          hold: whether an update waits for `update`.
+          context: of the update.
         """
         due = self.updates.due(batch)
-        variant = Variant(forward=True, due=due, observe=observe, sends=sends and self.stage.first > 0, hold=hold)
-        donated = () if hold else ("params", "opt_state") if due else ("opt_state",)
-        outcome = self._compiled(self._run, variant, donated)(
-            state.packed_params,
-            state.packed_opt_state,
-            state.packed_model_state,
-            state.key,
-            x,
-            targets,
-            state.packed_gradient_norms,
-            batch,
-            others,
-        )
-        return passed(state, outcome)
+        variant = Variant(forward=True, due=due, sends=sends and self.stage.first > 0)
+        donated = replaced(context, params=due)
+        outcome = self._call(self._run, variant, state, x, targets, batch, context, donated=donated)
+        return Passed(after(state, outcome), outcome)
 
     def forward_loss(self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights) -> Passed:
         """`train` without the gradient of the weights, and the residual for `weight_gradient`."""
@@ -105,31 +92,21 @@ class LossProgram(SplitProgram):
 
     def score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None, dict[str, Sums]]:
         """Mean loss of a batch, over how many targets it is (`losses.counted`), and the sums of its metrics."""
-        return self._compiled(self._run_score)(logits, targets)
+        return self._compiled_score(logits, targets)
 
     def _run(
-        self,
-        variant: Variant,
-        params: Packed,
-        opt_state: Packed,
-        model_state: Packed,
-        key: jax.Array,
-        x: PyTree,
-        targets: PyTree,
-        norms: Packed | None,
-        batch: jax.Array,
-        others: tuple[jax.Array, ...] | None,
+        self, variant: Variant, state: StageState, x: PyTree, targets: PyTree, batch: jax.Array, context: UpdateContext
     ) -> Outcome:
-        seen = self.updates.forward_weights(params, opt_state, batch)
-        outcome, grads = self._gradients(variant.sends, seen, key, batch, model_state, x, targets)
-        updated = self._updated(variant, grads, opt_state, params, norms, others)
+        seen = self.updates.forward_weights(state, batch)
+        outcome, grads = self._gradients(variant.sends, seen, state.key, batch, state.packed_model_state, x, targets)
+        updated = self._updated(variant, state, grads, context)
         return dataclasses.replace(
             outcome,
             params=updated.params,
             opt_state=updated.opt_state,
             share=updated.share,
             held=updated.held,
-            grads=grads if variant.observe else None,
+            grads=updated.grads,
         )
 
     def _gradients(
@@ -160,15 +137,14 @@ class LossProgram(SplitProgram):
         )
         return outcome, grads
 
-    def _split(
-        self, variant: Variant, params: Packed, model_state: Packed, key: jax.Array, batch: Any
-    ) -> SplitBackward:
+    def _split(self, variant: Variant, state: StageState, batch: Any) -> SplitBackward:
         def both(*args: Any) -> tuple[Outcome, PyTree]:
             outcome, grads = self._gradients(self.stage.first > 0, *args)
             return outcome, self.updates.ties.own(grads)
 
         assert variant.backward is not None  # there is a batch that goes backward
-        return split(both, params, key, batch, model_state, *shapes_of(variant.backward))
+        x, targets = shapes_of(variant.backward)
+        return split(both, state.packed_params, state.key, batch, state.packed_model_state, x, targets)
 
     def _example_gradients(
         self, params: PyTree, model_state: PyTree, key: jax.Array, x: PyTree, given: PyTree
@@ -176,9 +152,7 @@ class LossProgram(SplitProgram):
         loss, pull = jax.vjp(lambda params, x: self.loss(self._predict(params, model_state, key, x), given), params, x)
         return pull(jax.numpy.ones_like(loss))
 
-    def _run_score(
-        self, _: None, logits: PyTree, targets: PyTree
-    ) -> tuple[jax.Array, jax.Array | None, dict[str, Sums]]:
+    def _run_score(self, logits: PyTree, targets: PyTree) -> tuple[jax.Array, jax.Array | None, dict[str, Sums]]:
         return self.loss(logits, targets), counted(self.loss, targets), self._sums(logits, targets)
 
     def _sums(self, logits: PyTree, targets: PyTree) -> dict[str, Sums]:

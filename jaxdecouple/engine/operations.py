@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 
 from jaxdecouple.engine.placement import Nowhere, Placement
-from jaxdecouple.engine.stage_program import Passed
-from jaxdecouple.engine.state import Metrics
+from jaxdecouple.engine.stage_program import Passed, UpdateContext
+from jaxdecouple.engine.state import Metrics, StageState
 from jaxdecouple.engine.ties import Tie
 from jaxdecouple.engine.workspace import Operation, Workspace
+from jaxdecouple.network.trees import PyTree
 from jaxdecouple.schedules import BACKWARD, WEIGHT, Op, Schedule, is_synchronous, join
+from jaxdecouple.transforms import Statistics
 
 
 class Dispatch(NamedTuple):
@@ -105,6 +107,42 @@ class Dispatcher:
             return "forward_loss" if split else "train"
         return "learn" if self.schedule.is_local else "forward"
 
+    def predict(self, stages: Sequence[StageState], x: PyTree) -> PyTree:
+        """The network's output for inputs ``x``, [B, ...], with today's weights."""
+        x = self.placement.put(x, 0)
+        for k, program in enumerate(self.programs):
+            x = program.predict(stages[k], self.placement.send(x, k - 1, k) if k else x)
+        return x
+
+    def measure_norms(
+        self, stages: Sequence[StageState], batch: tuple[PyTree, PyTree], chunk_size: int, statistics: Statistics
+    ) -> tuple[StageState, ...]:
+        """The stages with the gradient norms of the batch's examples: forwards from the first on, then backwards.
+
+        Args and raises: as of `Pipeline.measure_gradient_norms`.
+        """
+        if statistics not in get_args(Statistics):
+            raise ValueError(f"statistics is {statistics!r}; write one of {', '.join(get_args(Statistics))}")
+        if self.schedule.is_local:
+            raise ValueError(
+                f"under schedule {self.schedule.name!r} stages learn from objectives of their own, of which single "
+                "examples' gradients are not measured; take an optimizer that needs none, such as jaxdecouple.lars"
+            )
+        last, placement = len(self.programs) - 1, self.placement
+        at, found, activations = list(stages), list(stages), [placement.put(batch[0], 0)]
+        for k, program in enumerate(self.programs):
+            if statistics == "batch":
+                at[k] = program.at_batch_statistics(stages[k], activations[k])
+            if k < last:
+                activations.append(placement.send(program.predict(at[k], activations[k]), k, k + 1))
+        given = placement.put(batch[1], last)
+        for k, program in reversed(list(enumerate(self.programs))):
+            given, norms = program.measure_norms(at[k], activations[k], given, chunk_size)
+            found[k] = stages[k].replace(packed_gradient_norms=norms)
+            if k:
+                given = placement.send(given, k, k - 1)
+        return tuple(found)
+
     def forward(self, work: Workspace, k: int, n: int) -> None:
         """The forward of a stage below the loss."""
         self._before(work, "forward", k, n)
@@ -114,35 +152,30 @@ class Dispatcher:
 
     def train(self, work: Workspace, k: int, n: int) -> Metrics:
         """Forward, loss, backward and update of the last stage."""
-        observe = self._before(work, "train", k, n)
-        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
-        hold, others = self._over_stages(work, k, n)
-        passed = self.programs[k].train(work.stages[k], x, targets, n, self._sends[k], observe, others, hold)
+        self._before(work, "train", k, n)
+        x, targets, context = work.activations[k].pop(n), work.targets[k].pop(n), self._context(work, k, n)
+        passed = self.programs[k].train(work.stages[k], x, targets, n, self._sends[k], context)
         self._keep(work, "train", k, n, passed, down=True)
-        return Metrics(n, passed.loss, passed.metrics or {})
+        return Metrics(n, passed.outcome.loss, passed.outcome.metrics or {})
 
     def backward(self, work: Workspace, k: int, n: int) -> None:
         """The backward of a stage below the loss, with its update."""
-        observe = self._before(work, "backward", k, n)
-        residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        hold, others = self._over_stages(work, k, n)
-        ties = work.ties[k].pop(n, None)
-        arguments = (work.stages[k], residual, gradient, n, self._weights, observe, others, hold, ties)
-        self._keep(work, "backward", k, n, self.programs[k].backward(*arguments), down=True)
+        self._before(work, "backward", k, n)
+        residual, gradient, context = work.residuals[k].pop(n), work.gradients[k].pop(n), self._context(work, k, n)
+        passed = self.programs[k].backward(work.stages[k], residual, gradient, n, self._weights, context)
+        self._keep(work, "backward", k, n, passed, down=True)
 
     def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
         """The backward of a batch and the forward of another, in one dispatch."""
-        hold, others = self._over_stages(work, k, n)
         observed = work.observer is not None and (work.observer.wants(n) or work.observer.wants(next_n))
-        if hold or observed:
+        if observed or self._waits(work, k, n):
             self.backward(work, k, n)
             self.forward(work, k, next_n)
             return
         self._before(work, "backward_forward", k, n)
-        residual, gradient, x = work.residuals[k].pop(n), work.gradients[k].pop(n), work.activations[k].pop(next_n)
-        ties = work.ties[k].pop(n, None)
-        arguments = (work.stages[k], residual, gradient, n, x, next_n, self._weights, others, ties)
-        passed = self.programs[k].backward_forward(*arguments)
+        back = work.residuals[k].pop(n), work.gradients[k].pop(n), n
+        forth, context = (work.activations[k].pop(next_n), next_n), self._context(work, k, n)
+        passed = self.programs[k].backward_forward(work.stages[k], *back, *forth, self._weights, context)
         self._keep(work, "backward_forward", k, n, passed, down=True, up=next_n)
 
     def forward_loss(self, work: Workspace, k: int, n: int) -> Metrics:
@@ -152,7 +185,7 @@ class Dispatcher:
         passed = self.programs[k].forward_loss(work.stages[k], x, targets, n, self._weights)
         work.residuals[k][n] = passed.residual
         self._keep(work, "forward_loss", k, n, passed, down=True)
-        return Metrics(n, passed.loss, passed.metrics or {})
+        return Metrics(n, passed.outcome.loss, passed.outcome.metrics or {})
 
     def input_gradient(self, work: Workspace, k: int, n: int) -> None:
         """The backward of a stage below the loss, without the gradient of its weights."""
@@ -164,19 +197,18 @@ class Dispatcher:
 
     def weight_gradient(self, work: Workspace, k: int, n: int) -> None:
         """The gradient of a stage's weights, with its update."""
-        observe = self._before(work, "weight_gradient", k, n)
-        residual, ties = work.residuals[k].pop(n), work.ties[k].pop(n, None)
-        hold, others = self._over_stages(work, k, n)
-        arguments = (work.stages[k], residual, n, self._weights, observe, others, hold, ties)
-        self._keep(work, "weight_gradient", k, n, self.programs[k].weight_gradient(*arguments))
+        self._before(work, "weight_gradient", k, n)
+        residual, context = work.residuals[k].pop(n), self._context(work, k, n)
+        passed = self.programs[k].weight_gradient(work.stages[k], residual, n, self._weights, context)
+        self._keep(work, "weight_gradient", k, n, passed)
 
     def learn(self, work: Workspace, k: int, n: int) -> jax.Array | None:
         """The forward of a stage that learns locally, with its update; the loss of its auxiliary network, if any."""
-        observe = self._before(work, "learn", k, n)
-        x, targets = work.activations[k].pop(n), work.targets[k].pop(n)
-        passed = self.programs[k].learn(work.stages[k], x, targets, n, self._weights, observe)
+        self._before(work, "learn", k, n)
+        x, targets, context = work.activations[k].pop(n), work.targets[k].pop(n), self._context(work, k, n)
+        passed = self.programs[k].learn(work.stages[k], x, targets, n, self._weights, context)
         self._keep(work, "learn", k, n, passed, down=True, up=n)
-        return passed.loss
+        return passed.outcome.loss
 
     def teach(self, work: Workspace, k: int, n: int) -> jax.Array:
         """Teaches a stage's auxiliary network the gradient from above; its error."""
@@ -184,19 +216,29 @@ class Dispatcher:
         residual, gradient = work.residuals[k].pop(n), work.gradients[k].pop(n)
         passed = self.programs[k].teach(work.stages[k], residual, gradient, n, self._weights)
         self._keep(work, "teach", k, n, passed)
-        return passed.loss
+        return passed.outcome.loss
 
-    def _over_stages(self, work: Workspace, k: int, n: int) -> tuple[bool, tuple[jax.Array, ...] | None]:
-        """Whether the update waits for those of all stages, and the other stages' shares of the sum over all.
+    def _context(self, work: Workspace, k: int, n: int) -> UpdateContext:
+        """What the update by batch ``n`` needs of the rest; what waits for it in ``work.ties`` is taken out.
 
-        The shares are ``None`` where there is no sum, and those from before the tick where updates do not wait: so no
-        stage waits for what another computes in the same tick.
+        Other stages' shares are those from before the tick where updates do not wait: so no stage waits for what
+        another computes in the same tick.
         """
-        if work.stages[k].share is None or not self.programs[k].updates.due(n):
-            return False, None
-        if self._together:
-            return True, ()
-        return False, self._others(work.shares, k)
+        observe, ties = work.observer is not None and work.observer.wants(n), work.ties[k].pop(n, None)
+        hold, others = self._waits(work, k, n), None
+        if hold:
+            others = ()
+        elif self._sums(work, k, n):
+            others = self._others(work.shares, k)
+        return UpdateContext(observe, hold, others, ties)
+
+    def _sums(self, work: Workspace, k: int, n: int) -> bool:
+        """Whether batch ``n`` ends in an update that needs a sum over all stages."""
+        return work.stages[k].share is not None and self.programs[k].updates.due(n)
+
+    def _waits(self, work: Workspace, k: int, n: int) -> bool:
+        """Whether, besides, that update waits until all stages have their shares of the sum."""
+        return self._sums(work, k, n) and self._together
 
     def _others(self, shares: Sequence[jax.Array | None], k: int) -> tuple[jax.Array, ...]:
         """The shares of all stages but ``k``, where that lives."""
@@ -242,12 +284,9 @@ class Dispatcher:
                     held = work.stages[stage].packed_params.with_leaf(path, self._copied(new, stage))
                     work.stages[stage] = work.stages[stage].replace(packed_params=held)
 
-    def _before(self, work: Workspace, operation: Operation, k: int, n: int) -> bool:
-        """Tells the observer; whether it wants the gradient."""
-        if work.observer is None:
-            return False
-        work.observer.before(work, operation, k, n)
-        return work.observer.wants(n)
+    def _before(self, work: Workspace, operation: Operation, k: int, n: int) -> None:
+        if work.observer is not None:
+            work.observer.before(work, operation, k, n)
 
     def _keep(
         self,
@@ -269,20 +308,20 @@ class Dispatcher:
           up: the batch whose output goes up, if one does.
         """
         before, work.stages[k] = work.stages[k], passed.state
-        updated = passed.state.packed_params is not before.packed_params
-        if passed.ties is not None:
-            self._share(work, k, n, passed.ties)
+        updated, outcome = passed.state.packed_params is not before.packed_params, passed.outcome
+        if outcome.ties is not None:
+            self._share(work, k, n, outcome.ties)
         if updated:
             self._lend(work, k)
-        if passed.held is not None:
-            work.held[k] = operation, passed
+        if outcome.held is not None:
+            work.held[k] = operation, outcome
         if down and self._sends[k]:
-            work.gradients[k - 1][n] = self.placement.send(passed.sent, k, k - 1)
+            work.gradients[k - 1][n] = self.placement.send(outcome.sent, k, k - 1)
         if up is not None:
-            work.activations[k + 1][up] = self.placement.send(passed.y, k, k + 1)
+            work.activations[k + 1][up] = self.placement.send(outcome.y, k, k + 1)
             if passed.residual is not None:
                 work.residuals[k][up] = passed.residual
         if work.held and len(work.held) == sum(stage.share is not None for stage in work.stages):
             self._update_together(work, n)
-        elif work.observer is not None and passed.held is None:
-            work.observer.after(operation, k, n, passed.grads, updated)
+        elif work.observer is not None and outcome.held is None:
+            work.observer.after(operation, k, n, outcome.grads, updated)

@@ -20,12 +20,10 @@ import optax
 
 from jaxdecouple.engine import checks
 from jaxdecouple.engine.checks import Custody, Expected
-from jaxdecouple.engine.evaluation import Evaluation, evaluation_of
 from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
-from jaxdecouple.engine.metrics import MetricFunctions
-from jaxdecouple.engine.norms import measured
+from jaxdecouple.engine.metrics import Evaluation, MetricFunctions, evaluation_of
 from jaxdecouple.engine.operations import Dispatcher
 from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
@@ -285,12 +283,7 @@ class Pipeline:
     def predict(self, state: State, x: PyTree) -> PyTree:
         """The network's output for inputs ``x``, [B, ...], with today's weights; nothing in flight is touched."""
         checks.check_usable(state, thoroughly=False)
-        x = self.placement.put(x, 0)
-        for k, program in enumerate(self._acting):
-            if k:
-                x = self.placement.send(x, k - 1, k)
-            x = program.predict(state.stages[k], x)
-        return x
+        return self._dispatcher.predict(state.stages, x)
 
     def evaluate(self, state: State, batches: Iterable[tuple[PyTree, PyTree]]) -> Evaluation:
         """Mean loss and metrics over ``batches`` with today's weights; nothing in flight is touched.
@@ -349,7 +342,7 @@ class Pipeline:
         if self.ties:
             raise ValueError("gradient norms are not measured where stages share parameters; take jaxdecouple.lars")
         sample, chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
-        stages = measured(self._acting, self.placement, self.schedule, state.stages, sample, chunk_size, statistics)
+        stages = self._dispatcher.measure_norms(state.stages, sample, chunk_size, statistics)
         return self._custody.give(state.replace(stages=stages))
 
     def _inputs(self, inputs: PyTree, targets: PyTree) -> PyTree:

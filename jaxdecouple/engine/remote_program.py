@@ -9,7 +9,7 @@ import jax
 
 from jaxdecouple.engine.local_program import SyntheticProgram
 from jaxdecouple.engine.packing import Packed
-from jaxdecouple.engine.stage_program import Passed, StageProgram
+from jaxdecouple.engine.stage_program import ALONE, Outcome, Passed, StageProgram, UpdateContext
 from jaxdecouple.engine.state import Residual, StageState
 from jaxdecouple.engine.updates import Updates
 from jaxdecouple.network.trees import PyTree, Signature, gradient_shapes, signature_of
@@ -49,7 +49,7 @@ class RemoteProgram:
 
     def forward(self, state: StageState, x: PyTree, batch: int, weights: Weights) -> Passed:
         """The output, and a residual that holds nothing but the input's shape."""
-        return Passed(state, y=self.output_shape(state, x), residual=Residual(signature=signature_of(x)))
+        return Passed(state, Outcome(y=self.output_shape(state, x)), Residual(signature=signature_of(x)))
 
     def train(
         self,
@@ -58,12 +58,10 @@ class RemoteProgram:
         targets: PyTree,
         batch: int,
         sends: bool = True,
-        observe: bool = False,
-        others: tuple | None = None,
-        hold: bool = False,
+        context: UpdateContext = ALONE,
     ) -> Passed:
         """The gradient of the input; no loss."""
-        return Passed(state, sent=gradient_shapes(signature_of(x)), held=state.packed_params if hold else None)
+        return Passed(state, _updated(state, context, signature_of(x)))
 
     def backward(
         self,
@@ -72,17 +70,10 @@ class RemoteProgram:
         gradient: PyTree,
         batch: int,
         weights: Weights,
-        observe: bool = False,
-        others: tuple | None = None,
-        hold: bool = False,
-        ties: None = None,
+        context: UpdateContext = ALONE,
     ) -> Passed:
         """The gradient of the input."""
-        return Passed(state, sent=gradient_shapes(residual.signature), held=state.packed_params if hold else None)
-
-    def update(self, state: StageState, held: PyTree, batch: int, weights: Weights, others: tuple) -> Passed:
-        """Nothing but the state."""
-        return Passed(state)
+        return Passed(state, _updated(state, context, residual.signature))
 
     def backward_forward(
         self,
@@ -93,47 +84,51 @@ class RemoteProgram:
         x: PyTree,
         next_batch: int,
         weights: Weights,
-        others: tuple | None = None,
-        ties: None = None,
+        context: UpdateContext = ALONE,
     ) -> Passed:
         """`backward`, then `forward`."""
-        return self.forward(state, x, next_batch, weights)._replace(sent=gradient_shapes(residual.signature))
+        forth = self.forward(state, x, next_batch, weights)
+        outcome = Outcome(y=forth.outcome.y, sent=gradient_shapes(residual.signature))
+        return forth._replace(outcome=outcome)
 
     def forward_loss(self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights) -> Passed:
         """The gradient of the input, and a residual that holds nothing; no loss."""
         signature = signature_of(x)
-        return Passed(state, sent=gradient_shapes(signature), residual=Residual(signature=signature))
+        return Passed(state, Outcome(sent=gradient_shapes(signature)), Residual(signature=signature))
 
     def input_gradient(
         self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights
     ) -> Passed:
         """The gradient of the input, and the residual."""
-        return Passed(state, sent=gradient_shapes(residual.signature), residual=residual)
+        return Passed(state, Outcome(sent=gradient_shapes(residual.signature)), residual)
 
     def weight_gradient(
-        self,
-        state: StageState,
-        residual: Residual,
-        batch: int,
-        weights: Weights,
-        observe: bool = False,
-        others: tuple | None = None,
-        hold: bool = False,
-        ties: None = None,
+        self, state: StageState, residual: Residual, batch: int, weights: Weights, context: UpdateContext = ALONE
     ) -> Passed:
         """Nothing but the state."""
-        return Passed(state, held=state.packed_params if hold else None)
+        return Passed(state, _updated(state, context))
+
+    def update(self, state: StageState, held: PyTree, batch: int, weights: Weights, others: tuple) -> Passed:
+        """Nothing but the state."""
+        return Passed(state, Outcome())
 
     def learn(
-        self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights, observe: bool = False
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        weights: Weights,
+        context: UpdateContext = ALONE,
     ) -> Passed:
         """The output, and what a stage that learns locally may send down or keep until it is taught."""
-        passed = self.forward(state, x, batch, weights)._replace(sent=gradient_shapes(signature_of(x)))
-        return passed if isinstance(self.program, SyntheticProgram) else passed._replace(residual=None)
+        forth = self.forward(state, x, batch, weights)
+        residual = forth.residual if isinstance(self.program, SyntheticProgram) else None
+        return Passed(state, Outcome(y=forth.outcome.y, sent=gradient_shapes(signature_of(x))), residual)
 
     def teach(self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights) -> Passed:
         """Nothing but the state."""
-        return Passed(state)
+        return Passed(state, Outcome())
 
     def at_batch_statistics(self, state: StageState, x: PyTree) -> StageState:
         """The state, whose shapes are the same."""
@@ -144,3 +139,9 @@ class RemoteProgram:
     ) -> tuple[PyTree, Packed | None]:
         """The gradient of each example's loss with respect to the input; the norms are measured elsewhere."""
         return gradient_shapes(signature_of(x)), state.packed_gradient_norms
+
+
+def _updated(state: StageState, context: UpdateContext, x: Signature | None = None) -> Outcome:
+    """Of an update: the gradient of an input ``x``, and that of the weights where it is handed back."""
+    sent = None if x is None else gradient_shapes(x)
+    return Outcome(sent=sent, held=state.packed_params if context.hold else None)

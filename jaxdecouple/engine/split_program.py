@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +11,20 @@ import optax
 
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.split_backward import SplitBackward
-from jaxdecouple.engine.stage_program import Outcome, Passed, StageProgram, Variant, passed
+from jaxdecouple.engine.stage_program import (
+    ALONE,
+    Outcome,
+    Passed,
+    StageProgram,
+    UpdateContext,
+    Variant,
+    after,
+    replaced,
+)
 from jaxdecouple.engine.state import Residual, StageState
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import Signature
 from jaxdecouple.schedules import Weights, keeps_versions
-
-TiedGradients = Mapping[str, Sequence[jax.Array]] | None  # by the tie's name, of each stage above that shares it
 
 
 class SplitProgram(StageProgram):
@@ -32,29 +38,17 @@ class SplitProgram(StageProgram):
         self._splits: dict[tuple[Signature, Weights], SplitBackward] = {}
 
     @abc.abstractmethod
-    def _split(
-        self, variant: Variant, params: Packed, model_state: Packed, key: jax.Array, batch: Any
-    ) -> SplitBackward:
+    def _split(self, variant: Variant, state: StageState, batch: Any) -> SplitBackward:
         """The backward ``(params, key, batch, *rest) -> outcome, gradient of the weights``, of ``variant.backward``."""
 
     def _early(self, state: StageState, variant: Variant, batch: int, *rest: Any) -> Passed:
         """Dispatches the first part."""
-        outcome = self._compiled(self._run_early, variant)(
-            state.packed_params, state.packed_model_state, state.key, batch, rest
-        )
+        outcome = self._call(self._run_early, variant, state.bare, batch, rest)
         inputs = self._splits[_kind(variant)].inputs_of(*rest)
-        return passed(state, outcome, Residual(outcome.values, inputs, signature=variant.backward))
+        return Passed(after(state, outcome), outcome, Residual(outcome.values, inputs, signature=variant.backward))
 
     def weight_gradient(
-        self,
-        state: StageState,
-        residual: Residual,
-        batch: int,
-        weights: Weights,
-        observe: bool = False,
-        others: tuple[jax.Array, ...] | None = None,
-        hold: bool = False,
-        ties: TiedGradients = None,
+        self, state: StageState, residual: Residual, batch: int, weights: Weights, context: UpdateContext = ALONE
     ) -> Passed:
         """The state after the update, from the gradient of the weights.
 
@@ -62,57 +56,36 @@ class SplitProgram(StageProgram):
           state: of the stage, with the weights that the batch's backward began with.
           residual: of the first part.
           batch: its index.
-          weights, observe, others, hold, ties: as of `InnerProgram.backward`.
+          weights, context: as of `InnerProgram.backward`.
         """
         due = self.updates.due(batch)
-        variant = Variant(residual.signature, due=due, observe=observe, weights=weights, hold=hold)
-        donated = () if hold else ("opt_state", "params") if due and not keeps_versions(weights) else ("opt_state",)
-        outcome = self._compiled(self._run_late, variant, donated)(
-            state.packed_params,
-            state.packed_opt_state,
-            state.packed_model_state,
-            state.key,
-            residual.values,
-            residual.inputs,
-            state.packed_gradient_norms,
-            batch,
-            others,
-            ties,
-        )
-        return passed(state, outcome)
+        variant = Variant(residual.signature, due=due, weights=weights)
+        donated = replaced(context, params=due and not keeps_versions(weights))
+        rest = residual.values, residual.inputs, batch, context
+        outcome = self._call(self._run_late, variant, state, *rest, donated=donated)
+        return Passed(after(state, outcome), outcome)
 
-    def _run_early(
-        self, variant: Variant, params: Packed, model_state: Packed, key: jax.Array, batch: jax.Array, rest: tuple
-    ) -> Outcome:
-        split = self._known_split(variant, params, model_state, key, batch)
-        outcome, computed = split.early(params, key, batch, *rest)
+    def _run_early(self, variant: Variant, state: StageState, batch: jax.Array, rest: tuple) -> Outcome:
+        split = self._known_split(variant, state, batch)
+        outcome, computed = split.early(state.packed_params, state.key, batch, *rest)
         return dataclasses.replace(outcome, values=pack(computed))
 
     def _run_late(
         self,
         variant: Variant,
-        params: Packed,
-        opt_state: Packed,
-        model_state: Packed,
-        key: jax.Array,
+        state: StageState,
         computed: Packed,
         inputs: tuple[jax.Array, ...],
-        norms: Packed | None,
         batch: jax.Array,
-        others: tuple[jax.Array, ...] | None,
-        ties: TiedGradients,
+        context: UpdateContext,
     ) -> Outcome:
-        split = self._known_split(variant, params, model_state, key, batch)
-        grads = split.late(computed.tree, inputs, params, key, batch)
-        grads = self.updates.ties.with_others(grads, ties)
-        outcome = self._updated(variant, grads, opt_state, params, norms, others)
-        return dataclasses.replace(outcome, grads=grads) if variant.observe else outcome
+        split = self._known_split(variant, state, batch)
+        grads = split.late(computed.tree, inputs, state.packed_params, state.key, batch)
+        return self._updated(variant, state, self.updates.ties.with_others(grads, context.ties), context)
 
-    def _known_split(
-        self, variant: Variant, params: Packed, model_state: Packed, key: jax.Array, batch: jax.Array
-    ) -> SplitBackward:
+    def _known_split(self, variant: Variant, state: StageState, batch: jax.Array) -> SplitBackward:
         if _kind(variant) not in self._splits:
-            self._splits[_kind(variant)] = self._split(variant, params, model_state, key, batch)
+            self._splits[_kind(variant)] = self._split(variant, state.bare, batch)
         return self._splits[_kind(variant)]
 
 

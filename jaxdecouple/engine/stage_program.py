@@ -7,8 +7,7 @@ is compiled when it is first needed, once for each `Variant` and each device.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,19 +33,36 @@ class Variant(NamedTuple):
       backward: the signature of the stage's input in the batch that goes backward, if any does.
       forward: whether a batch goes forward.
       due: whether the gradient ends an accumulation group, so that the optimizer updates.
-      observe: whether the gradient that the optimizer is given is wanted.
       sends: whether the gradient of the stage's input is wanted.
       weights: the policy: which weights the backward uses.
-      hold: whether the gradient of a group's end is handed back, for `StageProgram.update`.
     """
 
     backward: Signature | None = None
     forward: bool = False
     due: bool = False
-    observe: bool = False
     sends: bool = True
     weights: Weights = "stash"
-    hold: bool = False
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UpdateContext:
+    """What the update by a batch's gradient has to do with the other stages, and with who watches.
+
+    Attributes:
+      observe: whether the gradient that the optimizer is given is wanted.
+      hold: whether the update waits for those of all stages: the gradient is handed back, for `StageProgram.update`.
+      others: the other stages' shares of what the optimizers sum over stages; ``None`` where nothing is summed.
+      ties: by name, gradients of the batch with respect to tied parameters that this stage owns, from stages above.
+    """
+
+    observe: bool = dataclasses.field(default=False, metadata={"static": True})
+    hold: bool = dataclasses.field(default=False, metadata={"static": True})
+    others: tuple[jax.Array, ...] | None = None
+    ties: Mapping[str, Sequence[jax.Array]] | None = None
+
+
+ALONE = UpdateContext()  # the usual update: of one stage, by itself, unobserved
 
 
 @jax.tree_util.register_dataclass
@@ -56,16 +72,16 @@ class Outcome:
 
     Attributes:
       params, opt_state, model_state: new ones, packed.
-      y: the output of the batch that went forward.
+      y: the output of the batch that went forward, for the stage above.
       values: what is to be stored of it.
       seen: the weights that it went forward with, where these are to be stored and not simply the stage's.
-      sent: the gradient of the stage's input, of the batch that went backward.
+      sent: the gradient of the stage's input, of the batch that went backward, for the stage below.
       loss: a scalar.
       metrics: scalars, by name.
-      grads: the gradient that the optimizer was given, a tree.
+      grads: the gradient that the optimizer was given, a tree, if it was to be observed.
       auxiliary: of the auxiliary network.
       share: the stage's, of what the optimizer sums over stages.
-      held: the gradient that the optimizer will be given, packed.
+      held: the gradient that the optimizer will be given, packed, if the update waits for other stages.
       ties: gradients of tied parameters that stages below own, by name.
     """
 
@@ -86,49 +102,38 @@ class Outcome:
 
 
 class Passed(NamedTuple):
-    """What a stage has after a dispatch; ``None`` where there is no such thing.
+    """What there is after a dispatch.
 
     Attributes:
       state: the stage's new state.
-      y: the output, for the stage above.
-      sent: the gradient of the input, for the stage below.
-      residual: for the backward, or for the auxiliary network to be taught.
-      loss: a scalar.
-      metrics: scalars, by name.
-      grads: the gradient that the optimizer was given, if it was to be observed.
-      held: that which it will be given, packed, if the stage waits for others with its update.
-      ties: gradients of tied parameters that stages below own, by name.
+      outcome: what else the compiled function returned.
+      residual: for the backward, or for the auxiliary network to be taught; ``None`` if there is none.
     """
 
     state: StageState
-    y: PyTree = None
-    sent: PyTree = None
+    outcome: Outcome
     residual: Residual | None = None
-    loss: jax.Array | None = None
-    metrics: dict[str, jax.Array] | None = None
-    grads: PyTree = None
-    held: Packed | None = None
-    ties: dict[str, jax.Array] | None = None
 
 
-def passed(state: StageState, outcome: Outcome, residual: Residual | None = None) -> Passed:
-    """What a stage has, from its state before and the outcome of the dispatch."""
+def replaced(context: UpdateContext, *, params: bool) -> tuple[str, ...]:
+    """What of a state an update gives successors to, whose memory these may take over.
+
+    Args:
+      context: of the update; one that waits leaves everything as it is.
+      params: whether there will be new parameters, and nothing in flight refers to the old ones.
+    """
+    if context.hold:
+        return ()
+    return ("packed_params", "packed_opt_state") if params else ("packed_opt_state",)
+
+
+def after(state: StageState, outcome: Outcome) -> StageState:
+    """What a stage owns after a dispatch, from its state before."""
     auxiliary = state.auxiliary
     if outcome.auxiliary is not None and auxiliary is not None:
         auxiliary = NetworkState(*_changed(auxiliary, outcome.auxiliary))
     share = state.share if outcome.share is None else outcome.share
-    new = StageState(*_changed(state, outcome), state.key, state.packed_gradient_norms, auxiliary, share)
-    return Passed(
-        new,
-        outcome.y,
-        outcome.sent,
-        residual,
-        outcome.loss,
-        outcome.metrics,
-        outcome.grads,
-        outcome.held,
-        outcome.ties,
-    )
+    return StageState(*_changed(state, outcome), state.key, state.packed_gradient_norms, auxiliary, share)
 
 
 def _changed(state: NetworkState, outcome: Outcome) -> tuple[Packed, Packed, Packed]:
@@ -156,7 +161,8 @@ class StageProgram:
         self.donate = donate
         self.keep: Callable[[PyTree], PyTree] = lambda owned: owned
         self.functions: dict[Hashable, Callable] = {}
-        self._output = jax.jit(self._run_output)  # for its shapes: traced once for each kind of input, never compiled
+        # For its shapes: traced once for each kind of input, never compiled.
+        self._output: Any = jax.jit(lambda state, x: self._apply(state.params, x, state.model_state, state.key, 0)[0])
 
     def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
         """The stage's initial state for inputs shaped like ``x``, where ``key`` is.
@@ -168,19 +174,17 @@ class StageProgram:
 
     def output_shape(self, state: StageState, x: PyTree) -> PyTree:
         """Shapes and dtypes of the output for inputs shaped like ``x``."""
-        return self._output.eval_shape(state.packed_params, state.packed_model_state, state.key, x)
+        return self._output.eval_shape(state.bare, x)
 
     def predict(self, state: StageState, x: PyTree) -> PyTree:
         """The output for inputs ``x``, not in training."""
-        function = self._compiled(self._run_predict)
-        return function(state.packed_params, state.packed_model_state, state.key, x)
+        return self._call(self._run_predict, None, state.bare, x)
 
     def at_batch_statistics(self, state: StageState, x: PyTree) -> StageState:
         """The state with the statistics of the batch ``x`` in place of running averages; itself, if there are none."""
         if not jax.tree.leaves(state.packed_model_state):
             return state
-        function = self._compiled(self._run_statistics)
-        return state.replace(packed_model_state=function(state.packed_params, state.packed_model_state, state.key, x))
+        return state.replace(packed_model_state=self._call(self._run_statistics, None, state.bare, x))
 
     def measure_norms(self, state: StageState, x: PyTree, given: PyTree, chunk_size: int) -> tuple[PyTree, Packed]:
         """Measures the gradient norms of single examples, with today's weights and the state's batch statistics.
@@ -203,8 +207,7 @@ class StageProgram:
                 f"the inputs of layer {self.stage.first} are {describe(x)}, which are not all of single examples, "
                 "[examples, ...]; take an optimizer that needs no norms of theirs, such as jaxdecouple.lars"
             )
-        function = self._compiled(self._run_norms, chunk_size)
-        norms, sent = function(state.packed_params, state.packed_model_state, state.key, x, given)
+        norms, sent = self._call(self._run_norms, chunk_size, state.bare, x, given)
         return sent, norms
 
     def update(
@@ -219,55 +222,57 @@ class StageProgram:
           weights: the policy.
           others: the other stages' shares of what the optimizers sum over stages.
         """
-        donated = ("opt_state",) if keeps_versions(weights) else ("params", "opt_state")
-        outcome = self._compiled(self._run_update, Variant(due=True, weights=weights), donated)(
-            state.packed_params, state.packed_opt_state, held, state.packed_gradient_norms, others
-        )
-        return passed(state, outcome)
+        donated = replaced(ALONE, params=not keeps_versions(weights))
+        variant, context = Variant(due=True, weights=weights), UpdateContext(others=others)
+        outcome = self._call(self._run_update, variant, state, held, context, donated=donated)
+        return Passed(after(state, outcome), outcome)
 
-    def _run_update(
-        self,
-        variant: Variant,
-        params: Packed,
-        opt_state: Packed,
-        held: Packed,
-        norms: Packed | None,
-        others: tuple[jax.Array, ...],
-    ) -> Outcome:
-        return self._updated(variant, held.tree, opt_state, params, norms, others)
+    def _run_update(self, variant: Variant, state: StageState, held: Packed, context: UpdateContext) -> Outcome:
+        return self._updated(variant, state, held.tree, context)
 
-    def _updated(
-        self,
-        variant: Variant,
-        grads: PyTree,
-        opt_state: Packed,
-        params: Packed,
-        norms: Packed | None,
-        others: tuple[jax.Array, ...] | None,
-    ) -> Outcome:
+    def _updated(self, variant: Variant, state: StageState, grads: PyTree, context: UpdateContext) -> Outcome:
         """What the optimizer makes of a gradient."""
-        total = None if others is None else SumOverStages(others)
-        new_params, new_state = self.updates.apply(variant.due, grads, opt_state, params, norms, total)
-        share = None if total is None else total.share
-        if variant.hold:  # of all that, the compiler keeps what the share needs
-            return Outcome(held=pack(grads), share=share)
-        return Outcome(params=new_params, opt_state=new_state, share=share)
+        total = None if context.others is None else SumOverStages(context.others)
+        params, opt_state = self.updates.apply(variant.due, grads, state, state.packed_gradient_norms, total)
+        share, observed = None if total is None else total.share, grads if context.observe else None
+        if context.hold:  # of all that, the compiler keeps what the share needs
+            return Outcome(held=pack(grads), share=share, grads=observed)
+        return Outcome(params=params, opt_state=opt_state, share=share, grads=observed)
 
-    def _compiled(self, run: Callable, variant: Hashable = None, donated: tuple[str, ...] = ()) -> Callable:
-        """``run(variant, ...)``, compiled; it may reuse the memory of the arguments named in ``donated``."""
+    def _call(
+        self,
+        run: Callable,
+        variant: Hashable,
+        state: NetworkState,
+        *rest: Any,
+        donated: tuple[str, ...] = (),
+        donates_first: bool = False,
+    ) -> Any:
+        """``run(variant, state, *rest)``, compiled.
+
+        Args:
+          run: a method.
+          variant: of it; static.
+          state: of the stage, or of its auxiliary network.
+          *rest: trees of arrays.
+          donated: attributes of ``state`` whose memory the function may reuse.
+          donates_first: whether it may reuse the memory of the first of ``rest`` as well.
+        """
         key = run.__name__, variant
         function = self.functions.get(key)
         if function is None:
-            donated = donated if self.donate else ()
-            bound = functools.partial(run, variant)
-
-            @functools.wraps(bound)
-            def placed(*args: Any) -> Any:
-                return self._placed(bound(*args))
-
-            self.functions[key] = jax.jit(placed, donate_argnames=donated)
+            self.functions[key] = self._compiled(run, variant, type(state), (0, 2) if donates_first else (0,))
             function = self.functions[key]
-        return function
+        kept = dict(vars(state))
+        spent = {name: kept.pop(name) for name in donated}
+        return function(spent, kept, *rest)
+
+    def _compiled(self, run: Callable, variant: Hashable, kind: type, donated: tuple[int, ...]) -> Callable:
+        def placed(spent: dict[str, Any], kept: dict[str, Any], *rest: Any) -> Any:
+            return self._placed(run(variant, kind(**spent, **kept), *rest))
+
+        placed.__name__ = run.__name__
+        return jax.jit(placed, donate_argnums=donated if self.donate else ())
 
     def _placed(self, result: Any) -> Any:
         """What a compiled function returns, with what the stage will own where the stage lives."""
@@ -281,19 +286,18 @@ class StageProgram:
             auxiliary=self._placed(result.auxiliary),
         )
 
-    def _run_predict(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
-        return self._predict(params.tree, model_state.tree, key, x)
+    def _run_predict(self, _: None, state: StageState, x: PyTree) -> PyTree:
+        return self._predict(state.params, state.model_state, state.key, x)
 
-    def _run_output(self, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> PyTree:
-        return self._apply(params.tree, x, model_state.tree, key, 0)[0]
+    def _run_statistics(self, _: None, state: StageState, x: PyTree) -> Packed:
+        params = state.params
+        return pack(
+            batch_statistics(lambda running: self._apply(params, x, running, state.key, 0)[1], state.model_state)
+        )
 
-    def _run_statistics(self, _: None, params: Packed, model_state: Packed, key: jax.Array, x: PyTree) -> Packed:
-        return pack(batch_statistics(lambda running: self._apply(params.tree, x, running, key, 0)[1], model_state.tree))
-
-    def _run_norms(
-        self, chunk_size: int, params: Packed, model_state: Packed, key: jax.Array, x: PyTree, given: PyTree
-    ) -> tuple[Packed, PyTree]:
-        counts = stacked_counts(stacked, params.tree)
+    def _run_norms(self, chunk_size: int, state: StageState, x: PyTree, given: PyTree) -> tuple[Packed, PyTree]:
+        params = state.params
+        counts = stacked_counts(stacked, params)
 
         def of_example(variables: tuple, example: tuple) -> tuple[PyTree, PyTree]:
             grads, sent = self._example_gradients(*variables, *example)
@@ -301,7 +305,7 @@ class StageProgram:
             sent = jax.tree.map(lambda leaf: leaf[0], as_sent(sent)) if self.stage.first else None
             return tensor_norms(grads, counts), sent
 
-        norms, sent = by_example(of_example, (params.tree, model_state.tree, key), (x, given), chunk_size)
+        norms, sent = by_example(of_example, (params, state.model_state, state.key), (x, given), chunk_size)
         return pack(norms), sent
 
     def _example_gradients(

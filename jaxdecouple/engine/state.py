@@ -21,6 +21,7 @@ USED_UP = (
     "this state was given to step or flush before, which reused its memory; go on with the state that they returned. "
     "To keep one for later, such as the best so far, write best = state.copy(), or build the pipeline with donate=False"
 )
+_NOTHING = pack(())
 _TREES = ("params", "model_state", "opt_state", "gradient_norms")
 
 
@@ -86,6 +87,11 @@ class StageState(NetworkState):
         """
         return None if self.packed_gradient_norms is None else self.packed_gradient_norms.tree
 
+    @property
+    def bare(self) -> StageState:
+        """What layers compute from, without what only updates need: less to hand to functions that do not update."""
+        return StageState(self.packed_params, self.packed_model_state, _NOTHING, self.key)
+
 
 class Residual(struct.PyTreeNode):
     """What the forward of a batch leaves behind for its backward, which depends on the weights that that is to use.
@@ -108,6 +114,11 @@ class Residual(struct.PyTreeNode):
     params: Packed | None = None
     model_state: Packed | None = None
     signature: Any = struct.field(pytree_node=False, default=None)
+
+    @property
+    def held(self) -> tuple[PyTree, Packed | None, Packed | None]:
+        """What it holds by reference: ``inputs``, ``params``, ``model_state``."""
+        return self.inputs, self.params, self.model_state
 
 
 class InFlight(struct.PyTreeNode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdecouple.engine.packing import Packed, pack
+from jaxdecouple.engine.state import NetworkState
 from jaxdecouple.engine.ties import StageTies
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.schedules import ends_group
@@ -102,22 +103,22 @@ class Updates:
         """Whether backwards that would use today's weights compute with others."""
         return self.view is not None and self.view.backward is not None
 
-    def forward_weights(self, params: Packed, opt_state: Packed | None, batch: Any) -> Packed:
+    def forward_weights(self, state: NetworkState, batch: Any) -> Packed:
         """The weights of the forward of ``batch``."""
-        if self.view is None or self.view.forward is None or opt_state is None:
-            return params
-        tree = params.tree
-        return pack(self.ties.complete(self.view.forward(self.ties.own(tree), self._viewed(opt_state), batch), tree))
+        if self.view is None or self.view.forward is None:
+            return state.packed_params
+        return pack(self._seen(state, self.view.forward, batch))
 
-    def backward_weights(self, params: Packed, opt_state: Packed | None) -> optax.Params:
+    def backward_weights(self, state: NetworkState) -> optax.Params:
         """The weights of a backward that would use today's."""
-        if self.view is None or self.view.backward is None or opt_state is None:
-            return params.tree
-        tree = params.tree
-        return self.ties.complete(self.view.backward(self.ties.own(tree), self._viewed(opt_state)), tree)
+        if self.view is None or self.view.backward is None:
+            return state.params
+        return self._seen(state, self.view.backward)
 
-    def _viewed(self, opt_state: Packed) -> Any:
-        return opt_state.tree.inner if self.every > 1 else opt_state.tree
+    def _seen(self, state: NetworkState, view: Callable[..., optax.Params], *batch: Any) -> optax.Params:
+        params, opt_state = state.params, state.opt_state
+        inner: Any = opt_state.inner if self.every > 1 else opt_state
+        return self.ties.complete(view(self.ties.own(params), inner, *batch), params)
 
     def due(self, batch: int) -> bool:
         """Whether the gradient of ``batch`` ends its group, and so updates."""
@@ -127,8 +128,7 @@ class Updates:
         self,
         due: bool,
         grads: optax.Updates,
-        opt_state: Packed,
-        params: Packed,
+        state: NetworkState,
         norms: Packed | None = None,
         over_stages: SumOverStages | None = None,
     ) -> tuple[Packed | None, Packed]:
@@ -137,22 +137,20 @@ class Updates:
         Args:
           due: whether the gradient ends its group.
           grads: a tree.
-          opt_state: the optimizer's.
-          params: of the network.
+          state: of the stage, or of the auxiliary network.
           norms: of single examples' gradients, for optimizers that need them.
           over_stages: for optimizers that sum over all stages.
         """
-        grads = self.ties.own(grads)
+        grads, params, opt_state = self.ties.own(grads), state.params, state.opt_state
         if not due:
-            return None, pack(self._accumulation.add(grads, opt_state.tree))
+            return None, pack(self._accumulation.add(grads, opt_state))
         finish: Any = self._accumulation.finish if self.every > 1 else self._optimizer.update
         extra: dict[str, Any] = {} if norms is None else {"gradient_norms": norms.tree}
         if over_stages is not None:
             extra["over_stages"] = over_stages
-        tree = params.tree
-        own = self.ties.own(tree)
-        updates, new_state = finish(grads, opt_state.tree, own, **extra)
-        return pack(self.ties.complete(optax.apply_updates(own, updates), tree)), pack(new_state)
+        own = self.ties.own(params)
+        updates, new_state = finish(grads, opt_state, own, **extra)
+        return pack(self.ties.complete(optax.apply_updates(own, updates), params)), pack(new_state)
 
 
 def _folded(opt_state: optax.OptState, number: int) -> optax.OptState:

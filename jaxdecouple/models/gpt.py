@@ -101,26 +101,15 @@ def gpt(
       ValueError: ``heads`` do not divide ``width``, rotary heads have an odd number of channels, a number is below 1,
         or the kind of positions or activation is unknown.
     """
-    check_choice("positions", positions, Positions)
-    check_choice("activation", activation, Activation)
-    _check_sizes(vocab_size=vocab_size, layers=layers, width=width, heads=heads, context=context)
-    if width % heads or (positions == "rotary" and width // heads % 2):
-        even = "an even multiple" if positions == "rotary" else "a multiple"
-        raise ValueError(f"width is {width} and heads is {heads}; write a width that is {even} of the heads")
+    _check(positions, activation, vocab_size=vocab_size, layers=layers, width=width, heads=heads, context=context)
     hidden = hidden or (8 * width // 3 if activation == "swiglu" else 4 * width)
     dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    common = {
-        "width": width,
-        "final_deviation": 0.02 / math.sqrt(2 * layers),
-        "bias": bias,
-        "dropout": dropout,
-        "remat": remat,
-        **dtypes,
-    }
+    branch = {"width": width, "bias": bias, "dropout": dropout, "remat": remat, **dtypes}
+    branch["final_deviation"] = 0.02 / math.sqrt(2 * layers)
     blocks: list[nn.Module] = []
     for _ in range(layers):  # objects of their own: one object would be one layer
-        attention = SelfAttention(heads=heads, positions=positions, **common)
-        feed_forward = FeedForward(hidden=hidden, activation=activation, **common)
+        attention = SelfAttention(heads=heads, positions=positions, **branch)
+        feed_forward = FeedForward(hidden=hidden, activation=activation, **branch)
         blocks += [attention, feed_forward] if split_blocks else [TransformerBlock(attention, feed_forward)]
     learned = context if positions == "learned" else None
     embedding = TokenEmbedding(vocab_size, width, learned, dropout=dropout, **dtypes)
@@ -152,7 +141,13 @@ gpt2_large = functools.partial(gpt_of_size, "gpt2_large")
 gpt2_xl = functools.partial(gpt_of_size, "gpt2_xl")
 
 
-def _check_sizes(**sizes: int) -> None:
+def _check(positions: Positions, activation: Activation, **sizes: int) -> None:
+    check_choice("positions", positions, Positions)
+    check_choice("activation", activation, Activation)
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} is {size}; write an integer of at least 1")
+    width, heads = sizes["width"], sizes["heads"]
+    if width % heads or (positions == "rotary" and width // heads % 2):
+        even = "an even multiple" if positions == "rotary" else "a multiple"
+        raise ValueError(f"width is {width} and heads is {heads}; write a width that is {even} of the heads")

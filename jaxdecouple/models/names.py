@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -172,17 +172,7 @@ def by_name(
     """
     kind, sizes = _kind_of(name)
     given = {"small_images": small_images, "split_blocks": split_blocks, "normalise": normalise}
-    if not normalise and "normalise" not in kind.options:
-        raise ValueError(
-            f"normalise is {normalise}, but {name!r} never has batch normalisation; write normalise=True, or, "
-            f"for a model that has it and can do without, {_known(_WITH_NORMALISATION)}"
-        )
-    if unknown := [setting for setting in language if setting not in kind.options]:
-        raise ValueError(
-            f"{unknown[0]} is {language[unknown[0]]!r}, but {name!r} has no such setting; leave it out, or write a "
-            f"language model, such as gpt_nano, which has {', '.join(_LANGUAGE)}"
-        )
-    options = {option: given[option] for option in kind.options if option in given} | language
+    options = _options(name, kind, given, language)
     try:
         return kind.build(*sizes, num_classes, dtype=dtype, param_dtype=param_dtype, **options)
     except ValueError as error:
@@ -198,3 +188,18 @@ def _kind_of(name: str) -> tuple[_Kind, list[int]]:
     usual = [each for kind in _KINDS for each in kind.usual]
     hint = did_you_mean(name.replace("-", "_"), usual, cutoff=0.45)
     raise ValueError(f"unknown model {name!r}; {hint}write mlp, cnn, {', '.join(GPT_SIZES)}, {_known(_KINDS)}")
+
+
+def _options(name: str, kind: _Kind, given: Mapping[str, bool], language: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `by_name` that models of a kind have."""
+    if not given["normalise"] and "normalise" not in kind.options:
+        raise ValueError(
+            f"normalise is {given['normalise']}, but {name!r} never has batch normalisation; write normalise=True, or, "
+            f"for a model that has it and can do without, {_known(_WITH_NORMALISATION)}"
+        )
+    if unknown := [setting for setting in language if setting not in kind.options]:
+        raise ValueError(
+            f"{unknown[0]} is {language[unknown[0]]!r}, but {name!r} has no such setting; leave it out, or write a "
+            f"language model, such as gpt_nano, which has {', '.join(_LANGUAGE)}"
+        )
+    return {option: given[option] for option in kind.options if option in given} | dict(language)

@@ -186,7 +186,7 @@ def _measure(stage: Stage, x: PyTree, device: Any, repeats: int, seconds: float)
         passed = program.forward(state, x, 0, "stash")
         state, residual = passed.state, passed.residual
         assert residual is not None  # of the forward
-        gradient = jax.device_put(_random(shape_of(passed.y)), device)
+        gradient = jax.device_put(_random(shape_of(passed.outcome.y)), device)
         gradient = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, gradient)
         forward = _seconds(lambda: program.forward(state, x, 0, "stash"), repeats, seconds)
         backward = _seconds(lambda: program.backward(state, residual, gradient, 0, "stash"), repeats, seconds)

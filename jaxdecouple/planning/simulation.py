@@ -58,23 +58,18 @@ def timeline(
       ValueError: ``times``, ``sizes``, ``devices`` or ``slowness`` is for another number of stages; or ``lock_step``
         is asked of rounds of micro-batches, or of devices that slow one another down.
     """
-    _check_asked(schedule, times, sizes, run_ahead, lock_step)
+    _check_asked(schedule, times, num_batches, sizes, run_ahead, lock_step)
     stages = schedule.num_stages
     devices = _checked(devices, stages)
     validate(schedule)
-    if num_batches is None:
-        num_batches = _enough(schedule)
-    if num_batches < 1:
-        raise ValueError(f"num_batches is {num_batches}; write at least 1")
+    num_batches = _enough(schedule) if num_batches is None else num_batches
     work = flatten(schedule, times, num_batches, devices, run_ahead)
     if slowness is not None:
         work = _slowed(work, np.asarray(slowness, float), stages)
     if lock_step:
         start, end, arrival = in_lock_step(work, times, schedule)
-    elif times.slowdown:
-        start, end, arrival = _shared(work, times)
     else:
-        start, end, arrival = _in_order(work, times)
+        start, end, arrival = _shared(work, times) if times.slowdown else _in_order(work, times)
     return Timeline(
         schedule=schedule,
         times=times,
@@ -92,9 +87,18 @@ def timeline(
     )
 
 
-def _check_asked(schedule: Schedule, times: Times, sizes: Sizes | None, run_ahead: int | None, lock_step: bool) -> None:
+def _check_asked(
+    schedule: Schedule,
+    times: Times,
+    num_batches: int | None,
+    sizes: Sizes | None,
+    run_ahead: int | None,
+    lock_step: bool,
+) -> None:
     stages = schedule.num_stages
     check_times(times)
+    if num_batches is not None and num_batches < 1:
+        raise ValueError(f"num_batches is {num_batches}; write at least 1")
     if times.num_stages != stages:
         raise ValueError(f"times has {times.num_stages} stages, but schedule {schedule.name!r} has {stages}")
     if sizes is not None and len(sizes.inputs) != stages:

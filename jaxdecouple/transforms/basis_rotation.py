@@ -57,14 +57,6 @@ def scale_by_rotated_adam(
     if every < 1:
         raise ValueError(f"every is {every}; write after how many updates the basis turns, at least 1")
 
-    def init(params: optax.Params) -> RotatedAdamState:
-        zeros, chosen = jax.tree.map(jnp.zeros_like, params), _chosen(params)
-        averages = (_squares(params, chosen, axis, jnp.zeros_like) for axis in (-2, -1))
-        bases = (
-            _squares(params, chosen, axis, lambda square: jnp.eye(len(square), dtype=square.dtype)) for axis in (-2, -1)
-        )
-        return RotatedAdamState(jnp.zeros((), jnp.int32), zeros, zeros, *averages, *bases)
-
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, RotatedAdamState]:
@@ -95,7 +87,7 @@ def scale_by_rotated_adam(
         steps = jax.tree.map(lambda step, g: step.astype(g.dtype), steps, updates)
         return steps, RotatedAdamState(count, mean, square, left, right, rows, columns)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(_unrotated, update)
 
 
 def rotated_adam(
@@ -127,6 +119,16 @@ def _chosen(params: optax.Params) -> Any:
     """Whether each parameter is a matrix, or a stack of matrices."""
     numbers = jax.tree.leaves(matrices(params), is_leaf=lambda leaf: leaf is None or hasattr(leaf, "reduction_axis"))
     return jax.tree.unflatten(jax.tree.structure(params), [number is not None for number in numbers])
+
+
+def _unrotated(params: optax.Params) -> RotatedAdamState:
+    """The initial state: averages of 0, in bases that are not turned."""
+    zeros, chosen = jax.tree.map(jnp.zeros_like, params), _chosen(params)
+    averages = (_squares(params, chosen, axis, jnp.zeros_like) for axis in (-2, -1))
+    bases = (
+        _squares(params, chosen, axis, lambda square: jnp.eye(len(square), dtype=square.dtype)) for axis in (-2, -1)
+    )
+    return RotatedAdamState(jnp.zeros((), jnp.int32), zeros, zeros, *averages, *bases)
 
 
 def _outer(g: jax.Array) -> jax.Array:

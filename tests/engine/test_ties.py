@@ -11,6 +11,7 @@ import pytest
 
 import jaxdecouple as jd
 from jaxdecouple import models, schedules
+from jaxdecouple.engine.workspace import Observer
 from jaxdecouple.network.layer import walk
 
 RNG = np.random.default_rng(2)
@@ -107,6 +108,23 @@ def test_gradients_meet_where_the_owner_has_its_own(x64):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), own(found), params)
         assert len({kernel.tobytes() for kernel in kernels(found)}) == 1
         assert [list(flight.ties) for flight in state.in_flight] == [[n], []]
+
+
+def test_a_smaller_batch_in_between_has_all_its_gradients(x64):
+    """FDG, K = 3: a backward and a forward of other shapes are dispatched one by one, at a stage that is no owner."""
+
+    class Watching(Observer):
+        def wants(self, n):
+            return True  # so that no operations are joined
+
+    data, ends = [*BATCHES[:4], tuple(part[:4] for part in BATCHES[4]), *BATCHES[5:]], []
+    for observer in (None, Watching()):
+        pipeline = pipeline_for(schedules.fdg(3), (2, 5), optax.sgd(0.1))
+        state = pipeline.init(jax.random.key(0), BATCHES[0][0])
+        for batch in data:
+            state, _ = pipeline.step(state, batch, observer=observer)
+        ends.append(parameters(pipeline.flush(state, observer=observer)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), *ends)
 
 
 def test_what_is_in_flight_is_saved(x64, tmp_path):

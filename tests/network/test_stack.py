@@ -302,7 +302,7 @@ def test_a_stacks_update_is_that_of_single_layers(wrap, x64):
         stage = Stage(stack_layers(layers, x, shortest=shortest)[0])
         program = InnerProgram(stage, optax.sgd(0.1), donate=False)
         passed = program.forward(program.init(KEY, x), x, 0, "latest")
-        after = program.backward(passed.state, passed.residual, passed.y, 0, "latest").state
+        after = program.backward(passed.state, passed.residual, passed.outcome.y, 0, "latest").state
         updated.append(stage.by_layer(after.params))
     assert_close(*updated)
 
@@ -343,9 +343,9 @@ def test_a_stack_has_its_convolutions_in_the_order_that_the_cpu_is_fast_with():
     program, compiled = InnerProgram(stage, optax.sgd(0.1), donate=False), []
     passed = program.forward(program.init(KEY, x), x, 0, "latest")
     # What is compiled for the backward, with the arguments that it is called with.
-    program._compiled = lambda run, variant, donated: lambda *args: compiled.append((run, variant, args)) or Outcome()
-    program.backward(passed.state, passed.residual, passed.y, 0, "latest")
-    ((run, variant, arguments),) = compiled
+    program._call = lambda *args, **donated: compiled.append(args) or Outcome()
+    program.backward(passed.state, passed.residual, passed.outcome.y, 0, "latest")
+    ((run, variant, *arguments),) = compiled
     found = convolutions(functools.partial(run, variant), *arguments)
     assert len(found) >= 4 and set(found) == {CANONICAL}
 
