@@ -27,7 +27,7 @@ from experiments.asynchronous.scales import option
 from experiments.report.workdir import Workdir
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
-from jaxdecouple.asynchronous.algorithms import bounds
+from jaxdecouple.asynchronous.algorithms import step_sizes
 from jaxdecouple.asynchronous.problems.components import Components
 
 _FEW = 80  # rows of a curve
@@ -115,7 +115,7 @@ class Figure8(races.Costs):
         first = float(problem.objective(problem.initial()) - problem.optimum()[1])
         constant = float(np.max(problem.smoothness))
         if dual:
-            base = bounds.dual_free_default(problem, h=h, workers=workers)  # that of the solver
+            base = step_sizes.dual_free_default(problem, h=h, workers=workers)  # that of the solver
         else:
             base = 0.1 / (constant + problem.l2)
         found = []

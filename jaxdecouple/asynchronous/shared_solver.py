@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdecouple.asynchronous.algorithms import bounds
+from jaxdecouple.asynchronous.algorithms import step_sizes
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Svrg, View
 from jaxdecouple.asynchronous.algorithms.sampling import Draw, How, stacked
-from jaxdecouple.asynchronous.algorithms.steps import Steps
+from jaxdecouple.asynchronous.algorithms.step_sizes import Steps
 from jaxdecouple.asynchronous.engines import clock, sharing
 from jaxdecouple.asynchronous.engines.clock import DrawnDelays, Plan
 from jaxdecouple.asynchronous.engines.messages import Go
@@ -75,7 +75,7 @@ def shared_asysvrg(
       StepSizeWarning: ``step_size`` is beyond what theorem 2.3.1 allows.
     """
     check_coordinates(problem, coordinates)
-    bounds.check_positive("step_size", step_size)
+    step_sizes.check_positive("step_size", step_size)
     settings = Settings.of("shared_asysvrg", options, problem)
     algorithm = Svrg(settings.per_message(problem, batch_size, 10, "batch_size"))
     settings = settings.for_(problem, algorithm)
@@ -103,9 +103,9 @@ def _warn(
     largest = float(np.max(problem.smoothness)) + problem.l2
     delay = settings.expected_delay if missing is None else missing.shape[1]
     share, m = problem.d / coordinates, settings.inner_steps
-    bound = bounds.variance_reduced(largest=largest, h=h, delay=delay, inner_steps=m, coordinates=share)
+    bound = step_sizes.variance_reduced(largest=largest, h=h, delay=delay, inner_steps=m, coordinates=share)
     terms = f"L = {largest:.3g}, b = {h}, Delta = {delay}, m = {m}, d = {share:.3g} times the coordinates of an update"
-    bounds.warn_beyond(step, bound, "theorem 2.3.1", bound, terms)
+    step_sizes.warn_beyond(step, bound, "theorem 2.3.1", bound, terms)
 
 
 def _simulate(run: Run, at: Outer, coordinates: int, missing: np.ndarray | None) -> Generator[Outer, Go, None]:

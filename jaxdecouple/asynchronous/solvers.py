@@ -9,11 +9,10 @@ from typing import Any, Literal, Unpack
 import numpy as np
 from jax.core import Tracer
 
-from jaxdecouple.asynchronous.algorithms import bounds
+from jaxdecouple.asynchronous.algorithms import step_sizes
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, DualAscent, DualFree, Sgd, Svrg, SvrgInRounds
-from jaxdecouple.asynchronous.algorithms.bounds import check_positive
 from jaxdecouple.asynchronous.algorithms.sampling import SAMPLINGS, Sampling
-from jaxdecouple.asynchronous.algorithms.steps import Safeguarded, Steps
+from jaxdecouple.asynchronous.algorithms.step_sizes import Safeguarded, Steps, check_positive
 from jaxdecouple.asynchronous.engines import saving
 from jaxdecouple.asynchronous.engines.options import Options, Settings, check_coordinates
 from jaxdecouple.asynchronous.engines.run import solve
@@ -126,12 +125,12 @@ def _svrg(
     usual = 0.1 / (largest or 1.0)  # of data that are all zeros any will do
     if step_size is None:
         return algorithm, settings, _safeguarded(problem, usual)
-    bound = bounds.variance_reduced(largest=largest, h=algorithm.h, delay=delay, inner_steps=settings.inner_steps)
+    bound = step_sizes.variance_reduced(largest=largest, h=algorithm.h, delay=delay, inner_steps=settings.inner_steps)
     if step_size == "theorem":
         return algorithm, settings, Steps(bound)
     check_positive("step_size", step_size)
     terms = f"L = {largest:.3g}, b = {algorithm.h}, Delta = {delay}, m = {settings.inner_steps}"
-    bounds.warn_beyond(step_size, max(bound, usual), "theorem 2.4.1", bound, terms)
+    step_sizes.warn_beyond(step_size, max(bound, usual), "theorem 2.4.1", bound, terms)
     return algorithm, settings, Steps(step_size)
 
 
@@ -202,8 +201,8 @@ def dis_dfsdca(
     Args:
       problem: with l2 above 0; its phi_i may be non-convex, if their sum is convex.
       local_steps: H, examples of a message; 100, or all of a worker's examples if they are fewer.
-      step_size: eta, constant; None: from that of `bounds.dual_free_default` on, larger while the objective falls and
-        smaller where it rises; "theorem": that of eq. 3.18 or 3.30.
+      step_size: eta, constant; None: from that of `step_sizes.dual_free_default` on, larger while the objective falls
+        and smaller where it rises; "theorem": that of eq. 3.18 or 3.30.
       sampling: of examples: "uniform", "importance" or "adaptive" (section 3.3.2).
       **options: see `Options`; ``inner_steps`` is T.
 
@@ -231,18 +230,18 @@ def _dual_steps(problem: Problem, algorithm: DualFree, settings: Settings, step_
         check_positive("step_size", step_size)
         return Steps(step_size)
     h, workers = algorithm.h, settings.workers
-    usual = bounds.dual_free_default(problem, h=h, workers=workers)
+    usual = step_sizes.dual_free_default(problem, h=h, workers=workers)
     if step_size is None:
         return _safeguarded(problem, usual, 1 / (problem.l2 * problem.n))
     convex = isinstance(problem, Linear) or getattr(problem, "convex_parts", False)
-    bound = bounds.dual_free_convex if convex else bounds.dual_free_nonconvex
+    bound = step_sizes.dual_free_convex if convex else step_sizes.dual_free_nonconvex
     largest, delay = float(np.max(problem.smoothness)), settings.expected_delay
     limit = bound(largest=largest, l2=problem.l2, n=problem.n, h=h, delay=delay)
     if step_size == "theorem":
         return Steps(limit)
     check_positive("step_size", step_size)
     terms = f"L = {largest:.3g}, H = {h}, tau = {delay}, n = {problem.n}, l2 = {problem.l2:g}"
-    bounds.warn_beyond(step_size, max(limit, usual), f"eq. {'3.18' if convex else '3.30'}", limit, terms)
+    step_sizes.warn_beyond(step_size, max(limit, usual), f"eq. {'3.18' if convex else '3.30'}", limit, terms)
     return Steps(step_size)
 
 

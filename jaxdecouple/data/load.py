@@ -1,15 +1,67 @@
 """Loading: from a short text that names a data source to a data set, in memory or streamed."""
 
+from __future__ import annotations
+
 import pathlib
 
+import numpy as np
+
+from jaxdecouple.data import image_files
 from jaxdecouple.data.dataset import Dataset
-from jaxdecouple.data.digits import load_digits
-from jaxdecouple.data.folder import load_folder
 from jaxdecouple.data.npz import load_npz
 from jaxdecouple.data.streamed import StreamedDataset, load_streamed
 from jaxdecouple.data.tfds_source import find_builder, known_names, load_tfds
 from jaxdecouple.data.tiny_imagenet import load_tiny_imagenet
 from jaxdecouple.errors import DataError, did_you_mean
+
+_NUM_TRAIN = 1437
+
+
+def load_digits() -> Dataset:
+    """The digits as uint8 [N, 8, 8, 1], split 1437 / 360; nothing is downloaded.
+
+    The values 0..16 are scaled to 0..255 and rounded. The split is fixed: the images are put in
+    the order `np.random.default_rng(0).permutation(1797)`; the first 1437 are the training part.
+
+    Raises:
+        DataError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits as bundled_digits
+    except ImportError as error:
+        raise DataError("'digits' needs scikit-learn: pip install scikit-learn") from error
+    images, labels = bundled_digits(return_X_y=True)
+    pixels = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(pixels))
+    train, test = order[:_NUM_TRAIN], order[_NUM_TRAIN:]
+    return Dataset("digits", pixels[train], labels[train], pixels[test], labels[test])
+
+
+def load_folder(root: pathlib.Path) -> Dataset:
+    """The data set under the directory `root`, named by the directory.
+
+    Both `root/train` and `root/test` hold one directory per class, the same classes in both.
+    Classes are numbered by sorted name, and images come sorted by class, then by file name. All
+    images have one size. They are uint8 [N, H, W, 1] if every file is 8-bit grey, otherwise every
+    one is converted to RGB, [N, H, W, 3]. Hidden files and files of other kinds are passed over.
+
+    Raises:
+        DataError: a directory is missing or holds no images, the parts' classes differ, or a file
+            cannot be decoded or has another size than the first (the message names the file).
+    """
+    image_files.need_pillow("folder")
+    parts = {part: image_files.class_files("folder", root / part) for part in ("train", "test")}
+    classes = image_files.common_classes("folder", root, parts)
+    x, y = {}, {}
+    for part, files in parts.items():
+        paths = [root / part / name / file for name in classes for file in files[name]]
+        x[part] = image_files.read_images("folder", paths)
+        y[part] = np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes])
+    if x["train"].shape[-1] != x["test"].shape[-1]:
+        x = {part: a if a.shape[-1] == 3 else np.repeat(a, 3, -1) for part, a in x.items()}
+    name = root.resolve().name
+    return Dataset(name, x["train"], y["train"], x["test"], y["test"], tuple(classes))
+
 
 _IN_MEMORY = {"npz": load_npz, "folder": load_folder, "tiny_imagenet": load_tiny_imagenet}
 _STREAMED = ("imagenet", "streamed")

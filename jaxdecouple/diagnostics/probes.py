@@ -8,9 +8,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 import jax
 import numpy as np
 
-from jaxdecouple.diagnostics.direction import Reference, Sigma, products_of, reference_of, sigma_of
+from jaxdecouple.diagnostics.comparisons import Reference, Sigma, compare, distance, products_of, reference_of, sigma_of
 from jaxdecouple.diagnostics.records import DirectionRecord, GradientRecord
-from jaxdecouple.diagnostics.trees import compare, distance
 from jaxdecouple.diagnostics.true_gradient import TrueGradient
 from jaxdecouple.diagnostics.watching import Followed, Watcher
 from jaxdecouple.engine.pipeline import Pipeline

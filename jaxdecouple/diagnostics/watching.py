@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdecouple.diagnostics.comparisons import copied, distance
 from jaxdecouple.diagnostics.records import GradientRecord
-from jaxdecouple.diagnostics.trees import copied, distance
 from jaxdecouple.engine.workspace import Observer, Operation, Workspace
 from jaxdecouple.network.trees import PyTree
 

@@ -11,8 +11,7 @@ import optax
 
 from jaxdecouple.engine.linearization import Gradients, Linearization, linearize
 from jaxdecouple.engine.packing import Packed, pack
-from jaxdecouple.engine.split_backward import SplitBackward, split
-from jaxdecouple.engine.split_program import SplitProgram
+from jaxdecouple.engine.split_program import SplitBackward, SplitProgram, split
 from jaxdecouple.engine.stage_program import ALONE, Outcome, Passed, UpdateContext, Variant, after, replaced
 from jaxdecouple.engine.state import Residual, StageState
 from jaxdecouple.network.stage import Stage

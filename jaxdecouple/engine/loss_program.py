@@ -13,8 +13,7 @@ from jaxdecouple.engine.linearization import linearize
 from jaxdecouple.engine.losses import counted
 from jaxdecouple.engine.metrics import MetricFunctions, Sums, as_metrics, check_metrics, sums_of
 from jaxdecouple.engine.packing import Packed, pack
-from jaxdecouple.engine.split_backward import SplitBackward, split
-from jaxdecouple.engine.split_program import SplitProgram
+from jaxdecouple.engine.split_program import SplitBackward, SplitProgram, split
 from jaxdecouple.engine.stage_program import ALONE, Outcome, Passed, UpdateContext, Variant, after, replaced
 from jaxdecouple.engine.state import StageState
 from jaxdecouple.network.stage import Stage

@@ -36,7 +36,7 @@ from jaxdecouple.engine.summaries import summary
 from jaxdecouple.engine.ties import ties_of, with_ties
 from jaxdecouple.engine.workspace import Observer, Workspace, feed
 from jaxdecouple.network.adapters import as_stages
-from jaxdecouple.network.repeats import check_repeats
+from jaxdecouple.network.sharing import check_repeats
 from jaxdecouple.network.trees import PyTree, count_examples, shape_of
 from jaxdecouple.planning import least_run_ahead
 from jaxdecouple.schedules import Schedule, Weights, validate

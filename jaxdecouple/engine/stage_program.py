@@ -21,8 +21,7 @@ from jaxdecouple.network.stack import stacked
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, Signature, describe
 from jaxdecouple.schedules import Weights, keeps_versions
-from jaxdecouple.transforms.batch_statistics import batch_statistics
-from jaxdecouple.transforms.gradient_norms import by_example, tensor_norms
+from jaxdecouple.transforms.gradient_norms import batch_statistics, by_example, tensor_norms
 from jaxdecouple.transforms.layer_groups import stacked_counts
 
 

@@ -16,8 +16,7 @@ from jaxdecouple.engine.ties import StageTies
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.schedules import ends_group
 from jaxdecouple.transforms.accumulation import Accumulation
-from jaxdecouple.transforms.floating import floating_only
-from jaxdecouple.transforms.unstacked import unstacked
+from jaxdecouple.transforms.unstacked import floating_only, unstacked
 from jaxdecouple.transforms.weight_views import WeightView
 
 

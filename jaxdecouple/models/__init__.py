@@ -28,6 +28,8 @@ from jaxdecouple.models.preactivation import (
     preact_resnet,
     preact_resnet164,
     preact_resnet1001,
+    wide_resnet,
+    wrn28_10,
 )
 from jaxdecouple.models.resnet import (
     Head,
@@ -43,8 +45,10 @@ from jaxdecouple.models.resnet import (
     resnet164_bottleneck,
     resnet1001,
     resnet1202,
+    resnext,
+    resnext29_8x64d,
+    resnext29_16x64d,
 )
-from jaxdecouple.models.resnext import resnext, resnext29_8x64d, resnext29_16x64d
 from jaxdecouple.models.transformer import (
     FeedForward,
     LanguageHead,
@@ -53,7 +57,6 @@ from jaxdecouple.models.transformer import (
     TransformerBlock,
 )
 from jaxdecouple.models.vgg import VGGLayer, vgg, vgg11, vgg13, vgg16, vgg19
-from jaxdecouple.models.wide_resnet import wide_resnet, wrn28_10
 
 __all__ = [
     "GPT_SIZES",

@@ -15,8 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdecouple.models.blocks import ConvModule, Options, convolution, normalisation
-from jaxdecouple.models.depths import form_of_depth
+from jaxdecouple.models.blocks import ConvModule, Options, convolution, form_of_depth, normalisation
 from jaxdecouple.models.imagenet_resnet import PoolingStem
 from jaxdecouple.models.preactivation import ActivationHead
 from jaxdecouple.models.resnet import Stem

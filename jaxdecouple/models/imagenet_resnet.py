@@ -14,8 +14,16 @@ from typing import Any, Unpack
 import flax.linen as nn
 import jax
 
-from jaxdecouple.models.blocks import BasicBlock, Bottleneck, ConvModule, Options, convolution, normalisation
-from jaxdecouple.models.depths import form_of_depth, residual_layers
+from jaxdecouple.models.blocks import (
+    BasicBlock,
+    Bottleneck,
+    ConvModule,
+    Options,
+    convolution,
+    form_of_depth,
+    normalisation,
+    residual_layers,
+)
 from jaxdecouple.models.resnet import Head, Stem
 
 # Depth: kind of block, the first group's channels, blocks in each group.

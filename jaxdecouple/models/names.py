@@ -19,12 +19,10 @@ from jaxdecouple.models.gpt import gpt_of_size
 from jaxdecouple.models.imagenet_resnet import DEPTHS, imagenet_resnet
 from jaxdecouple.models.mlp import mlp
 from jaxdecouple.models.mobilenet import mobilenet_v2
-from jaxdecouple.models.preactivation import preact_resnet
-from jaxdecouple.models.resnet import is_bottleneck_depth, resnet
-from jaxdecouple.models.resnext import resnext
+from jaxdecouple.models.preactivation import preact_resnet, wide_resnet
+from jaxdecouple.models.resnet import is_bottleneck_depth, resnet, resnext
 from jaxdecouple.models.vgg import DEPTHS as VGG_DEPTHS
 from jaxdecouple.models.vgg import vgg
-from jaxdecouple.models.wide_resnet import wide_resnet
 
 
 def _plain_resnet(depth: int, num_classes: int, *, small_images: bool, **options: Any) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""The CIFAR residual networks of He et al. (2016a, 2016b), as sequences of layers that can be cut anywhere.
+"""The residual networks for CIFAR of He et al. (2016a, 2016b) and Xie et al. (2017), as layers to cut anywhere.
 
 Depth 6n + 2 (2016a): a stem, three groups of n basic blocks with 16, 32 and 64 channels (the second and third start
 with stride 2), and a head. Shortcuts have no parameters (option A of section 4.2: subsampled and zero-padded), as in
@@ -11,6 +11,11 @@ ResNet-164 is both. With basic blocks it has 2.6 M parameters and is that of Huo
 it has 1.7 M; the errors that DSP and ADL report of their ResNet-164 (5.6 % and 5.4 % on CIFAR-10 for back-propagation,
 24.3 % on CIFAR-100) are those of He et al. (2016b, 5.5 % and 24.3 %), and 1 % and 4 % better than the thesis's, so
 these are most likely bottlenecks, pre-activated ones; neither paper says so.
+
+ResNeXt (Xie et al. 2017, section 5.3): a 3x3 convolution with 64 channels, three groups of n bottlenecks with 256, 512
+and 1024 channels (the second and third start with stride 2), mean and a dense layer; depth 9n + 2. The 3x3 convolution
+of a bottleneck is divided into groups, ``cardinality`` of them, of ``width`` channels in the first three, twice and
+four times as many later (form c of the paper's Figure 3). A projection is where the channels change.
 """
 
 from __future__ import annotations
@@ -21,8 +26,16 @@ from typing import Unpack
 import flax.linen as nn
 import jax
 
-from jaxdecouple.models.blocks import BasicBlock, Bottleneck, ConvModule, Options, convolution, normalisation
-from jaxdecouple.models.depths import blocks_of_depth, residual_layers
+from jaxdecouple.models.blocks import (
+    BasicBlock,
+    Bottleneck,
+    ConvModule,
+    Options,
+    blocks_of_depth,
+    convolution,
+    normalisation,
+    residual_layers,
+)
 
 
 class Stem(ConvModule):
@@ -98,3 +111,43 @@ resnet164 = functools.partial(resnet, 164)
 resnet164_bottleneck = functools.partial(resnet, 164, bottleneck=True)
 resnet1001 = functools.partial(resnet, 1001, bottleneck=True)
 resnet1202 = functools.partial(resnet, 1202)
+
+
+def resnext(
+    depth: int = 29,
+    num_classes: int = 10,
+    *,
+    cardinality: int = 8,
+    width: int = 64,
+    split_blocks: bool = False,
+    **options: Unpack[Options],
+) -> list[nn.Module]:
+    """ResNeXt-``depth``, ``cardinality`` x ``width`` d, as 3n + 2 modules: [B, H, W, C] -> [B, num_classes].
+
+    ResNeXt-29, 8x64d, has 34.4 M parameters with 10 classes, 16x64d 68.1 M.
+
+    Args:
+      depth: 11, 20, 29, ...: 9n + 2 layers with weights.
+      num_classes: outputs.
+      cardinality: groups of each 3x3 convolution.
+      width: channels of each of them in the first three blocks.
+      split_blocks: whether each block is three modules, one for each convolution; see `resnet`.
+      options: see `Options`.
+
+    Raises:
+      ValueError: depth is not 9n + 2, or cardinality or width is below 1.
+    """
+    n = blocks_of_depth(depth, 9, 2, "a CIFAR ResNeXt has 9n + 2 layers")
+    if min(cardinality, width) < 1:
+        raise ValueError(f"cardinality is {cardinality} and width {width}; write 1 or more, such as 8 and 64")
+
+    def block(channels: int, stride: int = 1, projection: bool = False) -> Bottleneck:
+        inner = cardinality * width * channels // 256
+        return Bottleneck(channels, stride, projection=projection, width=inner, groups=cardinality, **options)
+
+    blocks = residual_layers(block, 64, (256, 512, 1024), (n,) * 3, split=split_blocks)
+    return [Stem(64, **options), *blocks, Head(num_classes, **options)]
+
+
+resnext29_8x64d = functools.partial(resnext, 29, cardinality=8, width=64)
+resnext29_16x64d = functools.partial(resnext, 29, cardinality=16, width=64)

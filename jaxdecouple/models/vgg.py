@@ -13,8 +13,7 @@ from typing import Unpack
 import flax.linen as nn
 import jax
 
-from jaxdecouple.models.blocks import ConvModule, Options, convolution, dtypes_of, normalisation
-from jaxdecouple.models.depths import form_of_depth
+from jaxdecouple.models.blocks import ConvModule, Options, convolution, dtypes_of, form_of_depth, normalisation
 from jaxdecouple.models.mlp import DenseLayer
 
 _CHANNELS = (64, 128, 256, 512, 512)

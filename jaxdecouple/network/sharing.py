@@ -1,12 +1,23 @@
-"""A shared parameter is one that several layers use: an embedding that is also the matrix of the head, say."""
+"""A shared parameter is one that several layers use: an embedding that is also the matrix of the head, say.
+
+Flax has its own way to say it: one module object that is listed again, a repeat, means the same weights in both places.
+Within a stage it is one layer twice, with one set of weights. What two stages, or two different modules, would have in
+common that way is refused, since each would train a copy of its own; `shared` is for that.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxdecouple.network.adapters import as_layer
+import flax.linen as nn
+import jax
+
+from jaxdecouple.network.adapters import as_layer, is_nnx
 from jaxdecouple.network.layer import Layer
+from jaxdecouple.network.stage import Stage
+from jaxdecouple.network.trees import PyTree
 
 
 def shared(item: Any, **parameters: str) -> Layer:
@@ -30,3 +41,65 @@ def shared(item: Any, **parameters: str) -> Layer:
         raise ValueError(f"{layer.name} shares {', '.join(sorted(twice))} already; write another name")
     # In a loop over identical layers, no parameter could be another's.
     return dataclasses.replace(layer, identity=None, module=None, shares=(*layer.shares, *found.items()))
+
+
+def check_repeats(stages: Sequence[Stage], params: Sequence[Mapping[str, PyTree]]) -> None:
+    """Refuses weights that are of several stages, or of several modules.
+
+    Args:
+      stages: of the network, in order.
+      params: of each, by layer, of which only the names matter.
+
+    Raises:
+      ValueError: two layers in different stages are one module; or a module in two layers is one, or an nnx variable.
+    """
+    whole: dict[int, tuple[int, int]] = {}  # by module: the first layer that is it, and its stage
+    parts: dict[int, tuple[int, int]] = {}  # by module or variable within: the first layer that has it, and its module
+    for k, (stage, own) in enumerate(zip(stages, params, strict=True)):
+        for index, layer in enumerate(_layers(stage), stage.first):
+            tree = own.get(layer.label(index), {})
+            if layer.module is None or not jax.tree.leaves(tree):
+                continue
+            first, where = whole.setdefault(id(layer.module), (index, k))
+            if where != k:
+                raise ValueError(
+                    f"layers {first} and {index} are the same {layer.name} object, which in Flax means the same "
+                    f"weights, but they are in stages {where} and {k}, each of which would train its own; cut the "
+                    f"network so that both are in one stage, write {layer.name}(...) once for each, or share "
+                    "parameters with jaxdecouple.shared"
+                )
+            for part, name in _parts(layer.module, tree):
+                first, module = parts.setdefault(id(part), (index, id(layer.module)))
+                if module != id(layer.module):
+                    raise ValueError(
+                        f"layers {first} and {index} have the same {name}, which in Flax means the same weights, but "
+                        "each would train its own; make one for each, put both into one module, or share parameters "
+                        "with jaxdecouple.shared"
+                    )
+
+
+def _layers(stage: Stage) -> Iterator[Layer]:
+    for layer in stage.layers:
+        yield from layer.layers if not isinstance(layer, Layer) else (layer,)
+
+
+def _parts(module: Any, params: PyTree) -> Iterator[tuple[Any, str]]:
+    """What may be shared with other modules: nnx parameters, and linen modules that were given to it; with a name."""
+    if isinstance(module, nn.Module):
+        for field in dataclasses.fields(module):
+            given, _ = jax.tree.flatten_with_path(getattr(module, field.name, None), is_leaf=_is_linen)
+            for path, item in given if field.name != "parent" else ():
+                name = "_".join([field.name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
+                if _is_linen(item) and name in params:
+                    yield item, f"{type(item).__name__} object as {name}"
+                    yield from _parts(item, params[name])
+    elif is_nnx(module):
+        from flax import nnx
+
+        for path, node in nnx.iter_graph(module):
+            if isinstance(node, nnx.Param):
+                yield node, f"nnx.Param as {'.'.join(map(str, path))}"
+
+
+def _is_linen(item: Any) -> bool:
+    return isinstance(item, nn.Module)

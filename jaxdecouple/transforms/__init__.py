@@ -4,20 +4,15 @@ Usable without a pipeline.
 """
 
 from jaxdecouple.transforms.accumulation import Accumulation, AccumulationState, accumulate_gradients
-from jaxdecouple.transforms.basis_rotation import rotated_adam, scale_by_rotated_adam
-from jaxdecouple.transforms.batch_statistics import Statistics, batch_statistics
-from jaxdecouple.transforms.counting import count_from
 from jaxdecouple.transforms.delays import delay_gradients
 from jaxdecouple.transforms.dependence import Dependence, dependence_of
 from jaxdecouple.transforms.global_norm import OverStages, clip_by_global_norm
-from jaxdecouple.transforms.gradient_norms import per_example_gradient_norms
+from jaxdecouple.transforms.gradient_norms import Statistics, batch_statistics, per_example_gradient_norms
 from jaxdecouple.transforms.layer_scaling import clars, lars, scale_by_clars, scale_by_lars
-from jaxdecouple.transforms.muon import muon
-from jaxdecouple.transforms.nadam import nadam, scale_by_nadam
-from jaxdecouple.transforms.shrinking import shrink_gradients
-from jaxdecouple.transforms.stagewise import StageOptimizer, stagewise, transform_of
+from jaxdecouple.transforms.matrices import muon, rotated_adam, scale_by_rotated_adam
+from jaxdecouple.transforms.momentum import nadam, scale_by_nadam, sum_momentum
+from jaxdecouple.transforms.stagewise import StageOptimizer, count_from, shrink_gradients, stagewise, transform_of
 from jaxdecouple.transforms.tensor_paths import weight_mask
-from jaxdecouple.transforms.unified_momentum import sum_momentum
 from jaxdecouple.transforms.weight_views import (
     WeightView,
     correct_weights,

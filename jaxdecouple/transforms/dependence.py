@@ -18,8 +18,8 @@ from jaxdecouple.network.jax_internals import depends
 from jaxdecouple.network.stack import stacked
 from jaxdecouple.network.trees import PyTree, shape_of
 from jaxdecouple.transforms.accumulation import Accumulation
-from jaxdecouple.transforms.floating import floating_only
 from jaxdecouple.transforms.layer_groups import stacked_counts
+from jaxdecouple.transforms.unstacked import floating_only
 
 
 class Dependence(NamedTuple):

@@ -1,15 +1,19 @@
-"""A stagewise optimizer gives each stage its own transform: shrinking in front, accumulation around."""
+"""A stagewise optimizer gives each stage its own transform: shrinking in front, accumulation around, and a clock.
+
+Shrinking scales a delayed gradient down by how many stages it passed (FDG, section III-B). The clock is what bias
+corrections and learning-rate schedules go by: the number of the update.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 import optax
+import optax.tree_utils
 
 from jaxdecouple.transforms.accumulation import accumulate_gradients
-from jaxdecouple.transforms.counting import count_from
-from jaxdecouple.transforms.shrinking import shrink_gradients
 from jaxdecouple.transforms.weight_views import WeightView
 
 StageOptimizer = Callable[[int, int], optax.GradientTransformation]
@@ -94,3 +98,51 @@ def _check_arguments(optimizer: StageOptimizer) -> None:
             f"the optimizer is a function that cannot be called with a stage and the number of stages ({error}); write "
             "a function (stage, num_stages) -> transform, or an optax transform"
         ) from error
+
+
+def count_from(inner: optax.GradientTransformation, missed: int) -> optax.GradientTransformationExtraArgs:
+    """``inner``, as if ``missed`` updates with a gradient of 0 had come before its first.
+
+    A stage below the last has no gradient while the pipeline fills. In the papers' algorithms time goes on meanwhile:
+    Adam-DDG divides by 1 - beta_1^{t+1}, with the t that all stages share (thesis, Algorithm 10), and the learning rate
+    is gamma_t (eq. 5.9). Moments stay 0, so only the counters of ``inner`` begin later.
+
+    Args:
+      inner: the transform; every ``count`` in its state begins at ``missed``.
+      missed: how many; `schedules.missed_updates` knows.
+
+    Raises:
+      ValueError: ``missed`` is below 0.
+    """
+    if missed < 0:
+        raise ValueError(f"missed is {missed}; write how many updates came before the first, at least 0")
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> optax.OptState:
+        state = inner.init(params)
+        known = optax.tree_utils.tree_get_all_with_path(state, "count")
+        return optax.tree_utils.tree_set(state, count=jnp.asarray(missed, jnp.int32)) if known else state
+
+    return optax.GradientTransformationExtraArgs(init, inner.update) if missed else inner
+
+
+def shrink_gradients(beta: float, distance: int = 1) -> optax.GradientTransformation:
+    """Multiplies gradients by ``beta ** distance`` (FDG, eq. 17).
+
+    FDG multiplies by beta wherever a gradient enters a stage (eq. 15). Back-propagation is linear in the incoming
+    gradient, so scaling stage k's gradient by beta^(K-1-k), with distance K-1-k, is the same. Chain it before weight
+    decay and momentum, neither of which the paper shrinks. Optimizers that do not see the scale of a gradient (Adam,
+    LARS) undo it.
+
+    Args:
+      beta: shrinking factor, in (0, 1]; 1 changes nothing.
+      distance: how many stages lie between this one and the loss, at least 0.
+
+    Raises:
+      ValueError: beta or distance out of range.
+    """
+    if not 0 < beta <= 1:
+        raise ValueError(f"beta is {beta}; write a shrinking factor in (0, 1], 1 for no shrinking")
+    if distance < 0:
+        raise ValueError(f"distance is {distance}; write the number of stages between this one and the loss, >= 0")
+    return optax.identity() if beta == 1 or distance == 0 else optax.scale(float(beta) ** int(distance))

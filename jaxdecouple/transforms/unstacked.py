@@ -1,7 +1,7 @@
 """An optimizer for a stage with stacks, to which the layers of a stack are layers like any other.
 
 What it sees are the trees of single layers, under the names that they have where nothing is stacked. What it keeps of
-them is stacked as they are.
+them is stacked as they are. Parameters that have no gradient, such as integers, it does not see.
 """
 
 from __future__ import annotations
@@ -150,3 +150,27 @@ class _Outputs:
 
 def _alike(parts: Sequence[PyTree]) -> bool:
     return None not in parts and len({signature_of(part) for part in parts}) == 1
+
+
+def floating_only(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """``inner`` for parameters that have gradients; the others, such as integers and booleans, stay as they are.
+
+    Where all parameters have gradients it is ``inner``, and so is its state.
+    """
+    whole = optax.with_extra_args_support(inner)
+    masked = optax.with_extra_args_support(optax.masked(inner, lambda tree: jax.tree.map(has_gradient, tree)))
+
+    def of(tree: PyTree) -> optax.GradientTransformationExtraArgs:
+        return whole if all(map(has_gradient, jax.tree.leaves(tree))) else masked
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return of(updates).update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(lambda params: of(params).init(params), update)
+
+
+def has_gradient(leaf: Any) -> bool:
+    """Whether a parameter, or its shape, is of a floating or complex type."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)

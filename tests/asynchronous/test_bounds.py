@@ -9,7 +9,7 @@ import pytest
 
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import DrawnDelays, StepSizeWarning
-from jaxdecouple.asynchronous.algorithms import bounds
+from jaxdecouple.asynchronous.algorithms import step_sizes
 
 X = np.random.default_rng(5).standard_normal((12, 4)).astype(np.float32)
 Y = np.where(np.random.default_rng(6).random(12) < 0.5, -1, 1).astype(np.float32)
@@ -92,7 +92,7 @@ def least_room(eta: float, beta: float, large: float, b: int, delta: int, m: int
 def test_variance_reduction(large: float, b: int, delta: int, m: int, d: float) -> None:
     """Up to the bound both conditions hold for some beta, and hardly further for any of many."""
     counts = {"h": b, "delay": delta, "inner_steps": m, "coordinates": d}
-    bound = bounds.variance_reduced(largest=large, **counts)
+    bound = step_sizes.variance_reduced(largest=large, **counts)
 
     def best(eta: float) -> float:
         return max(least_room(eta, beta, large, b, delta, m, d) for beta in large * np.logspace(-5, 5, 101))

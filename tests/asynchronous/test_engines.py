@@ -15,7 +15,7 @@ import pytest
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, DualAscent, DualFree, Svrg
 from jaxdecouple.asynchronous.algorithms.sampling import rows_of
-from jaxdecouple.asynchronous.algorithms.steps import Steps
+from jaxdecouple.asynchronous.algorithms.step_sizes import Steps
 from jaxdecouple.asynchronous.engines.clock import NO_STRAGGLERS, Stragglers
 from jaxdecouple.asynchronous.engines.messages import (
     Compute,

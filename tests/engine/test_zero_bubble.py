@@ -14,7 +14,7 @@ import pytest
 import jaxdecouple as jd
 from jaxdecouple import schedules
 from jaxdecouple.diagnostics import GradientRecord
-from jaxdecouple.engine.split_backward import split
+from jaxdecouple.engine.split_program import split
 from jaxdecouple.schedules import Kind, Op
 from tests.oracles import naive
 from tests.oracles.grouped import batches, pipeline, trained

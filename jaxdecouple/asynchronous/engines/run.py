@@ -18,9 +18,8 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm
-from jaxdecouple.asynchronous.algorithms.bounds import CALLER
 from jaxdecouple.asynchronous.algorithms.sampling import rows_of
-from jaxdecouple.asynchronous.algorithms.steps import Steps
+from jaxdecouple.asynchronous.algorithms.step_sizes import CALLER, Steps
 from jaxdecouple.asynchronous.engines import local, saving, simulated
 from jaxdecouple.asynchronous.engines.messages import Go, Job, Task
 from jaxdecouple.asynchronous.engines.options import Settings

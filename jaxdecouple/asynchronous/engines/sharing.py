@@ -21,9 +21,9 @@ import numpy as np
 
 from jaxdecouple.asynchronous.algorithms.algorithm import Svrg, View
 from jaxdecouple.asynchronous.algorithms.sampling import Draw, How, draws, rows_of
-from jaxdecouple.asynchronous.engines.children import Children
 from jaxdecouple.asynchronous.engines.clock import Stragglers
 from jaxdecouple.asynchronous.engines.links import in_memory
+from jaxdecouple.asynchronous.engines.local import Children
 from jaxdecouple.asynchronous.engines.messages import Full, Go, Joined, Lost
 from jaxdecouple.asynchronous.outer import Outer
 from jaxdecouple.asynchronous.problems.problem import Problem
