@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -50,6 +52,17 @@ def of_stages(num_stages: int, share: bool = False, group_size: int = 1) -> list
         f"--num_stages={len(devices)} or fewer, --share_devices to put several stages on one device, or run with "
         "JAX_PLATFORMS=cpu for one CPU device per stage"
     )
+
+
+@contextlib.contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """JAX with as many bits as ``dtype`` has."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def describe() -> dict[str, str]:

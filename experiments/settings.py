@@ -15,7 +15,9 @@ from absl import flags
 
 from jaxdecouple.errors import did_you_mean
 
+SCALES = ("small", "thesis")
 T = TypeVar("T")
+_SAME = object()
 _SHOWN: dict[str, tuple[int, str, bool]] = {}  # of each flag
 
 
@@ -27,9 +29,10 @@ def option(
     above: float | None = None,
     below: float | None = None,
     choices: Sequence[str] = (),
-    example: str = "1,1,0",
+    example: str = "",
     group: str = "",
     common: bool = False,
+    thesis: Any = _SAME,
 ) -> Any:
     """A field that is a flag.
 
@@ -38,22 +41,33 @@ def option(
       help: of the flag.
       least, above, below: bounds of a number, or of every number of a tuple. Without any, a number is only finite.
       choices: the texts that it may be, or that a tuple may hold.
-      example: for a tuple, what the text of the flag may look like.
+      example: for a tuple, what the text of the flag may look like; by default, the default's.
       group: under which --help lists this flag and those after it.
       common: whether --help explains it, and not --helpfull alone.
+      thesis: its value at that scale, if it is another (see `define`).
     """
+    if isinstance(default, tuple):
+        example = example or ",".join(_texts(default)) or "1,1,0"
     range = {"least": least, "above": above, "below": below, "choices": tuple(choices), "example": example}
-    shown = {"group": group, "common": common}
+    shown = {"group": group, "common": common, "thesis": default if thesis is _SAME else thesis}
     return dataclasses.field(default=default, metadata={"help": help, **range, **shown})
 
 
-def define(defaults: Any) -> None:
-    """One flag for each `option` of a dataclass, given as the class or as an object whose values are the defaults."""
+def define(defaults: Any, *, scaled: bool = False) -> None:
+    """One flag for each `option` of a dataclass, given as the class or as an object whose values are the defaults.
+
+    With ``scaled``, and --scale=thesis, flags that are not given are as the thesis has it. The defaults are the small
+    scale: what one core does in minutes.
+    """
     group = ""
+    if scaled:
+        flags.DEFINE_string("scale", SCALES[0], f"what flags are that are not given: {' or '.join(SCALES)}")
     for field in _options(defaults):
         group = field.metadata["group"] or group
         show(field.name, group, common=field.metadata["common"])
-        default, help = getattr(defaults, field.name), field.metadata["help"]
+        default, help, thesis = getattr(defaults, field.name), field.metadata["help"], field.metadata["thesis"]
+        if scaled and thesis != default:
+            help += f"; thesis: {','.join(_texts(thesis)) if isinstance(thesis, tuple) else thesis}"
         if isinstance(default, tuple):
             flags.DEFINE_list(field.name, _texts(default), help)
         else:
@@ -71,13 +85,19 @@ def shown(flag: str) -> tuple[int, str, bool]:
     return _SHOWN.get(flag, (len(_SHOWN), "settings", False))
 
 
-def read(kind: type[T]) -> T:
-    """The settings that the flags give.
+def read(kind: type[T], *, scaled: bool = False) -> T:
+    """The settings that the flags give; ``scaled`` as of `define`.
 
     Raises:
       ValueError: a list flag holds something else than numbers, or the settings cannot be used.
     """
-    return kind(**{field.name: _value(field) for field in _options(kind)})
+    thesis = scaled and choose("scale", flags.FLAGS.scale, SCALES) == "thesis"
+
+    def value(field: dataclasses.Field) -> Any:
+        given = flags.FLAGS[field.name].present or not thesis
+        return _value(field) if given else field.metadata["thesis"]
+
+    return kind(**{field.name: value(field) for field in _options(kind)})
 
 
 def parse(kind: type[Any], name: str, given: str) -> Any:

@@ -39,7 +39,7 @@ from experiments.report.workdir import Workdir
 from experiments.settings import choose
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import ConvergenceWarning, EngineWarning, Linear, Result, Stragglers
-from jaxdecouple.asynchronous.data.sources import load
+from jaxdecouple.asynchronous.sources import load
 
 FLAGS = flags.FLAGS
 ENGINES = ("local", "ray")

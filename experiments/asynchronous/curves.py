@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxdecouple.asynchronous import Record
 
 Row = dict[str, Any]
 
+_FOLDER = re.compile(r"\b(npz|libsvm):[^,]*/")
 _FLOOR = 1e-15  # below it, differences are rounding
 
 
@@ -96,6 +98,17 @@ def colour(index: int) -> Any:
 def shown(value: float) -> str:
     """A number for a table: three significant digits, or a dash where there is none."""
     return f"{value:.3g}" if math.isfinite(value) else "-"
+
+
+def described(setting: Any) -> dict[str, Any]:
+    """A setting for a report: files by their names, not by where they lie."""
+    values = dataclasses.asdict(setting).items()
+    return {name: [*map(named, value)] if isinstance(value, tuple) else named(value) for name, value in values}
+
+
+def named(value: Any) -> Any:
+    """A source's name without the folder of its file."""
+    return _FOLDER.sub(r"\1:", value) if isinstance(value, str) else value
 
 
 def by(curves: Iterable[Curve], *names: str) -> dict[Any, list[Curve]]:

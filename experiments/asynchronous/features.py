@@ -22,11 +22,11 @@ from absl import flags
 from flax import linen as nn
 
 from experiments import cli as command_line
-from experiments.asynchronous import scales
-from experiments.asynchronous.scales import option
+from experiments.asynchronous.curves import described
 from experiments.report.workdir import Workdir
+from experiments.settings import Settings, define, option, read
 from jaxdecouple import data
-from jaxdecouple.asynchronous.data.sources import Source
+from jaxdecouple.asynchronous.sources import Source
 
 FLAGS = flags.FLAGS
 
@@ -34,7 +34,7 @@ _BATCH, _CHUNK = 64, 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Extraction:
+class Extraction(Settings):
     """The network and its training; each field is a flag."""
 
     data: str = option("digits", "images: npz:PATH, digits, or what experiments.train has", thesis="npz:cifar10.npz")
@@ -75,7 +75,6 @@ def extract(setting: Extraction) -> tuple[Source, float]:
     Raises:
       ValueError: the images cannot be had.
     """
-    scales.check(setting)
     images = data.load(setting.data)
     x, x_test = (np.asarray(part, np.float32) for part in (images.x_train, images.x_test))
     mean, deviation = x.mean(axis=(0, 1, 2)), x.std(axis=(0, 1, 2))
@@ -133,9 +132,8 @@ def save(source: Source, path: pathlib.Path) -> None:
 
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing but config.json was written"):
-        setting = scales.read(Extraction)
-        workdir = pathlib.Path(FLAGS.workdir or Workdir.unused("runs/features"))
-        output = Workdir(workdir, scales.described(setting), overwrite=FLAGS.overwrite)
+        setting, workdir = read(Extraction, scaled=True), command_line.workdir("features")
+        output = Workdir(workdir, described(setting), overwrite=FLAGS.overwrite)
         source, error = extract(setting)
         save(source, output.file("features.npz"))
         output.write_json("summary.json", {"test_error": error, "n": len(source.x), "num_tests": len(source.x_test)})
@@ -145,6 +143,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    scales.define(Extraction)
+    define(Extraction, scaled=True)
     command_line.define_workdir()
     command_line.start(main)

@@ -19,10 +19,10 @@ import numpy as np
 
 from experiments.asynchronous import networks
 from experiments.asynchronous.curves import Curve
-from experiments.asynchronous.scales import option
 from experiments.report.workdir import Workdir
+from experiments.settings import option
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous.data.sources import load
+from jaxdecouple.asynchronous.sources import load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,14 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from experiments.asynchronous import scaling
-from experiments.asynchronous.scales import option
+from experiments.asynchronous import speedups
+from experiments.settings import option
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Figure2(scaling.Scaling):
+class Figure2(speedups.Scaling):
     """What is trained, and how; each field is a flag."""
 
     coordinates: int = option(1000, "random coordinates of w that an update changes", least=1)

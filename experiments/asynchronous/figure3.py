@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.asynchronous import features, networks, scales
+from experiments import devices
+from experiments.asynchronous import features, networks
 from experiments.asynchronous.curves import Curve
-from experiments.asynchronous.scales import option
 from experiments.report.workdir import Workdir
+from experiments.settings import option
 from jaxdecouple import asynchronous
-from jaxdecouple.asynchronous.data.sources import load
+from jaxdecouple.asynchronous.sources import load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Figure3(networks.Training):
             source = load(self.features, dtype=np.dtype(self.dtype)).first(self.num_examples, self.num_tests)
         else:
             names = [field.name for field in dataclasses.fields(features.Extraction) if hasattr(self, field.name)]
-            with scales.precision("float32"):
+            with devices.precision("float32"):
                 source, error = features.extract(features.Extraction(**{name: getattr(self, name) for name in names}))
             features.save(source, output.file("features.npz"))
             more = {"error of the network of the features": round(error, 5)}

@@ -16,14 +16,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from experiments.asynchronous import scaling
-from experiments.asynchronous.scales import option
+from experiments.asynchronous import speedups
+from experiments.settings import option
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Figure4(scaling.Scaling):
+class Figure4(speedups.Scaling):
     """What is trained, and how; each field is a flag."""
 
     data: str = option("digits", "features: npz:PATH, or digits", thesis="npz:features.npz")

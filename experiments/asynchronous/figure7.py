@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from experiments.asynchronous import figures, races, speedups
 from experiments.asynchronous.curves import Curve, by, colour, draw
-from experiments.asynchronous.scales import option
 from experiments.report.workdir import Workdir
+from experiments.settings import option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

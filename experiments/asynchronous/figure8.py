@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 
 from experiments.asynchronous import figures, races
 from experiments.asynchronous.curves import Curve, Row, by, colour, draw, rows_of, shown
-from experiments.asynchronous.scales import option
 from experiments.report.workdir import Workdir
+from experiments.settings import option
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
 from jaxdecouple.asynchronous.algorithms import step_sizes

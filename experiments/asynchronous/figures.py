@@ -12,17 +12,17 @@ from absl import flags
 
 from experiments import cli as command_line
 from experiments import devices
-from experiments.asynchronous import scales
-from experiments.asynchronous.curves import Curve, rounded
+from experiments.asynchronous.curves import Curve, described, rounded
 from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
+from experiments.settings import Settings, define, read
 
 Columns = Mapping[str, Callable[[Curve], str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Figure:
-    """What all figures have; each field of a figure is a flag, made by `scales.option`.
+class Figure(Settings):
+    """What all figures have; each field of a figure is a flag.
 
     Attributes:
       name: of the picture, and of the directory below runs/.
@@ -33,14 +33,6 @@ class Figure:
     name: ClassVar[str]
     claim: ClassVar[str]
     interrupted: ClassVar[str] = "nothing but config.json was written"
-
-    def check(self) -> None:
-        """Refuses what cannot be used.
-
-        Raises:
-          ValueError: says what was given, what was expected, and what to write.
-        """
-        scales.check(self)
 
     def measure(self, output: Workdir) -> tuple[list[Curve], dict[str, Any]]:
         """All curves, and what else belongs in results.json."""
@@ -62,17 +54,16 @@ class Figure:
         """Measures, writes results.json, table.md and a picture, and returns table.md.
 
         Raises:
-          ValueError: settings that cannot be used.
+          ValueError: data or workdir cannot be used.
         """
-        self.check()
-        described = scales.described(self)
-        output = Workdir(workdir, described, overwrite=overwrite)
-        with scales.precision(getattr(self, "dtype", "float32")):
+        settings = described(self)
+        output = Workdir(workdir, settings, overwrite=overwrite)
+        with devices.precision(getattr(self, "dtype", "float32")):
             curves, more = self.measure(output)
         columns = self.columns(curves)
         table = markdown([[*columns], *([cell(curve) for cell in columns.values()] for curve in curves)])
         text = f"**The thesis:** {self.claim}\n\n**Found:** {self.found(curves)}\n\n{table}"
-        result = {"setting": described, "machine": devices.describe(), **more}
+        result = {"setting": settings, "machine": devices.describe(), **more}
         result["curves"] = [{"about": rounded(dict(curve.about)), "rows": list(curve.rows)} for curve in curves]
         output.write_json("results.json", result, depth=4)
         output.write("table.md", text + "\n")
@@ -84,13 +75,13 @@ class Figure:
     @classmethod
     def start(cls) -> None:
         """Runs the figure with the flags of the command line."""
-        scales.define(cls)
+        define(cls, scaled=True)
         command_line.define_workdir()
         command_line.start(cls._main)
 
     @classmethod
     def _main(cls, argv: list[str]) -> None:
         with command_line.frame(argv, interrupted=cls.interrupted):
-            workdir = pathlib.Path(flags.FLAGS.workdir or Workdir.unused(f"runs/{cls.name}"))
-            text = scales.read(cls).run(workdir, overwrite=flags.FLAGS.overwrite)
+            figure, workdir = read(cls, scaled=True), command_line.workdir(cls.name)
+            text = figure.run(workdir, overwrite=flags.FLAGS.overwrite)
         print(f"\n{text}\n\nnumbers and picture are in {workdir}")

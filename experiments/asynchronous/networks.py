@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 
 from experiments.asynchronous import figures
 from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, rounded, shown
-from experiments.asynchronous.scales import option
+from experiments.asynchronous.solving import DTYPES
+from experiments.settings import option
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import ConvergenceWarning, General, Record, Result
-from jaxdecouple.asynchronous.data.sources import Source, classes
+from jaxdecouple.asynchronous.sources import Source, classes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Training(figures.Figure):
         (5e-1, 2e-1, 5e-2), "eta of SVRG to try", thesis=(5e-1, 1e-1, 5e-2, 1e-2, 5e-3, 1e-3, 5e-4, 1e-4, 5e-5, 1e-5)
     )
     tuning_epochs: int = option(0, "compare step sizes after so many epochs; 0: at the end", least=0)
-    dtype: str = option("float32", "float64 or float32", thesis="float64")
+    dtype: str = option("float32", "float64 or float32", choices=DTYPES, thesis="float64")
     seed: int = option(0, "of the network and of the examples that are chosen", least=0)
 
     def check(self) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import sklearn.preprocessing
 
-from experiments.asynchronous import figures, scales
-from experiments.asynchronous.curves import Curve, rows_of, shown
-from experiments.asynchronous.scales import option
-from experiments.asynchronous.solving import ENGINES, guard, stragglers
-from experiments.settings import choose
+from experiments.asynchronous import figures
+from experiments.asynchronous.curves import Curve, named, rows_of, shown
+from experiments.asynchronous.solving import DTYPES, ENGINES, guard, stragglers
+from experiments.settings import option
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import (
@@ -29,7 +28,7 @@ from jaxdecouple.asynchronous import (
     StepSizeWarning,
     Stragglers,
 )
-from jaxdecouple.asynchronous.data.sources import load, signs
+from jaxdecouple.asynchronous.sources import load, signs
 
 NAMES = {"dis_dfsdca": "Dis-dfSDCA", "cocoa_plus": "CoCoA+"}
 
@@ -38,18 +37,19 @@ NAMES = {"dis_dfsdca": "Dis-dfSDCA", "cocoa_plus": "CoCoA+"}
 class Costs(figures.Figure):
     """What things cost on the virtual clock, and who is late; each field is a flag."""
 
-    engine: str = option("simulated", f"one of {', '.join(ENGINES)}; seconds are a virtual clock's, or real ones")
+    engine: str = option(
+        "simulated", f"one of {', '.join(ENGINES)}; seconds are a virtual clock's, or real ones", choices=ENGINES
+    )
     straggler_probability: float = option(0.2, "p: how often a message of worker 0 is late", least=0)
     straggler_slowdown: tuple[float, ...] = option((0.0, 10.0), "it is late by m computing times, m between these")
     example_seconds: float = option(1e-6, "virtual clock: a gradient of one example", least=0)
     message_seconds: float = option(1e-5, "virtual clock: the way to the server and back", thesis=1e-4, least=0)
     update_seconds: float = option(1e-6, "virtual clock: an update by the server", thesis=1e-5, least=0)
-    dtype: str = option("float64", "float64 or float32")
+    dtype: str = option("float64", "float64 or float32", choices=DTYPES)
     seed: int = option(0, "of the examples that are chosen, of lateness, and of made data", least=0)
 
     def check(self) -> None:
         super().check()
-        choose("engine", self.engine, ENGINES)
         self.late()
 
     def clock(self) -> Clock:
@@ -136,7 +136,7 @@ class Race(Costs):
           ValueError: all step sizes diverge.
         """
         worst = 1e3 * float(problem.objective(problem.initial()))
-        about = {"data": scales.named(name), "n": problem.n, "d": problem.d, "method": method, "workers": workers}
+        about = {"data": named(name), "n": problem.n, "d": problem.d, "method": method, "workers": workers}
         about |= {"h": h}
         # Both as section 3.4.1 and Algorithm 4: a random order of all examples, which CoCoA+ has, would favour it.
         drawn = {"sampling": "uniform", "local_steps": h}

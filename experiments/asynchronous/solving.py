@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.asynchronous.scales import check, option
-from experiments.settings import choose
+from experiments.settings import Settings, option
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Problem, Record, Result, Stragglers
-from jaxdecouple.asynchronous.data.sources import Source, classes, load, signs
+from jaxdecouple.asynchronous.sources import Source, classes, load, signs
 
 PROBLEMS = ("ridge", "quadratic", "logistic", "smoothed_hinge", "pca", "network")
 ENGINES = ("simulated", "local", "ray")
+DTYPES = ("float64", "float32")
 
 # What each method takes besides what all of them do.
 METHODS: dict[str, tuple[str, ...]] = {
@@ -48,11 +48,11 @@ NEEDS_STEP = ("sgd", "shared_asysvrg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Solving:
+class Solving(Settings):
     """What is solved, and how; each field is a command-line flag."""
 
-    method: str = option("dis_dfsdca", f"one of {', '.join(METHODS)}")
-    problem: str = option("ridge", f"one of {', '.join(PROBLEMS)}")
+    method: str = option("dis_dfsdca", f"one of {', '.join(METHODS)}", choices=tuple(METHODS))
+    problem: str = option("ridge", f"one of {', '.join(PROBLEMS)}", choices=PROBLEMS)
     data: str = option("digits", "digits, libsvm:PATH, npz:PATH, made:NxD or made:NxD:DENSITY")
     test_data: str = option("", "libsvm:PATH of the test part of libsvm:PATH")
     num_examples: int = option(0, "the first so many examples; 0: all", least=0)
@@ -66,7 +66,7 @@ class Solving:
     gamma: float = option(1.0, "smoothed_hinge: over how much the hinge is rounded")
     hidden: int = option(32, "network: units of the hidden layer", least=1)
     workers: int = option(4, "K; methods of one worker take 1, whatever is said here", least=1)
-    engine: str = option("simulated", f"one of {', '.join(ENGINES)}")
+    engine: str = option("simulated", f"one of {', '.join(ENGINES)}", choices=ENGINES)
     delays: str = option(
         "", "simulated: empty: a virtual clock's; a number for all messages; drawn:N: drawn from 0 to N"
     )
@@ -94,19 +94,11 @@ class Solving:
     update_seconds: float = option(1e-5, "virtual clock: an update by the server", least=0)
     checkpoint: str = option("", "a file to write at the end of each outer iteration")
     resume: str = option("", "such a file, to go on from")
-    dtype: str = option("float64", "float64 or float32")
+    dtype: str = option("float64", "float64 or float32", choices=DTYPES)
     seed: int = option(0, "of the examples that are chosen, of a network, and of made data", least=0)
 
     def check(self) -> None:
-        """Refuses what cannot be run, as far as it can be told without the data.
-
-        Raises:
-          ValueError: says what was given, what was expected, and what to write.
-        """
-        check(self)
-        choose("method", self.method, METHODS)
-        choose("problem", self.problem, PROBLEMS)
-        choose("engine", self.engine, ENGINES)
+        """Refuses what cannot be run, as far as it can be told without the data; ranges have been checked."""
         if self.method in NEEDS_STEP and not self.step_size:
             raise ValueError(f"step_size is 0, and {self.method} has no step size of its own; write --step_size=0.01")
         self.stragglers()

@@ -27,8 +27,7 @@ from matplotlib.figure import Figure
 import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
-from experiments.large_batch.network import Examples, Network, Training, order_of
-from experiments.large_batch.tables import layer_labels, rounded, style
+from experiments.large_batch.network import Examples, Network, Training, layer_labels, order_of, rounded, style
 from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir, drawing
 from experiments.settings import define, option, read

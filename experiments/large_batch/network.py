@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import optax
 
@@ -158,3 +160,27 @@ def order_of(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> np
     index = np.arange(num_examples, dtype=np.int32)
     batches = epoch_batches(index, index, batch_size, seed=seed, epoch=epoch, drop_last=True)
     return np.stack([rows for rows, _ in batches])
+
+
+def layer_labels(params: dict[str, PyTree]) -> dict[str, str]:
+    """What to call each layer: its number, from the input on, and the shape of its weights."""
+    return {name: f"{number} ({_weight_shape(layer)})" for number, (name, layer) in enumerate(params.items(), 1)}
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour, line and marker of the layer of this index, from 0 on."""
+    return {
+        "color": matplotlib.colormaps["tab10"](index % 10),
+        "linestyle": ("-", "--", ":", "-.")[index % 4],
+        "marker": "osD^vP<>"[index % 8],
+    }
+
+
+def rounded(values: Sequence[float], digits: int = 6) -> list[float | None]:
+    """For JSON: so many significant digits, and ``None`` where a value is not finite."""
+    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values]
+
+
+def _weight_shape(layer: PyTree) -> str:
+    weights = max(jax.tree.leaves(layer), key=lambda leaf: leaf.ndim)
+    return "x".join(map(str, weights.shape))

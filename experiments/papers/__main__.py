@@ -6,8 +6,8 @@
     python -m experiments.papers fdg --row=table6 --set epochs=30 --set beta=0.2
 
 The papers are fdg, adl, dsp and thesis. ``--scale=paper``, the default, is the setting that the paper prints.
-``--scale=small`` is the same method on images that are here (`experiments.papers.small`); ``--scale=medium`` takes
-smaller networks of the same kinds, and the data given (`experiments.papers.medium`). Results are kept in the
+``--scale=small`` is the same method on images that are here; ``--scale=medium`` takes smaller networks of the same
+kinds, and the data given (`experiments.papers.scales`). Results are kept in the
 workdir, for all papers and scales: what is there is not run again, and a training run that was stopped or killed goes
 on at its newest checkpoint. ``--set`` gives settings of the chosen rows other values; such results are kept apart.
 The tables are written as one page, PAPER.md, or PAPER-ROW.md where rows are chosen, with its pictures.

@@ -14,9 +14,8 @@ import dataclasses
 from typing import Any
 
 from experiments.papers import dsp
-from experiments.papers.kinds.memory import MEMORY
 from experiments.papers.kinds.predictions import STALENESS
-from experiments.papers.kinds.speed import SPEED
+from experiments.papers.kinds.speed import MEMORY, SPEED
 from experiments.papers.kinds.training import FINAL_ERROR, TOP_1_AND_5
 from experiments.papers.table import DIVERGES, Row, Table, row_each, shown, stages
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from absl import flags
 
 from experiments import devices, settings
-from experiments.papers import adl, changes, dsp, fdg, render, thesis
+from experiments.papers import adl, dsp, fdg, render, scales, thesis
 from experiments.papers.kinds import training
 from experiments.papers.render import Line
+from experiments.papers.scales import SCALES, Scale
 from experiments.papers.store import Job, Store, first_with, job_of
-from experiments.papers.table import SCALES, Result, Row, Scale, Table, choose
+from experiments.papers.table import Result, Row, Table, choose
 from experiments.training.config import Config
 
 FLAGS = flags.FLAGS
@@ -126,7 +127,7 @@ def run(
     tables = PAPERS[paper].TABLES
     single = sum(map(len, chosen.values())) == 1
     machine = ", ".join(f"{name} {value}" for name, value in devices.describe().items())
-    changed = f" Changed by --set: {changes.text(scale.changes)}." if scale.changes else ""
+    changed = f" Changed by --set: {scales.changes_in_words(scale.changes)}." if scale.changes else ""
     text = f"# {PAPERS[paper].TITLE}\n\nScale: {scale.name}.{changed} `{command}`\n\nMachine: {machine}.\n"
     first = first_with(tables, scale)
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +234,7 @@ def main(argv: Sequence[str]) -> None:
         print(listing(tables, chosen))
         return
     name = settings.choose("scale", FLAGS.scale, SCALES)
-    scale = Scale(name, FLAGS.dataset, FLAGS.epochs, FLAGS.data_dir, changes.parsed(FLAGS.set))
+    scale = Scale(name, FLAGS.dataset, FLAGS.epochs, FLAGS.data_dir, scales.parsed_changes(FLAGS.set))
     if scale.epochs < 0:
         raise ValueError(f"epochs is {scale.epochs}; write at least 1, or 0 for the scale's own")
     if scale.epochs and name == "paper":

@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.papers.table import Measure, Result, Row, Scale, Table
+from experiments.papers.scales import Scale
+from experiments.papers.table import Measure, Result, Row, Table
 from experiments.report.workdir import Files, Workdir
 
 PURPOSE = {"holds": "results of reproductions"}

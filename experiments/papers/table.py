@@ -7,31 +7,12 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments.papers.scales import Scale
 from jaxdecouple.errors import did_you_mean
 
 DIVERGES = "diverges"  # the papers print a crossed circle, or say that it does not converge
-SCALES = ("small", "medium", "paper")
 Result = Mapping[str, Any]  # JSON-able
 Emit = Callable[[int, Result], Any]  # called with each seed and its result, as soon as it is there
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How much of the paper's setting is run.
-
-    Attributes:
-      name: ``paper``, exactly as printed, or ``small`` or ``medium``, as the modules of these names map it.
-      dataset: in place of the paper's, or of the digits; empty: no other.
-      epochs: of a small or medium run; 0: as these modules have it.
-      data_dir: as for `experiments.train`.
-      changes: settings that have other values than the rows give them, name -> text.
-    """
-
-    name: str
-    dataset: str = ""
-    epochs: int = 0
-    data_dir: str = ""
-    changes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

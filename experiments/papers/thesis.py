@@ -18,9 +18,8 @@ import dataclasses
 from typing import Any
 
 from experiments.papers.kinds.diagnostics import SIGMA
-from experiments.papers.kinds.memory import MEMORY
 from experiments.papers.kinds.predictions import IDEAL_SPEEDUP
-from experiments.papers.kinds.speed import SPEED
+from experiments.papers.kinds.speed import MEMORY, SPEED
 from experiments.papers.kinds.training import BEST_ACCURACY, BEST_ERROR, FINAL_ACCURACY, FINAL_ERROR
 from experiments.papers.table import DIVERGES, Row, Table, row_each, shown, stages
 

@@ -20,10 +20,9 @@ from experiments.settings import revived
 from experiments.training import auto
 from experiments.training.auto import Choice
 from experiments.training.config import LARGEST_SAMPLE, Config
-from experiments.training.inputs import Inputs
 from experiments.training.methods import AUTO
 from experiments.training.progress import Diagnosis, EpochRecord, Progress
-from experiments.training.tasks import TextInputs, task_of
+from experiments.training.tasks import Inputs, TextInputs, task_of
 from jaxdecouple.data import DataError, ImageData, TextData, num_batches
 from jaxdecouple.engine.metrics import Evaluation
 from jaxdecouple.engine.state import Metrics, State

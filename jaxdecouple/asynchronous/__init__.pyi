@@ -1,7 +1,4 @@
-from .algorithms.bounds import StepSizeWarning as StepSizeWarning
-from .data.libsvm import read_libsvm as read_libsvm
-from .data.sources import Source as Source
-from .data.sources import load as load
+from .algorithms.step_sizes import StepSizeWarning as StepSizeWarning
 from .engines.clock import Clock as Clock
 from .engines.clock import DrawnDelays as DrawnDelays
 from .engines.clock import Stragglers as Stragglers
@@ -14,6 +11,7 @@ from .engines.run import EngineWarning as EngineWarning
 from .estimators import LinearSVM as LinearSVM
 from .estimators import LogisticClassifier as LogisticClassifier
 from .estimators import RidgeRegressor as RidgeRegressor
+from .libsvm import read_libsvm as read_libsvm
 from .problems.factories import general as general
 from .problems.factories import linear as linear
 from .problems.factories import logistic as logistic
@@ -36,5 +34,7 @@ from .solvers import sdca as sdca
 from .solvers import sgd as sgd
 from .solvers import sgd_svrg as sgd_svrg
 from .solvers import svrg as svrg
+from .sources import Source as Source
+from .sources import load as load
 from .trace import Record as Record
 from .trace import Trace as Trace

@@ -11,6 +11,7 @@ the labels first. They compute in float64.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from typing import Any
 
@@ -42,6 +43,7 @@ SOLVERS = {
 _ALONE = ("sdca", "dfsdca", "svrg")
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class LinearModel(BaseEstimator):
     """What the estimators have in common.
 
@@ -64,28 +66,15 @@ class LinearModel(BaseEstimator):
       converged_: whether all reached ``tol``.
     """
 
-    def __init__(
-        self,
-        *,
-        l2: float = 1e-4,
-        fit_intercept: bool = True,
-        solver: str = "auto",
-        tol: float = 1e-4,
-        max_iter: int = 1000,
-        workers: int = 1,
-        engine: str = "simulated",
-        warm_start: bool = False,
-        random_state: Any = None,
-    ):
-        self.l2 = l2
-        self.fit_intercept = fit_intercept
-        self.solver = solver
-        self.tol = tol
-        self.max_iter = max_iter
-        self.workers = workers
-        self.engine = engine
-        self.warm_start = warm_start
-        self.random_state = random_state
+    l2: float = 1e-4
+    fit_intercept: bool = True
+    solver: str = "auto"
+    tol: float = 1e-4
+    max_iter: int = 1000
+    workers: int = 1
+    engine: str = "simulated"
+    warm_start: bool = False
+    random_state: Any = None
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -248,35 +237,11 @@ class LogisticClassifier(Classifier):
             return np.log(self.predict_proba(X))
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class LinearSVM(Classifier):
     """A linear support vector machine with a hinge rounded over ``gamma``; other arguments: see `LinearModel`."""
 
-    def __init__(
-        self,
-        *,
-        gamma: float = 1.0,
-        l2: float = 1e-4,
-        fit_intercept: bool = True,
-        solver: str = "auto",
-        tol: float = 1e-4,
-        max_iter: int = 1000,
-        workers: int = 1,
-        engine: str = "simulated",
-        warm_start: bool = False,
-        random_state: Any = None,
-    ):
-        super().__init__(
-            l2=l2,
-            fit_intercept=fit_intercept,
-            solver=solver,
-            tol=tol,
-            max_iter=max_iter,
-            workers=workers,
-            engine=engine,
-            warm_start=warm_start,
-            random_state=random_state,
-        )
-        self.gamma = gamma
+    gamma: float = 1.0
 
     def _loss(self) -> Loss:
         return SmoothedHinge(self.gamma)

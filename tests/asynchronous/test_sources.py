@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdecouple.asynchronous.data import sources
+from jaxdecouple.asynchronous import sources
 
 
 def test_digits():

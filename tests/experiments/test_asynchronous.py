@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from absl import flags
 
+from experiments import settings
+from experiments.asynchronous import __main__ as program
 from experiments.asynchronous import (
     figure1,
     figure2,
@@ -19,8 +21,6 @@ from experiments.asynchronous import (
     figure7,
     figure8,
     networks,
-    program,
-    scales,
     solving,
     speedups,
 )
@@ -92,7 +92,7 @@ def test_a_run_that_diverges_ends(tmp_path):
         ({"straggler_slowdown": (1.0,)}, "straggler_slowdown is '1'; write two numbers"),
         ({"method": "sgd"}, "step_size is 0, and sgd has no step size of its own"),
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
-        ({"l2": -1.0}, "l2 is -1.0; write at least 0"),
+        ({"l2": -1.0}, "l2 is -1.0; write a number of at least 0"),
         ({"step_size": math.nan}, "step_size is nan; write a number"),
         ({"data": "made:50x4:0.5", "problem": "pca"}, "made:50x4:0.5 is sparse, and pca needs dense data"),
         (
@@ -105,8 +105,8 @@ def test_a_run_that_diverges_ends(tmp_path):
     ],
 )
 def test_what_cannot_be_run(tmp_path, given, message):
-    setting = dataclasses.replace(TINY, **({"num_examples": 0} if "data" in given else {}), **given)
     with pytest.raises(ValueError, match=message):
+        setting = dataclasses.replace(TINY, **({"num_examples": 0} if "data" in given else {}), **given)
         program.run(setting, tmp_path / "run")
 
 
@@ -128,11 +128,10 @@ def parsed(monkeypatch):
 
     def parse(kind, *arguments):
         values = flags.FlagValues()
-        monkeypatch.setattr(scales.flags, "FLAGS", values)
-        monkeypatch.setattr(scales, "flags", _Defining(values))
-        scales.define(kind)
+        monkeypatch.setattr(settings, "flags", _Defining(values))
+        settings.define(kind, scaled=True)
         values(["program", *arguments])
-        return scales.read(kind)
+        return settings.read(kind, scaled=True)
 
     return parse
 
@@ -167,7 +166,9 @@ def test_scales(parsed):
     assert (eighth.n, eighth.d, eighth.mu, eighth.l2, eighth.workers) == (500_000, 500, 100.0, 1e-4, (4, 8))
     with pytest.raises(ValueError, match="unknown scale 'large'; write one of: small, thesis"):
         parsed(figure6.Figure6, "--scale=large")
-    with pytest.raises(ValueError, match="workers is '2,a'; write whole numbers with commas between, such as 4,8,16"):
+    with pytest.raises(
+        ValueError, match="workers is '2,a'; write integers of at least 1 with commas between, such as 4,8,16"
+    ):
         parsed(figure6.Figure6, "--workers=2,a")
     with pytest.raises(ValueError, match="l2 is nan"):
         parsed(figure6.Figure6, "--l2=nan")

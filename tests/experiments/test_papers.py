@@ -9,10 +9,11 @@ import re
 import numpy as np
 import pytest
 
-from experiments.papers import changes, program, render
+from experiments.papers import program, render, scales
 from experiments.papers.kinds.training import FINAL_ERROR
+from experiments.papers.scales import Scale
 from experiments.papers.store import Store, first_with, job_of
-from experiments.papers.table import DIVERGES, Row, Scale, Table, choose
+from experiments.papers.table import DIVERGES, Row, Table, choose
 from experiments.training.config import Config
 
 PAPERS = {name: paper.TABLES for name, paper in program.PAPERS.items()}
@@ -214,7 +215,7 @@ def test_changes_that_a_row_cannot_have_are_refused_before_anything_runs(name, g
     paper, _, row = name.partition("/")
     tables = PAPERS[paper]
     with pytest.raises(ValueError, match=re.escape(message)):
-        program.check(tables, choose(tables, row), Scale("small", changes=changes.parsed(given)))
+        program.check(tables, choose(tables, row), Scale("small", changes=scales.parsed_changes(given)))
 
 
 def test_a_table_or_a_part_of_one_is_chosen_by_name():

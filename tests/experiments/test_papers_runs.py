@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from experiments.papers import adl, program
-from experiments.papers.kinds import diagnostics, memory, predictions, speed, stragglers, training
+from experiments.papers.kinds import diagnostics, predictions, speed, stragglers, training
 from experiments.papers.kinds.slow_devices import SlowDevices, Slowness
+from experiments.papers.scales import Scale
 from experiments.papers.store import Job, Store
-from experiments.papers.table import DIVERGES, Scale
+from experiments.papers.table import DIVERGES
 from experiments.training.saving import Saver
 from jaxdecouple import schedules
 from jaxdecouple.diagnostics import DirectionRecord, GradientRecord
@@ -141,7 +142,7 @@ def test_adl_takes_a_whole_batch_per_tick_where_speed_is_measured(name, images):
 
 
 def test_memory_is_that_of_all_devices():
-    (found,) = results(memory.MEMORY, {**TINY, "method": "ddg", "num_stages": 2}).values()
+    (found,) = results(speed.MEMORY, {**TINY, "method": "ddg", "num_stages": 2}).values()
     assert len(found["peak_bytes"]) == 2
     assert found["ratio"] == sum(found["peak_bytes"]) / sum(found["baseline_bytes"]) > 1
 

@@ -7,8 +7,7 @@ import pytest
 
 from experiments.training import loading, session
 from experiments.training.config import Config
-from experiments.training.inputs import Inputs
-from experiments.training.tasks import in_words, inputs_of, task_of
+from experiments.training.tasks import Inputs, in_words, inputs_of, task_of
 
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n" * 12
 SETTINGS = {

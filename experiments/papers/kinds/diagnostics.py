@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.papers.kinds import training
-from experiments.papers.table import DIVERGES, Column, Measure, Result, Scale
+from experiments.papers.scales import Scale
+from experiments.papers.table import DIVERGES, Column, Measure, Result
 from experiments.report import plots
 from experiments.training.config import Config
 from experiments.training.progress import Diagnosis, diagnosis_of

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jaxdecouple as jd
-from experiments.papers import changes
-from experiments.papers.table import Column, Emit, Measure, Scale
+from experiments.papers import scales
+from experiments.papers.scales import Scale
+from experiments.papers.table import Column, Emit, Measure
 from experiments.training.config import Config
 from jaxdecouple import schedules
 from jaxdecouple.schedules import Schedule
@@ -43,7 +44,7 @@ def changed(settings: Mapping[str, Any], scale: Scale, known: Mapping[str, type]
     Raises:
       ValueError: rows of this kind, or the method, have no such setting.
     """
-    found = {**settings, **changes.values(scale.changes, known)}
+    found = {**settings, **scales.changed_values(scale.changes, known)}
     if scale.changes:
         schedule_of(found)
     return found

@@ -4,12 +4,16 @@ Both are measured in turn, in the same run, as `experiments.benchmark` does; met
 Where there are fewer devices than stages, stages share them, and the measured ratio says little of a machine with K
 devices: for that the timeline is asked, with the measured times of the operations, none of them slowed by another, and
 without the host's time. It is asked for lock-step too, in which the papers' codes run.
+
+Other rows are memory: the most bytes that the devices of a pipeline hold, against back-propagation on as many. The
+peaks of the K devices are added up: the mean of them, which ADL reports, has the same ratio to back-propagation's.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,11 +25,13 @@ import jaxdecouple as jd
 from experiments import devices
 from experiments.measure import entrants, throughput
 from experiments.measure.entrants import Entrant
+from experiments.measure.memory import peak_bytes
 from experiments.measure.operation_times import Round, as_times, joined_stages
 from experiments.measure.workload import Workload
-from experiments.papers import small
+from experiments.papers import scales
 from experiments.papers.kinds.predictions import METHOD, changed, schedule_of
-from experiments.papers.table import Column, Emit, Measure, Result, Scale
+from experiments.papers.scales import Scale
+from experiments.papers.table import Column, Emit, Measure, Result
 from experiments.training.methods import METHODS
 from jaxdecouple import schedules
 
@@ -40,7 +46,7 @@ OPTIONS: dict[str, type] = {
 
 def settings_of(settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     """The row's settings, with those of the measurement; at the small scale, of a small network."""
-    chosen = {**settings, **(small.SPEED if scale.name == "small" else {})}
+    chosen = {**settings, **(scales.SPEED if scale.name == "small" else {})}
     measured = {"repeats": REPEATS[scale.name], "seconds": SECONDS[scale.name]}
     return changed({**chosen, **measured}, scale, OPTIONS)
 
@@ -175,6 +181,45 @@ SPEED = Measure(
         Column("measured, devices at hand", lambda result: result["speedup"]),
         Column("devices", lambda result: result["devices"], 0),
         Column("images/s", lambda result: result["images_per_second"], 0),
+    ),
+    seeded=False,
+)
+
+
+def memory_settings_of(settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+    """The row's settings; at the small scale, of a small network."""
+    return changed({**settings, **(scales.SPEED if scale.name == "small" else {})}, scale, OPTIONS)
+
+
+def run_memory(settings: Mapping[str, Any], seeds: Sequence[int], emit: Emit) -> None:
+    """Counts once for each seed, which is only a number here.
+
+    Raises:
+      ValueError: there are fewer devices than stages.
+    """
+    for seed in seeds:
+        baseline, own = peaks(backprop_of(settings)), peaks(settings)
+        emit(seed, {"peak_bytes": own, "baseline_bytes": baseline, "ratio": sum(own) / sum(baseline)})
+    jax.clear_caches()
+
+
+def peaks(settings: Mapping[str, Any]) -> list[int]:
+    """The peak of each device, in bytes."""
+    entrant, shape = pipelined(settings), shape_of(settings)
+    ticks = 2 * entrant.pipeline.schedule.drain + 2 * entrant.accumulate + 2
+    batches = itertools.islice(itertools.cycle(shape.distinct(entrant.batch_size)), ticks)
+    state = entrant.pipeline.init(jax.random.key(0), shape.sample(entrant.batch_size))
+    return peak_bytes(entrant.pipeline, state, batches)
+
+
+MEMORY = Measure(
+    kind="memory",
+    settings=memory_settings_of,
+    run=run_memory,
+    unit="memory relative to BP",
+    columns=(
+        Column("memory relative to BP", lambda result: result["ratio"]),
+        Column("MB, all devices", lambda result: sum(result["peak_bytes"]) / 1e6, 0),
     ),
     seeded=False,
 )

@@ -22,7 +22,8 @@ from experiments.measure.entrants import Entrant
 from experiments.papers.kinds.predictions import BACKWARD, changed, equal_stages, schedule_of
 from experiments.papers.kinds.slow_devices import SlowDevices, Slowness
 from experiments.papers.kinds.speed import OPTIONS, pipelined
-from experiments.papers.table import Column, Emit, Measure, Scale
+from experiments.papers.scales import Scale
+from experiments.papers.table import Column, Emit, Measure
 from jaxdecouple.schedules import Schedule
 
 SIMULATED_BATCHES = 2000

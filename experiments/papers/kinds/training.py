@@ -15,9 +15,10 @@ import numpy as np
 
 import jaxdecouple as jd
 from experiments import devices
-from experiments.papers import changes, medium, small
+from experiments.papers import scales
+from experiments.papers.scales import Scale
 from experiments.papers.store import Places
-from experiments.papers.table import DIVERGES, Column, Emit, Measure, Result, Scale
+from experiments.papers.table import DIVERGES, Column, Emit, Measure, Result
 from experiments.report.workdir import lock
 from experiments.training import progress
 from experiments.training.config import Config, Saving
@@ -35,20 +36,20 @@ loaded = functools.cache(Config.load_data)  # most rows of a paper train on one 
 
 def config_of(settings: Mapping[str, Any], scale: Scale) -> Config:
     """The config of a run, its seed apart."""
-    changed = changes.values(scale.changes, Config)
-    dataset, num_train = scale.dataset, small.NUM_TRAIN
+    changed = scales.changed_values(scale.changes, Config)
+    dataset, num_train = scale.dataset, scales.NUM_TRAIN
     if scale.name == "medium" and not dataset:
         raise ValueError("the medium scale has no data of its own; write --dataset=npz:PATH, folder:PATH or a name")
     if scale.name != "paper" and dataset:
         num_train = loaded(Config(dataset=dataset, data_dir=scale.data_dir)).num_train
     if scale.name == "small":
-        settings = small.of_training(settings, dataset, num_train, scale.epochs)
+        settings = scales.small(settings, dataset, num_train, scale.epochs)
     elif scale.name == "medium":
-        settings = medium.of_training(settings, dataset, num_train, scale.epochs)
+        settings = scales.medium(settings, dataset, num_train, scale.epochs)
     elif scale.dataset:
         settings = {**settings, "dataset": scale.dataset}
     if "epochs" in changed:
-        settings = small.of_length(settings, changed["epochs"])
+        settings = scales.of_length(settings, changed["epochs"])
     return Config(**{**settings, **changed, "data_dir": scale.data_dir})
 
 

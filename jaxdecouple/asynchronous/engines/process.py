@@ -1,6 +1,6 @@
 """A process of an engine of this machine: ``python -m jaxdecouple.asynchronous.engines.process ROLE DESCRIPTOR``.
 
-`children` starts it. It is told what to do by a socket whose file descriptor it is given, and ends when that socket
+`local.Child` starts it. It is told what to do by a socket whose file descriptor it is given, and ends when that socket
 does. What only some roles need is imported by them, so that a server starts without JAX.
 """
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from jaxdecouple.asynchronous.data.libsvm import read_libsvm
+from jaxdecouple.asynchronous.libsvm import read_libsvm
 from jaxdecouple.data.npz import read_npz
 from jaxdecouple.errors import did_you_mean
 

@@ -1,1 +1,0 @@
-"""Data for problems: by name, from files of LIBSVM, or made."""
