@@ -1,6 +1,6 @@
 """Bad inputs: each ends with one line that says what was given and what to write, and leaves no file.
 
-The table is that of `experiments.measure.bad_inputs`, which runs all of it; these rows settings alone decide.
+The table is that of `tests.experiments.bad_inputs`, which runs all of it; these rows settings alone decide.
 """
 
 import importlib
@@ -8,7 +8,7 @@ import importlib.util
 
 import pytest
 
-from experiments.measure.bad_inputs import Row, rows
+from tests.experiments.bad_inputs import Row, rows
 
 
 @pytest.mark.parametrize("row", rows("settings"), ids=lambda row: f"{row.program} {row.flags}")
@@ -17,8 +17,7 @@ def test_is_refused_in_one_line(row, tmp_path, monkeypatch, call):
     name = f"experiments.{row.program}"
     if hasattr(importlib.import_module(name), "__path__"):
         name += ".__main__"
-    module = importlib.import_module(name)
-    done = call(getattr(module, "program", module), *row.arguments(tmp_path))
+    done = call(importlib.import_module(name), *row.arguments(tmp_path))
     left = [entry.name for entry in tmp_path.iterdir()]
     assert not row.fault(done.status, done.stderr, left)
 

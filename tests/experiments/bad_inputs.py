@@ -1,7 +1,7 @@
 """Gives the programs what a user may give them by mistake, and sees whether each says in one line what is wrong.
 
-    python -m experiments.measure.bad_inputs
-    python -m experiments.measure.bad_inputs --only=evaluate
+    python -m tests.experiments.bad_inputs
+    python -m tests.experiments.bad_inputs --only=evaluate
 
 `bad_inputs.txt` is the table: a program, its flags, and what is to be found in what it says. A program that refuses has
 to end with status 1 and one line, which begins with ``error:``, and to leave no file. Rows that begin with ``works:``
