@@ -268,12 +268,8 @@ class Dispatcher:
         for tie in self.ties:
             if tie.name in gradients:
                 waiting = work.ties[tie.owner.stage].get(n, {})
-                sent = self._copied(gradients[tie.name], tie.owner.stage)
+                sent = self.placement.own(gradients[tie.name], tie.owner.stage)
                 work.ties[tie.owner.stage][n] = {**waiting, tie.name: (*waiting.get(tie.name, ()), sent)}
-
-    def _copied(self, leaf: jax.Array, stage: int) -> jax.Array:
-        """A copy where ``stage`` lives, which nobody else gives up."""
-        return self.placement.own(leaf, stage)
 
     def _lend(self, work: Workspace, k: int) -> None:
         """Sends the tied parameters that stage ``k`` owns, and has updated, to the stages that hold copies."""
@@ -281,7 +277,7 @@ class Dispatcher:
             if tie.owner.stage == k:
                 new = work.stages[k].packed_params.leaf(tie.owner.path)
                 for stage, path in tie.copies:
-                    held = work.stages[stage].packed_params.with_leaf(path, self._copied(new, stage))
+                    held = work.stages[stage].packed_params.with_leaf(path, self.placement.own(new, stage))
                     work.stages[stage] = work.stages[stage].replace(packed_params=held)
 
     def _before(self, work: Workspace, operation: Operation, k: int, n: int) -> None:

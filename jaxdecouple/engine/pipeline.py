@@ -28,8 +28,7 @@ from jaxdecouple.engine.operations import Dispatcher
 from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
 from jaxdecouple.engine.programs import check_fit, programs_for
-from jaxdecouple.engine.remote_program import RemoteProgram
-from jaxdecouple.engine.shapes import shapes_in_flight, stage_shapes
+from jaxdecouple.engine.shapes import RemoteProgram, shapes_in_flight, stage_shapes
 from jaxdecouple.engine.shares import with_shares
 from jaxdecouple.engine.state import InFlight, Metrics, StageState, State
 from jaxdecouple.engine.summaries import summary

@@ -1,28 +1,203 @@
-"""What the state of a run will look like, worked out without computing it: a checkpoint is compared with this."""
+"""What a stage's operations give, as shapes: nothing is computed.
+
+Of stages that live in other processes, that is all that a process knows: it walks the same list of operations, and so
+knows what will be sent to it, and when. And it says what the state of a run will look like, with all that is in flight:
+a checkpoint is compared with that.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from jaxdecouple.engine.local_program import SyntheticProgram
 from jaxdecouple.engine.operations import Dispatcher
+from jaxdecouple.engine.packing import Packed
 from jaxdecouple.engine.placement import Nowhere
-from jaxdecouple.engine.stage_program import StageProgram
-from jaxdecouple.engine.state import InFlight, Metrics, StageState, State
+from jaxdecouple.engine.stage_program import ALONE, Outcome, Passed, StageProgram, UpdateContext
+from jaxdecouple.engine.state import InFlight, Residual, StageState, State
 from jaxdecouple.engine.ties import Tie
+from jaxdecouple.engine.updates import Updates
 from jaxdecouple.engine.workspace import Workspace, feed
-from jaxdecouple.network.trees import PyTree, shapes_of
-from jaxdecouple.schedules import Schedule
+from jaxdecouple.network.trees import PyTree, Signature, gradient_shapes, signature_of
+from jaxdecouple.schedules import Schedule, Weights
+
+
+class RemoteProgram:
+    """Has the operations of every kind of stage program, on shapes: ``jax.ShapeDtypeStruct`` in place of arrays.
+
+    Attributes:
+      program: that the stage has in the process that owns it.
+    """
+
+    def __init__(self, program: StageProgram):
+        self.program = program
+        self._outputs: dict[Signature, PyTree] = {}
+
+    @property
+    def updates(self) -> Updates:
+        """Of the program."""
+        return self.program.updates
+
+    def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
+        """As of `StageProgram.init`."""
+        return jax.eval_shape(lambda key: self.program.init(key, x, targets), key)
+
+    def output_shape(self, state: StageState, x: PyTree) -> PyTree:
+        """As of `StageProgram.output_shape`; traced once for every shape of ``x``."""
+        signature = signature_of(x)
+        if signature not in self._outputs:
+            self._outputs[signature] = self.program.output_shape(state, x)
+        return self._outputs[signature]
+
+    def predict(self, state: StageState, x: PyTree) -> PyTree:
+        """The output."""
+        return self.output_shape(state, x)
+
+    def forward(self, state: StageState, x: PyTree, batch: int, weights: Weights) -> Passed:
+        """The output, and a residual that holds nothing but the input's shape."""
+        return Passed(state, Outcome(y=self.output_shape(state, x)), Residual(signature=signature_of(x)))
+
+    def train(
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        sends: bool = True,
+        context: UpdateContext = ALONE,
+    ) -> Passed:
+        """The gradient of the input; no loss."""
+        return self._updated(state, context, signature_of(x))
+
+    def backward(
+        self,
+        state: StageState,
+        residual: Residual,
+        gradient: PyTree,
+        batch: int,
+        weights: Weights,
+        context: UpdateContext = ALONE,
+    ) -> Passed:
+        """The gradient of the input."""
+        return self._updated(state, context, residual.signature)
+
+    def backward_forward(
+        self,
+        state: StageState,
+        residual: Residual,
+        gradient: PyTree,
+        batch: int,
+        x: PyTree,
+        next_batch: int,
+        weights: Weights,
+        context: UpdateContext = ALONE,
+    ) -> Passed:
+        """`backward`, then `forward`."""
+        back = self.backward(state, residual, gradient, batch, weights, context)
+        forth = self.forward(state, x, next_batch, weights)
+        return forth._replace(outcome=dataclasses.replace(back.outcome, y=forth.outcome.y))
+
+    def forward_loss(self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights) -> Passed:
+        """The gradient of the input, and a residual that holds nothing; no loss."""
+        signature = signature_of(x)
+        return Passed(state, Outcome(sent=gradient_shapes(signature)), Residual(signature=signature))
+
+    def input_gradient(
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights
+    ) -> Passed:
+        """The gradient of the input, and the residual."""
+        return Passed(state, Outcome(sent=gradient_shapes(residual.signature)), residual)
+
+    def weight_gradient(
+        self, state: StageState, residual: Residual, batch: int, weights: Weights, context: UpdateContext = ALONE
+    ) -> Passed:
+        """Nothing but the state."""
+        return self._updated(state, context)
+
+    def update(self, state: StageState, held: PyTree, batch: int, weights: Weights, others: tuple) -> Passed:
+        """Nothing but the state."""
+        return Passed(state, Outcome())
+
+    def learn(
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        weights: Weights,
+        context: UpdateContext = ALONE,
+    ) -> Passed:
+        """The output, and what a stage that learns locally may send down or keep until it is taught."""
+        forth = self.forward(state, x, batch, weights)
+        residual = forth.residual if isinstance(self.program, SyntheticProgram) else None
+        return Passed(state, Outcome(y=forth.outcome.y, sent=gradient_shapes(signature_of(x))), residual)
+
+    def teach(self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights) -> Passed:
+        """Nothing but the state."""
+        return Passed(state, Outcome())
+
+    def at_batch_statistics(self, state: StageState, x: PyTree) -> StageState:
+        """The state, whose shapes are the same."""
+        return state
+
+    def measure_norms(
+        self, state: StageState, x: PyTree, given: PyTree, chunk_size: int
+    ) -> tuple[PyTree, Packed | None]:
+        """The gradient of each example's loss with respect to the input; the norms are measured elsewhere."""
+        return gradient_shapes(signature_of(x)), state.packed_gradient_norms
+
+    def _updated(self, state: StageState, context: UpdateContext, x: Signature | None = None) -> Passed:
+        """After an update: the gradient of an input ``x``, if the operation computes that, and what else is sent."""
+        sent, ties = (None, None) if x is None else (gradient_shapes(x), self.updates.ties.sent(state.params))
+        held = state.packed_params if context.hold else None
+        return Passed(state, Outcome(sent=sent, ties=ties, held=held))
+
+
+class ShapesProgram(RemoteProgram):
+    """The same, with the residuals that operations leave, which have to be traced for it."""
+
+    def forward(self, state: StageState, x: PyTree, batch: int, weights: Weights) -> Passed:
+        """The output, and the residual."""
+        return self._traced("forward", batch, weights, state, x)
+
+    def forward_loss(self, state: StageState, x: PyTree, targets: PyTree, batch: int, weights: Weights) -> Passed:
+        """The gradient of the input, and the residual."""
+        return self._traced("forward_loss", batch, weights, state, x, targets)
+
+    def input_gradient(
+        self, state: StageState, residual: Residual, gradient: PyTree, batch: int, weights: Weights
+    ) -> Passed:
+        """The gradient of the input, and the residual."""
+        return self._traced("input_gradient", batch, weights, state, residual, gradient)
+
+    def learn(
+        self,
+        state: StageState,
+        x: PyTree,
+        targets: PyTree,
+        batch: int,
+        weights: Weights,
+        context: UpdateContext = ALONE,
+    ) -> Passed:
+        """The output, and what a stage that learns locally may send down or keep until it is taught."""
+        return self._traced("learn", batch, weights, state, x, targets)
+
+    def _traced(self, operation: str, batch: int, weights: Weights, state: StageState, *given: Any) -> Passed:
+        method: Callable[..., Passed] = getattr(self.program, operation)
+        run = functools.partial(method, batch=batch, weights=weights)
+        return jax.eval_shape(run, state, *given)._replace(state=state)
 
 
 def stage_shapes(programs: Sequence[StageProgram], x: PyTree, targets: PyTree) -> tuple[list[StageState], PyTree]:
     """What each stage owns at the beginning, and the network's output, for shapes of inputs and targets."""
     key, stages = jax.eval_shape(lambda: jax.random.key(0)), []
-    for program in programs:
-        stages.append(jax.eval_shape(functools.partial(program.init, x=x, targets=targets), key))
+    for program in map(RemoteProgram, programs):
+        stages.append(program.init(key, x, targets))
         x = program.output_shape(stages[-1], x)
     return stages, x
 
@@ -45,63 +220,9 @@ def shapes_in_flight(
       oldest: the first batch that can still be in flight.
       ties: parameters that stages share.
     """
-
-    def walk(stages: tuple, batches: dict[int, tuple[PyTree, PyTree]]) -> tuple[InFlight, ...]:
-        dispatcher = ShapesDispatcher(programs, Nowhere(), schedule, ties)
-        work, tick = Workspace(State(stages, tuple(InFlight() for _ in stages))), oldest
-        for tick, batch in batches.items():
-            feed(work, dispatcher.placement, schedule, tick, *batch)
-            dispatcher.tick(work, tick, oldest, tick + 1)
-        return work.freeze(tick, oldest).in_flight
-
-    return jax.eval_shape(walk, stages, dict(batches))
-
-
-class ShapesDispatcher(Dispatcher):
-    """The operations within ``jax.eval_shape``, without their arithmetic.
-
-    Backward passes, which take long to trace, are not traced, unless they are split: the first part leaves something.
-    A gradient has the shape and dtype of what it belongs to, so that a stage's input says what it sends down.
-    """
-
-    def train(self, work: Workspace, k: int, n: int) -> Metrics:
-        x, _ = work.activations[k].pop(n), work.targets[k].pop(n)
-        if self._sends[k]:
-            self._send_down(work, x, k, n)
-        self._share_shapes(work, k, n)
-        return Metrics()
-
-    def backward(self, work: Workspace, k: int, n: int) -> None:
-        residual, _ = work.residuals[k].pop(n), work.gradients[k].pop(n)
-        work.ties[k].pop(n, None)
-        self._share_shapes(work, k, n)
-        if self._sends[k]:
-            self._send_down(work, shapes_of(residual.signature), k, n)
-
-    def backward_forward(self, work: Workspace, k: int, n: int, next_n: int) -> None:
-        self.backward(work, k, n)
-        self.forward(work, k, next_n)
-
-    def weight_gradient(self, work: Workspace, k: int, n: int) -> None:
-        work.residuals[k].pop(n)
-        work.ties[k].pop(n, None)
-
-    def teach(self, work: Workspace, k: int, n: int) -> jax.Array:
-        work.residuals[k].pop(n)
-        work.gradients[k].pop(n)
-        return jnp.zeros(())
-
-    def _copied(self, leaf: jax.Array, stage: int) -> jax.Array:
-        return leaf
-
-    def _share_shapes(self, work: Workspace, k: int, n: int) -> None:
-        paths = {tie.name: path for tie in self.ties for stage, path in tie.copies if stage == k}
-        leaves = {name: work.stages[k].packed_params.leaf(path) for name, path in paths.items()}
-        self._share(work, k, n, {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items()})
-
-    def _send_down(self, work: Workspace, x: PyTree, k: int, n: int) -> None:
-        """The gradient of an input ``x``; integer activations have none."""
-        gradient = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, x
-        )
-        work.gradients[k - 1][n] = self.placement.send(gradient, k, k - 1)
+    dispatcher = Dispatcher(list(map(ShapesProgram, programs)), Nowhere(), schedule, ties)
+    work = Workspace(State(stages, tuple(InFlight() for _ in stages)))
+    for tick, batch in batches.items():
+        feed(work, dispatcher.placement, schedule, tick, *batch)
+        dispatcher.tick(work, tick, oldest, tick + 1)
+    return work.freeze(oldest, oldest).in_flight
