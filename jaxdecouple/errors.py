@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, get_args
 
 
 class JaxdecoupleError(ValueError):
@@ -48,3 +49,9 @@ def did_you_mean(given: str, known: Iterable[str], *, most: int = 1, cutoff: flo
     """
     near = difflib.get_close_matches(given.lower(), list(known), n=most, cutoff=cutoff)
     return f"did you mean {' or '.join(repr(name + rest) for name in near)}? " if near else ""
+
+
+def check_choice(name: str, given: Any, kind: Any) -> None:
+    """Refuses what is none of the values of ``kind``, a ``Literal``; ValueError, with them."""
+    if given not in get_args(kind):
+        raise ValueError(f"{name} is {given!r}; write one of {', '.join(get_args(kind))}")

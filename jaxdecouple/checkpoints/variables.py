@@ -90,8 +90,8 @@ def import_variables(pipeline: Pipeline, state: State, variables: Mapping[str, A
         params, model_state = parts
         init = pipeline.programs[k].updates.init
         opt_state = init(params) if pipeline.placement.owns(k) else jax.eval_shape(init, params)
-        opt_state = pipeline.placement.own(opt_state, k)
-        stages.append(own.replace(params=params, model_state=model_state, opt_state=opt_state))
+        own = own.replace(params=params, model_state=model_state, opt_state=opt_state)
+        stages.append(pipeline.placement.own(own, k))
     unused = [path for path in _paths(variables) if path not in used]
     if unused:
         raise ValueError(

@@ -104,7 +104,7 @@ class Dataset:
         return epoch_batches(self.x_test, self.y_test, batch_size, seed=0, epoch=0, shuffle=False)
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation per channel of the training images, by `statistics.channel_statistics`."""
+        """Mean and deviation per channel of the training images, by `channel_statistics`."""
         return channel_statistics(self.x_train)
 
     def _check_same_images(self) -> None:

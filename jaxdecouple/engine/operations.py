@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 
@@ -16,6 +16,7 @@ from jaxdecouple.engine.stage_program import Passed, UpdateContext
 from jaxdecouple.engine.state import Metrics, StageState
 from jaxdecouple.engine.ties import Tie
 from jaxdecouple.engine.workspace import Operation, Workspace
+from jaxdecouple.errors import check_choice
 from jaxdecouple.network.trees import PyTree
 from jaxdecouple.schedules import BACKWARD, WEIGHT, Op, Schedule, is_synchronous, join
 from jaxdecouple.transforms import Statistics
@@ -121,8 +122,7 @@ class Dispatcher:
 
         Args and raises: as of `Pipeline.measure_gradient_norms`.
         """
-        if statistics not in get_args(Statistics):
-            raise ValueError(f"statistics is {statistics!r}; write one of {', '.join(get_args(Statistics))}")
+        check_choice("statistics", statistics, Statistics)
         if self.schedule.is_local:
             raise ValueError(
                 f"under schedule {self.schedule.name!r} stages learn from objectives of their own, of which single "

@@ -25,7 +25,7 @@ from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
 from jaxdecouple.engine.metrics import Evaluation, MetricFunctions, evaluation_of
 from jaxdecouple.engine.operations import Dispatcher
-from jaxdecouple.engine.placement import Devices, Nowhere, Params, Placement
+from jaxdecouple.engine.placement import Devices, Extent, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
 from jaxdecouple.engine.programs import check_fit, programs_for
 from jaxdecouple.engine.shapes import RemoteProgram, shapes_in_flight, stage_shapes
@@ -35,6 +35,7 @@ from jaxdecouple.engine.summaries import summary
 from jaxdecouple.engine.ties import ties_of, with_ties
 from jaxdecouple.engine.workspace import Observer, Workspace, feed
 from jaxdecouple.network.adapters import as_stages
+from jaxdecouple.network.annotations import annotations_of
 from jaxdecouple.network.sharing import check_repeats
 from jaxdecouple.network.trees import PyTree, count_examples, shape_of
 from jaxdecouple.planning import least_run_ahead
@@ -66,6 +67,7 @@ class Pipeline:
         auxiliary_optimizer: optax.GradientTransformation | StageOptimizer | None = None,
         devices: Devices | None = None,
         params: Params = "replicated",
+        statistics: Extent = "group",
         weights: Weights | None = None,
         run_ahead: int | None = None,
         donate: bool = True,
@@ -87,9 +89,13 @@ class Pipeline:
           auxiliary_optimizer: as ``optimizer``, for the auxiliary networks; by default the same.
           devices: one per stage, repetitions allowed; by default the first K of ``jax.devices()``. Or a group for each
             stage, over which the batch is split: a list of lists of one length, or a ``jax.sharding.Mesh`` with axes
-            ``stage`` and ``data``.
+            ``stage`` and ``data``, and perhaps others, within a stage, for ``params="annotated"``.
           params: in groups, whether large parameters, with what the optimizer has of them, are on every device
-            (``replicated``), or split over the group (``sharded``).
+            (``replicated``), split over the group (``sharded``), or split along the axes of the mesh that the Flax
+            modules name (``annotated``: ``nn.with_partitioning``, nnx's ``sharding``). Arrays below 256 KiB stay whole.
+          statistics: in groups, of which examples layers see the statistics, such as batch normalisation: of the whole
+            batch (``group``), or of the part of it that a device has (``device``). Then a batch's dropout masks are
+            others, too, and new statistics are the mean of the parts'.
           weights: overrides the schedule's policy: ``stash``, ``remat``, ``replay`` or ``latest``.
           run_ahead: how many ticks the host may dispatch beyond the last finished loss; each costs the memory of a
             batch in flight. By default the least that does not slow the schedule down (`least_run_ahead`).
@@ -102,7 +108,7 @@ class Pipeline:
         self.stages = as_stages(stages)
         self._last = len(self.stages) - 1
         self._follow(schedule, weights, run_ahead)
-        self.placement = Placement(len(self.stages), devices, params)
+        self.placement = Placement(len(self.stages), devices, params, statistics)
         self.programs = programs_for(
             self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate, metrics
         )
@@ -110,6 +116,7 @@ class Pipeline:
         for k, program in enumerate(self.programs):
             program.keep = functools.partial(self.placement.keep, stage=k)
             program.updates.ties = self._tied[k]
+            program.parts = self.placement.parts
         check_fit(self.programs, self.schedule)
         self._begin()
 
@@ -184,9 +191,11 @@ class Pipeline:
         stages, shapes = [], x
         for k, program in enumerate(self._acting):
             stage = program.init(self.placement.put(key, k), shapes, targets)
+            self._annotate(k, stage)
             stages.append(self.placement.own(stage, k))
             shapes = program.output_shape(stages[-1], shapes)
         self._check_auxiliary(shapes)
+        self.placement.check_rule(stages)
         check_repeats(self.stages, [shape_of(stage.packed_params).tree for stage in stages])
         self._expected = self._expecting(x, shapes, stages)
         stages = with_ties(stages, self._tied, self.ties, self.placement)
@@ -271,6 +280,9 @@ class Pipeline:
         x, targets, fed = shape_of(x), shape_of(_labels_for(x) if targets is None else targets), fed or {}
         self.placement.check_batch(x)
         stages, logits = stage_shapes(self.programs, x, targets)
+        for k, stage in enumerate(stages):
+            self._annotate(k, stage)
+        self.placement.check_rule(stages)
         self._check_auxiliary(logits)
         check_repeats(self.stages, [stage.params for stage in stages])
         oldest = max(first, tick - self.schedule.drain)  # that can still be in flight
@@ -353,6 +365,10 @@ class Pipeline:
     def _expecting(self, inputs: PyTree, logits: PyTree | None, stages: Sequence[StageState]) -> Expected:
         loss_program = self.loss_program if self.placement.owns(self._last) else None
         return Expected(inputs, logits, stages, self._acting, loss_program)
+
+    def _annotate(self, k: int, stage: StageState) -> None:
+        params = shape_of(stage.packed_params).tree
+        self.placement.annotate(k, annotations_of(self.stages[k], params), params)
 
     def _check_auxiliary(self, logits: PyTree) -> None:
         for program in self.programs:

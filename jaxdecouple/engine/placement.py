@@ -1,8 +1,9 @@
 """A placement says where each stage lives, and is the only thing that moves arrays between devices.
 
-A stage lives on one device, or on a group of devices. In a group, the examples of a batch are split over the devices.
-What the stage owns is on all of them, or, where it is large and that is wished, split as well. Compiled functions
-follow the placement of their arguments: the compiler adds the exchange of gradients and statistics within the group.
+A stage lives on one device, or on a group of devices: a mesh with an axis ``data``, and perhaps others. In a group, the
+examples of a batch are split over the data axis. What the stage owns is on all devices, or, where it is large and that
+is wished, split as well. Compiled functions follow the placement of their arguments: the compiler adds the exchange of
+gradients and statistics within the group.
 
 Where several processes train together (see `processes`), a process holds the arrays of its own stages. Of the others it
 has shapes alone, ``jax.ShapeDtypeStruct``.
@@ -11,20 +12,22 @@ has shapes alone, ``jax.ShapeDtypeStruct``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from jaxdecouple.engine.packing import LARGE
+from jaxdecouple.engine.packing import LARGE, Packed
 from jaxdecouple.engine.processes import Groups, check_processes, default_devices
+from jaxdecouple.errors import check_choice
 from jaxdecouple.network.jax_internals import copy_to_device, put_on_device
 from jaxdecouple.network.trees import PyTree, count_examples, shape_of
 
 Devices = Sequence[jax.Device] | Sequence[Sequence[jax.Device]] | Mesh
-Params = Literal["replicated", "sharded"]
+Params = Literal["replicated", "sharded", "annotated"]
+Extent = Literal["group", "device"]
 
 
 class Placement:
@@ -33,36 +36,48 @@ class Placement:
     Attributes:
       groups: the devices of each stage.
       devices: the first device of each group.
-      params: whether large arrays that a stage owns are on every device of its group, or split over them.
+      axes: of the mesh that a group is, and their lengths.
+      params: whether large arrays that a stage owns are on every device of its group, split over them, or split as
+        modules are annotated.
+      parts: into how many parts a batch falls, of which layers see one at a time.
       owners: the index of the process that owns each stage.
     """
 
-    def __init__(self, num_stages: int, devices: Devices | None = None, params: Params = "replicated"):
+    def __init__(
+        self,
+        num_stages: int,
+        devices: Devices | None = None,
+        params: Params = "replicated",
+        statistics: Extent = "group",
+    ):
         """Places ``num_stages`` stages.
 
         Args:
           num_stages: K.
           devices: one for each stage; or a list of devices for each stage, all of one length; or a mesh with axes
-            ``stage`` and ``data``. By default the first K of ``jax.devices()``.
-          params: for groups.
+            ``stage`` and ``data``, and perhaps others, within a stage. By default the first K of ``jax.devices()``.
+          params, statistics: for groups, as of `Pipeline`.
 
         Raises:
           ValueError: not one device or group per stage, groups of different sizes, a device twice in a group, a mesh
-            with other axes, or ``params`` that are not known; or what `check_processes` refuses.
+            without these axes, or another of the settings is not known; or what `check_processes` refuses.
         """
-        if params not in get_args(Params):
-            raise ValueError(f"params is {params!r}; write one of {', '.join(get_args(Params))}")
+        check_choice("params", params, Params)
+        check_choice("statistics", statistics, Extent)
         self.params = params
-        self.groups = _groups(num_stages, devices)
+        self.groups, self.axes = _groups(num_stages, devices)
+        self.parts = self.axes["data"] if statistics == "device" else 1
         self.devices = tuple(group[0] for group in self.groups)
         check_processes(self.groups)
         self.owners = tuple(device.process_index for device in self.devices)
         self._here = [owner == jax.process_index() for owner in self.owners]
-        self._meshes = [Mesh(np.array(group), ("data",)) if len(group) > 1 else None for group in self.groups]
-        self._single = [SingleDeviceSharding(device) for device in self.devices]
+        shape, names = tuple(self.axes.values()), tuple(self.axes)
         # Both ends of a transfer between processes must have shardings of one form.
+        self._crossing = [Mesh(np.array(group).reshape(shape), names) for group in self.groups]
+        self._meshes = [mesh if self.group_size > 1 else None for mesh in self._crossing]
+        self._annotations: dict[int, Mapping[str, PartitionSpec]] = {}
+        self._single = [SingleDeviceSharding(device) for device in self.devices]
         self._crossed: jax.Array | None = None
-        self._crossing = [Mesh(np.array(group), ("data",)) for group in self.groups]
 
     @property
     def group_size(self) -> int:
@@ -75,11 +90,60 @@ class Placement:
         Raises:
           ValueError: they do not.
         """
-        size, examples = self.group_size, count_examples(x)
+        size, examples = self.axes["data"], count_examples(x)
         if examples % size:
+            who = f"groups of {size} devices do" if len(self.axes) == 1 else f"a data axis of {size} does"
             raise ValueError(
-                f"batches have {examples} examples, which groups of {size} devices do not divide; write a multiple of "
-                f"{size} (a smaller last batch may have any size)"
+                f"batches have {examples} examples, which {who} not divide; write a multiple of {size} (a smaller last "
+                "batch may have any size)"
+            )
+
+    def annotate(self, stage: int, annotations: Mapping[str, PartitionSpec], params: PyTree) -> None:
+        """Takes note of how the modules of ``stage`` would have parameters split, if that is asked for.
+
+        Args:
+          stage: k.
+          annotations: by path (`annotations_of`).
+          params: the stage's parameters, or their shapes.
+
+        Raises:
+          ValueError: a group has no such axis, or it does not divide the parameter.
+        """
+        if self.params != "annotated" or self.group_size == 1:
+            return
+        shapes = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        for path, spec in annotations.items():
+            for length, names in zip(shapes[path], spec, strict=False):
+                for name in () if names is None else (names,) if isinstance(names, str) else names:
+                    self._check_axis(f"parameter {path} of stage {stage}", name, length)
+        self._annotations[stage] = annotations
+
+    def _check_axis(self, what: str, name: str, length: int) -> None:
+        if name not in self.axes:
+            raise ValueError(
+                f"{what} is annotated with the axis {name!r}, but groups have {', '.join(map(repr, self.axes))}; write "
+                f"devices=jax.make_mesh(shape, ('stage', 'data', {name!r})), or params='replicated'"
+            )
+        if length % self.axes[name]:
+            raise ValueError(
+                f"{what} has an axis of {length}, annotated with {name!r}, of which groups have {self.axes[name]}; "
+                "write a mesh whose axis divides it, or params='replicated'"
+            )
+
+    def check_rule(self, stages: Sequence[PyTree]) -> None:
+        """Refuses a rule by which nothing is split of what the stages own, or of its shapes.
+
+        Raises:
+          ValueError: nothing is.
+        """
+        if self.params == "replicated" or self.group_size == 1:
+            return
+        shardings = [leaf for k, owned in enumerate(stages) for leaf in jax.tree.leaves(self._owned(owned, k))]
+        if all(sharding.is_fully_replicated for sharding in shardings):
+            wanted = "annotated" if self.params == "annotated" else "such that the group divides an axis"
+            raise ValueError(
+                f"params is {self.params!r}, but no array of {LARGE // 1024} KiB or more is {wanted}, so nothing is "
+                "split; write params='replicated'"
             )
 
     def owns(self, stage: int) -> bool:
@@ -145,21 +209,34 @@ class Placement:
         return jax.tree.unflatten(structure, received if self._here[target] else shapes)
 
     def _owned(self, tree: PyTree, stage: int) -> PyTree:
-        def sharding(leaf: Any) -> Sharding:
-            mesh = self._meshes[stage]
-            if mesh is None:
-                return self._single[stage]
-            axis = self._split_axis(leaf) if self.params == "sharded" else None
-            return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data") if axis is not None else PartitionSpec())
+        mesh = self._meshes[stage]
+        if mesh is None:
+            return jax.tree.map(lambda _: self._single[stage], tree)
 
-        return jax.tree.map(sharding, tree)
+        def sharding(path: tuple, node: Any) -> Any:
+            if not isinstance(node, Packed):
+                return NamedSharding(mesh, self._spec(jax.tree_util.keystr(path), node, stage))
+            names = {place.array: name for name, place in node.named_places() if place.start is None}
+            specs = [self._spec(names.get(i, ""), array, stage) for i, array in enumerate(node.arrays)]
+            return Packed(tuple(NamedSharding(mesh, spec) for spec in specs), node.layout)
 
-    def _split_axis(self, leaf: Any) -> int | None:
-        """The longest axis that the group divides, of a large array."""
-        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.size * leaf.dtype.itemsize < LARGE:
-            return None
+        return jax.tree_util.tree_map_with_path(sharding, tree, is_leaf=lambda node: isinstance(node, Packed))
+
+    def _spec(self, name: str, leaf: Any, stage: int) -> PartitionSpec:
+        """How an array is split that a stage owns, at path ``name``: that of an optimizer's ends as the parameter's."""
+        is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if self.params == "replicated" or is_key or leaf.size * leaf.dtype.itemsize < LARGE:
+            return PartitionSpec()
+        if self.params == "annotated":
+            specs = self._annotations.get(stage, {}).items()
+            found = (spec for path, spec in specs if name.endswith(path) and len(spec) <= leaf.ndim)
+            return next(found, PartitionSpec())
+        # The longest axis that the group divides.
         axes = [axis for axis, length in enumerate(leaf.shape) if length % self.group_size == 0]
-        return max(axes, key=lambda axis: leaf.shape[axis], default=None)
+        if not axes:
+            return PartitionSpec()
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return PartitionSpec(*[None] * longest, tuple(self.axes))
 
     def _split(self, tree: PyTree, stage: int) -> PyTree:
         """Over the examples; what the group does not divide, as an epoch's last batch may be, is on all its devices."""
@@ -168,7 +245,7 @@ class Placement:
         return jax.tree.map(lambda leaf: self._example_sharding(leaf, mesh), tree)
 
     def _example_sharding(self, leaf: Any, mesh: Mesh) -> Sharding:
-        divided = np.ndim(leaf) and np.shape(leaf)[0] % self.group_size == 0
+        divided = np.ndim(leaf) and np.shape(leaf)[0] % self.axes["data"] == 0
         return NamedSharding(mesh, PartitionSpec("data") if divided else PartitionSpec())
 
 
@@ -188,7 +265,8 @@ class Nowhere:
         return tree
 
 
-def _groups(num_stages: int, devices: Devices | None) -> Groups:
+def _groups(num_stages: int, devices: Devices | None) -> tuple[Groups, dict[str, int]]:
+    """The devices of each stage, and the axes of the mesh that they are."""
     available = jax.devices()
     if devices is None and jax.process_count() > 1:
         devices = default_devices(num_stages)
@@ -206,15 +284,17 @@ def _groups(num_stages: int, devices: Devices | None) -> Groups:
             f"devices is {devices!r}; write one for each stage, such as jax.devices()[:{num_stages}], or one for all: "
             f"[device] * {num_stages}"
         )
+    axes: dict[str, int] = {}
     if isinstance(devices, Mesh):
-        if set(devices.axis_names) != {"stage", "data"}:
+        if not {"stage", "data"} <= set(devices.axis_names):
             raise ValueError(
                 f"the mesh has axes {', '.join(map(str, devices.axis_names))}; write one with the axes stage and data: "
                 f"jax.make_mesh(({num_stages}, {max(1, math.prod(devices.devices.shape) // num_stages)}), "
                 "('stage', 'data'))"
             )
         first = devices.axis_names.index("stage")
-        devices = [list(group) for group in np.moveaxis(devices.devices, first, 0)]
+        axes = {name: length for name, length in devices.shape.items() if name != "stage"}
+        devices = [list(group.flat) for group in np.moveaxis(devices.devices, first, 0)]
     groups = tuple((d,) if isinstance(d, jax.Device) else tuple(d) for d in devices)
     if len(groups) != num_stages:
         raise ValueError(
@@ -226,4 +306,4 @@ def _groups(num_stages: int, devices: Devices | None) -> Groups:
         raise ValueError(f"the groups have {', '.join(map(str, sizes))} devices; write groups of one size, at least 1")
     if any(len(set(group)) < len(group) for group in groups):
         raise ValueError(f"a group has a device twice; write {sizes[0]} different devices for each stage")
-    return groups
+    return groups, axes or {"data": sizes[0]}

@@ -7,6 +7,7 @@ is compiled when it is first needed, once for each `Variant` and each device.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -152,6 +153,7 @@ class StageProgram:
       donate: whether compiled functions may reuse the memory of what they replace.
       functions: the compiled functions so far, by name and variant.
       keep: within a compiled function, puts what the stage will own where it lives (`Placement.keep`).
+      parts: into how many parts a batch falls that layers see by themselves, in training.
     """
 
     def __init__(self, stage: Stage, optimizer: optax.GradientTransformation, donate: bool):
@@ -162,6 +164,7 @@ class StageProgram:
         self.functions: dict[Hashable, Callable] = {}
         # For its shapes: traced once for each kind of input, never compiled.
         self._output: Any = jax.jit(lambda state, x: self._apply(state.params, x, state.model_state, state.key, 0)[0])
+        self.parts = 1
 
     def init(self, key: jax.Array, x: PyTree, targets: PyTree = None) -> StageState:
         """The stage's initial state for inputs shaped like ``x``, where ``key`` is.
@@ -320,4 +323,26 @@ class StageProgram:
     def _apply(
         self, params: PyTree, x: PyTree, model_state: PyTree, key: jax.Array, batch: jax.Array | int
     ) -> tuple[PyTree, PyTree]:
-        return self.stage.apply(params, model_state, x, key=key, batch=batch, train=True)
+        """The output in training, and the new model state."""
+        examples = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(x)}
+        if self.parts == 1 or len(examples) != 1 or examples.pop() % self.parts:
+            return self.stage.apply(params, model_state, x, key=key, batch=batch, train=True)
+        apply = functools.partial(self.stage.apply, params, model_state, batch=batch, train=True)
+        return by_parts(lambda key, x: apply(x, key=key), self.parts, key, x)
+
+
+def by_parts(
+    apply: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]], parts: int, key: jax.Array, x: PyTree
+) -> tuple[PyTree, PyTree]:
+    """``apply(key, x) -> y, model state`` of the parts of a batch, each by itself, with keys of their own.
+
+    The outputs are put together; of the model states it is the mean.
+    """
+    cut = jax.tree.map(lambda leaf: leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:]), x)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jax.numpy.arange(parts))
+    y, states = jax.vmap(apply)(keys, cut)
+
+    def mean(state: jax.Array) -> jax.Array:
+        return state.mean(axis=0) if jax.numpy.issubdtype(state.dtype, jax.numpy.inexact) else state[0]
+
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), y), jax.tree.map(mean, states)

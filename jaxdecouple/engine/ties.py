@@ -143,7 +143,7 @@ def with_ties(
         for copy, source in ties.within:
             params[k] = _put(params[k], copy, _like(copy[-1], params[k], copy, params[k], source))
     pairs = enumerate(zip(stages, params, strict=True))
-    return [stage.replace(params=placement.own(tree, k)) for k, (stage, tree) in pairs]
+    return [placement.own(stage.replace(params=tree), k) for k, (stage, tree) in pairs]
 
 
 def _like(name: str, copies: PyTree, path: Path, owners: PyTree, owner: Path) -> Any:

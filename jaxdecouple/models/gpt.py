@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdecouple.errors import did_you_mean
+from jaxdecouple.errors import check_choice, did_you_mean
 from jaxdecouple.models.transformer import (
     Activation,
     FeedForward,
@@ -18,7 +18,6 @@ from jaxdecouple.models.transformer import (
     SelfAttention,
     TokenEmbedding,
     TransformerBlock,
-    check_choice,
 )
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.sharing import shared

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -202,9 +202,3 @@ def rotated(x: jax.Array) -> jax.Array:
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
-def check_choice(name: str, given: str, kind: Any) -> None:
-    """Refuses what is none of a ``Literal``'s values; ValueError, with them."""
-    if given not in get_args(kind):
-        raise ValueError(f"{name} is {given!r}; write one of {', '.join(get_args(kind))}")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
+from jaxdecouple.network.annotations import specs_in
 from jaxdecouple.network.jax_internals import quiet
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
@@ -216,7 +217,9 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
         updated = nnx.split(built, nnx.Param, nnx.RngState, ...)[3]
         return y, nnx.to_pure_dict(cast(nnx.State, updated))
 
-    return Layer(init, apply, type(abstract).__name__, module=module if isinstance(module, nnx.Module) else None)
+    specs = specs_in(nnx.to_pure_dict(nnx.get_partition_spec(nnx.state(abstract, nnx.Param))))
+    given_module = module if isinstance(module, nnx.Module) else None
+    return Layer(init, apply, type(abstract).__name__, annotations=specs, module=given_module)
 
 
 def _init_linen(module: nn.Module, structure: Any, signature: tuple, key: jax.Array) -> PyTree:

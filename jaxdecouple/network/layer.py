@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import PartitionSpec
 
 from jaxdecouple.network.trees import PyTree, describe, shape_of, signature_of
 
@@ -35,6 +36,8 @@ class Layer:
       identity: layers of equal identity have functions that do the same, whatever their names; ``None`` is equal to
         nothing. As with static arguments of ``jax.jit``, only the identity is compared.
       shares: names of parameters that are shared with other layers, and their paths in ``params`` (`sharing`).
+      annotations: paths in ``params`` (``jax.tree_util.keystr``), and along which axes of a mesh a parameter is to be
+        split, where the parameter itself does not say it (`annotations`).
       module: the object that it was made from, if that is a Flax module: what is listed twice is one layer twice.
     """
 
@@ -43,6 +46,7 @@ class Layer:
     name: str = "layer"
     identity: Hashable = None
     shares: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    annotations: tuple[tuple[str, PartitionSpec], ...] = ()
     module: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @property

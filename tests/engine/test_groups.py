@@ -85,5 +85,5 @@ def test_groups_that_cannot_be_are_refused(devices, says):
 def test_batches_and_rules_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="batches have 7 examples, which groups of 2 devices do not divide"):
         pipeline(PRESETS["fdg"], groups()).init(jax.random.key(0), batches(1, size=7)[0][0])
-    with pytest.raises(ValueError, match="params is 'split'; write one of replicated, sharded"):
+    with pytest.raises(ValueError, match="params is 'split'; write one of replicated, sharded, annotated"):
         pipeline(PRESETS["fdg"], groups(), params="split")
