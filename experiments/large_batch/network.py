@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,9 +16,15 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optax
+from absl import flags
+from matplotlib.figure import Figure
 
 import jaxdecouple as jd
-from experiments.settings import Settings, option
+from experiments import cli as command_line
+from experiments import devices
+from experiments.report.tables import markdown
+from experiments.report.workdir import Workdir, drawing
+from experiments.settings import Settings, define, option, read
 from jaxdecouple import data, models
 from jaxdecouple.data import Dataset, epoch_batches
 from jaxdecouple.network.jax_internals import fast_in_loops
@@ -153,6 +161,85 @@ class Network:
 
         (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), order)
         return params, opt_state, losses
+
+
+class Study(Training):
+    """Trains a network, and says and draws what it found of each of its layers, by their names.
+
+    Attributes:
+      name: of the picture, and of the directory below runs/.
+      interrupted: what to say of the results after Ctrl-C.
+    """
+
+    name: ClassVar[str]
+    interrupted: ClassVar[str] = "nothing was written"
+
+    def check_examples(self, count: int) -> None:
+        """Refuses so many training images."""
+
+    def plan(self, count: int, labels: Mapping[str, str]) -> str:
+        """What will be done with so many images, in words."""
+        raise NotImplementedError
+
+    def measure(self, network: Network, examples: Examples, labels: Mapping[str, str], output: Workdir) -> Any:
+        """Trains; what was found."""
+        raise NotImplementedError
+
+    def results(self, found: Any, labels: Mapping[str, str]) -> dict[str, Any]:
+        """The same for results.json."""
+        raise NotImplementedError
+
+    def table(self, found: Any, labels: Mapping[str, str]) -> list[list[str]]:
+        """The same as a table."""
+        raise NotImplementedError
+
+    def draw(self, found: Any, labels: Mapping[str, str], picture: Figure, data: str) -> None:
+        """The same as a picture; ``data`` are the images in words."""
+        raise NotImplementedError
+
+    def run(self, workdir: pathlib.Path, *, overwrite: bool = False) -> Any:
+        """Loads, trains and writes; what was found.
+
+        Raises:
+          ValueError: settings, data or workdir cannot be used.
+          NonFiniteLoss: the run diverged.
+        """
+        Workdir.check(workdir, overwrite=overwrite)
+        dataset, examples = self.load()
+        self.check_examples(len(examples[1]))
+        network, described = self.network(dataset.num_classes), self.described(dataset)
+        labels = layer_labels(network.init(self.seed, examples[0][:1]))
+        output = Workdir(workdir, described, overwrite=overwrite)
+        print(f"{self.model} on {self.plan(len(examples[1]), labels)}")
+        start = time.perf_counter()
+        found = self.measure(network, examples, labels, output)
+        about = {"machine": devices.describe(), "seconds": round(time.perf_counter() - start, 1)}
+        output.write_json("results.json", {"settings": described, **about, **self.results(found, labels)})
+        table = markdown(self.table(found, labels))
+        output.write("table.md", table + "\n")
+        with drawing():
+            picture = Figure(figsize=(9, 4.8), layout="constrained")
+            count = f"{self.num_examples} images of " if self.num_examples else ""
+            self.draw(found, labels, picture, f"{self.model} on {count}{dataset.name}")
+            picture.savefig(output.file(f"{self.name}.png"), dpi=120)
+        print(f"\n{table}\n")
+        return found
+
+    @classmethod
+    def define_flags(cls) -> None:
+        """The flags of the program. Not at import: its functions serve other programs too."""
+        define(cls)
+        command_line.define_workdir()
+
+    @classmethod
+    def main(cls, argv: list[str]) -> None:
+        """The program."""
+        start = time.perf_counter()
+        with command_line.frame(argv, interrupted=cls.interrupted):
+            study = read(cls)
+            workdir = command_line.workdir(f"{cls.name}-{study.model}")
+            study.run(workdir, overwrite=flags.FLAGS.overwrite)
+            print(f"{time.perf_counter() - start:.0f} s; picture, table and numbers are in {workdir}")
 
 
 def order_of(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:

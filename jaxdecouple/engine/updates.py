@@ -97,11 +97,6 @@ class Updates:
         """Whether forwards compute with other weights than today's."""
         return self.view is not None and self.view.forward is not None
 
-    @property
-    def looks_back(self) -> bool:
-        """Whether backwards that would use today's weights compute with others."""
-        return self.view is not None and self.view.backward is not None
-
     def forward_weights(self, state: NetworkState, batch: Any) -> Packed:
         """The weights of the forward of ``batch``."""
         if self.view is None or self.view.forward is None:

@@ -189,10 +189,16 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Layer:
     Training is switched with ``module.train()`` and ``module.eval()``, and by the arguments that `from_linen` names;
     what is built, or given, with ``use_running_average=True`` or ``deterministic=True`` keeps it in training, too. So
     statistics are frozen; and a module that was switched with ``module.eval()`` before is to be switched back.
+    An object whose variables are annotated with axes of a mesh is to be built within ``nnx.use_eager_sharding(False)``.
     """
     from flax import nnx
 
-    build = module if not isinstance(module, nnx.Module) else lambda rngs: nnx.clone(module)
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        if isinstance(module, nnx.Module):
+            return nnx.clone(module)
+        with nnx.use_eager_sharding(False):  # no mesh is known here; a pipeline splits what is annotated
+            return module(rngs)
+
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     given = [(node, {name: getattr(node, name, None) for name in _FROZEN}) for _, node in nnx.iter_graph(abstract)]
     abstract.eval()

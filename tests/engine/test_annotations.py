@@ -31,9 +31,9 @@ def linen(*names):
 
 
 def with_nnx(*names):
-    """The same of nnx, which is built with its parameters."""
+    """The same of nnx."""
     init = nnx.with_partitioning(nnx.initializers.lecun_normal(), sharding=names)
-    return nnx.Linear(4, WIDE, kernel_init=init, rngs=nnx.Rngs(0), **DOUBLE)
+    return jd.from_nnx(lambda rngs: nnx.Linear(4, WIDE, kernel_init=init, rngs=rngs, **DOUBLE))
 
 
 def pipeline(first, devices, num_stages=2, **arguments):
@@ -101,6 +101,11 @@ def test_annotations_have_the_paths_of_parameters():
     layers = [jd.as_layer(nn.Dense(4, kernel_init=nn.with_partitioning(nn.initializers.ones, ("a", None))))] * 3
     stage = jd.Stage(stack_layers([jd.as_layer(layer.identity) for layer in layers], jnp.ones((2, 4)), shortest=2)[0])
     params, _ = jax.eval_shape(lambda key: stage.init(key, jnp.ones((2, 4))), jax.random.key(0))
+    with nnx.use_eager_sharding(False):
+        built = jd.as_layer(
+            nnx.Linear(4, 4, kernel_init=nnx.with_partitioning(nnx.initializers.ones, ("a", None)), rngs=nnx.Rngs(0))
+        )
+    assert built.annotations[1:] == (("['kernel']", PartitionSpec("a", None)),)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     ((path, spec),) = annotations_of(stage, params).items()
     assert path in paths and spec == PartitionSpec(None, "a", None)  # [layers, ...]

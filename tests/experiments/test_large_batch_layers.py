@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.large_batch import gradient_variance, layer_rates, tables
+from experiments.large_batch import gradient_variance, layer_rates
 from experiments.large_batch.gradient_variance import VarianceStudy
 from experiments.large_batch.layer_rates import Outcome, RateStudy
-from experiments.large_batch.network import MODELS, Network, order_of
+from experiments.large_batch.network import MODELS, Network, order_of, rounded
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import models
 
@@ -124,11 +124,11 @@ def test_what_ends_a_run():
     images, labels = examples
     run = layer_rates.train(network, params, (math.inf * images, labels), settings, dict.fromkeys(network.names, 0.01))
     assert run[1:] == (False, True) and not math.isfinite(run[0][-1])
-    assert tables.rounded([1.23456, *run[0]], 3)[0] == 1.23 and tables.rounded(run[0])[-1] is None
+    assert rounded([1.23456, *run[0]], 3)[0] == 1.23 and rounded(run[0])[-1] is None
 
 
 def test_layer_rates_writes_everything(tmp_path):
-    outcomes = layer_rates.run(RATES, tmp_path / "run")
+    outcomes = RATES.run(tmp_path / "run")
     assert len(outcomes) == 15 and {outcome.layer[:3] for outcome in outcomes} == {f"00{k}" for k in range(5)}
     assert len({outcome.losses for outcome in outcomes if outcome.rate == 0.01}) == 1
     assert [outcome.text for outcome in outcomes][-1] == "*"
@@ -145,7 +145,7 @@ def test_layer_rates_writes_everything(tmp_path):
 
 def test_gradient_variance_writes_everything(tmp_path):
     settings = VarianceStudy(num_examples=256, epochs=2, norm_sample=100)
-    records = gradient_variance.run(settings, tmp_path / "run")
+    records = settings.run(tmp_path / "run")
     assert [record.epoch for record in records] == [0, 1, 2] and records[0].train_loss is None
     assert all(factor >= 1 for record in records for factor in record.factors.values())
     table = (tmp_path / "run" / "table.md").read_text().splitlines()
@@ -159,7 +159,7 @@ def test_a_set_is_named_and_not_located(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (8, 8, 8), np.uint8)
     np.savez(tmp_path / "mine.npz", x_train=images, y_train=np.arange(8), x_test=images, y_test=np.arange(8))
     settings = VarianceStudy(dataset=f"npz:{tmp_path / 'mine.npz'}", batch_size=4, epochs=1)
-    gradient_variance.run(settings, tmp_path / "run")
+    settings.run(tmp_path / "run")
     for name in ("config.json", "results.json"):
         text = (tmp_path / "run" / name).read_text()
         assert '"dataset": "mine"' in text and str(tmp_path) not in text
@@ -168,4 +168,4 @@ def test_a_set_is_named_and_not_located(tmp_path):
 def test_a_diverging_measurement_says_so(tmp_path):
     settings = VarianceStudy(num_examples=128, epochs=3, learning_rate=1e38, norm_sample=8)
     with pytest.raises(NonFiniteLoss, match="training loss of epoch . is (nan|inf); write a lower --learning_rate"):
-        gradient_variance.run(settings, tmp_path / "run")
+        settings.run(tmp_path / "run")
