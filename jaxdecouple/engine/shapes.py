@@ -23,7 +23,7 @@ from jaxdecouple.engine.state import InFlight, Residual, StageState, State
 from jaxdecouple.engine.ties import Tie
 from jaxdecouple.engine.updates import Updates
 from jaxdecouple.engine.workspace import Workspace, feed
-from jaxdecouple.network.trees import PyTree, Signature, gradient_shapes, signature_of
+from jaxdecouple.network.trees import PyTree, Signature, gradient_shapes, shape_of, signature_of
 from jaxdecouple.schedules import Schedule, Weights
 
 
@@ -223,6 +223,6 @@ def shapes_in_flight(
     dispatcher = Dispatcher(list(map(ShapesProgram, programs)), Nowhere(), schedule, ties)
     work = Workspace(State(stages, tuple(InFlight() for _ in stages)))
     for tick, batch in batches.items():
-        feed(work, dispatcher.placement, schedule, tick, *batch)
+        feed(work, dispatcher.placement, schedule, tick, *shape_of(batch))
         dispatcher.tick(work, tick, oldest, tick + 1)
     return work.freeze(oldest, oldest).in_flight

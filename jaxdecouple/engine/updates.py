@@ -110,8 +110,8 @@ class Updates:
         return self._seen(state, self.view.backward)
 
     def _seen(self, state: NetworkState, view: Callable[..., optax.Params], *batch: Any) -> optax.Params:
-        params, opt_state = state.params, state.opt_state
-        inner: Any = opt_state.inner if self.every > 1 else opt_state
+        opt_state: Any = state.opt_state
+        params, inner = state.params, opt_state.inner if self.every > 1 else opt_state
         return self.ties.complete(view(self.ties.own(params), inner, *batch), params)
 
     def due(self, batch: int) -> bool:
@@ -135,7 +135,8 @@ class Updates:
           norms: of single examples' gradients, for optimizers that need them.
           over_stages: for optimizers that sum over all stages.
         """
-        grads, params, opt_state = self.ties.own(grads), state.params, state.opt_state
+        grads, params = self.ties.own(grads), state.params
+        opt_state: Any = state.opt_state
         if not due:
             return None, pack(self._accumulation.add(grads, opt_state))
         finish: Any = self._accumulation.finish if self.every > 1 else self._optimizer.update

@@ -7,10 +7,11 @@ variable's ``sharding``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-import flax.linen as nn
 import jax
 from flax.core.meta import AxisMetadata
+from flax.linen.spmd import LogicallyPartitioned, logical_to_mesh_axes
 from jax.sharding import PartitionSpec
 
 from jaxdecouple.network.layer import Layer
@@ -41,9 +42,10 @@ def specs_in(tree: PyTree) -> tuple[tuple[str, PartitionSpec], ...]:
 
 
 def _boxes(params: PyTree) -> Iterator[tuple[str, PartitionSpec]]:
-    for path, box in jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: isinstance(node, AxisMetadata)):
+    boxes: Any = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: isinstance(node, AxisMetadata))
+    for path, box in boxes:
         if isinstance(box, AxisMetadata):
-            logical = isinstance(box, nn.LogicallyPartitioned)
-            spec = nn.logical_to_mesh_axes(box.names, box.rules) if logical else box.get_partition_spec()
+            logical = isinstance(box, LogicallyPartitioned)
+            spec = logical_to_mesh_axes(box.names, box.rules) if logical else box.get_partition_spec()
             for inner, _ in jax.tree_util.tree_leaves_with_path(box):
                 yield jax.tree_util.keystr((*path, *inner)), spec or PartitionSpec()

@@ -98,8 +98,9 @@ def test_annotated_parameters_are_split_and_train_alike(layer, names, devices, s
 
 
 def test_annotations_have_the_paths_of_parameters():
-    layers = [jd.as_layer(nn.Dense(4, kernel_init=nn.with_partitioning(nn.initializers.ones, ("a", None))))] * 3
-    stage = jd.Stage(stack_layers([jd.as_layer(layer.identity) for layer in layers], jnp.ones((2, 4)), shortest=2)[0])
+    init = nn.with_partitioning(nn.initializers.ones, ("a", None))
+    layers = [jd.as_layer(nn.Dense(4, kernel_init=init)) for _ in range(3)]
+    stage = jd.Stage(stack_layers(layers, jnp.ones((2, 4)), shortest=2)[0])
     params, _ = jax.eval_shape(lambda key: stage.init(key, jnp.ones((2, 4))), jax.random.key(0))
     with nnx.use_eager_sharding(False):
         built = jd.as_layer(
@@ -122,7 +123,6 @@ def test_annotations_have_the_paths_of_parameters():
         (("model", None), "groups", "annotated", r"kernel.* of stage 0 is annotated with the axis 'model', but groups"),
         (("model", None), "odd", "annotated", "has an axis of 4, annotated with 'model', of which groups have 3"),
         ((None, None), "mesh", "annotated", "params is 'annotated', but no array of 0 KiB or more is annotated"),
-        ((None, None), "odd", "sharded", "params is 'sharded', but no array of 0 KiB or more is such that the group"),
         ((None, None), "groups", "split", "params is 'split'; write one of replicated, sharded, annotated"),
     ],
 )
@@ -135,6 +135,12 @@ def test_rules_that_do_not_fit_are_refused(names, devices, params, says, nothing
     }[devices]
     with pytest.raises(ValueError, match=says):
         pipeline(linen(*names), places, count, params=params).init(jax.random.key(0), BATCHES[0][0])
+
+
+def test_a_rule_by_which_nothing_is_split_is_refused():
+    made = pipeline(linen(None, None), [jax.devices()[:2], jax.devices()[2:4]], params="sharded")
+    with pytest.raises(ValueError, match="'sharded', but no array of 256 KiB or more is such that the group divides"):
+        made.init(jax.random.key(0), BATCHES[0][0])
 
 
 class Normalised(nn.Module):
