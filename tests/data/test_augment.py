@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdecouple.data import DataError, Dataset, Preprocess, augment, statistics
+from jaxdecouple.data import DataError, Dataset, Preprocess, augment
 
 KEY = jax.random.key(0)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -137,7 +137,7 @@ def test_for_dataset_makes_training_images_standard(scale):
 
 def test_statistics_do_not_depend_on_how_images_are_cut_into_chunks(monkeypatch):
     whole = Preprocess.for_dataset(dataset(), augment=False)
-    monkeypatch.setattr(statistics, "_CHUNK", 7)
+    monkeypatch.setattr("jaxdecouple.data.dataset._CHUNK", 7)
     cut = Preprocess.for_dataset(dataset(), augment=False)
     np.testing.assert_allclose(cut.mean + cut.std, whole.mean + whole.std, rtol=1e-14)
 
