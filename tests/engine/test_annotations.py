@@ -126,7 +126,7 @@ def test_annotations_have_the_paths_of_parameters():
         ((None, None), "groups", "split", "params is 'split'; write one of replicated, sharded, annotated"),
     ],
 )
-def test_rules_that_do_not_fit_are_refused(names, devices, params, says, nothing_is_small):
+def test_rules_that_do_not_fit_are_refused(names, devices, params, says, x64, nothing_is_small):
     found = jax.devices()
     places, count = {
         "groups": ([found[:2], found[2:4]], 2),
@@ -137,7 +137,7 @@ def test_rules_that_do_not_fit_are_refused(names, devices, params, says, nothing
         pipeline(linen(*names), places, count, params=params).init(jax.random.key(0), BATCHES[0][0])
 
 
-def test_a_rule_by_which_nothing_is_split_is_refused():
+def test_a_rule_by_which_nothing_is_split_is_refused(x64):
     made = pipeline(linen(None, None), [jax.devices()[:2], jax.devices()[2:4]], params="sharded")
     with pytest.raises(ValueError, match="'sharded', but no array of 256 KiB or more is such that the group divides"):
         made.init(jax.random.key(0), BATCHES[0][0])
