@@ -42,10 +42,10 @@ def specs_in(tree: PyTree) -> tuple[tuple[str, PartitionSpec], ...]:
 
 
 def _boxes(params: PyTree) -> Iterator[tuple[str, PartitionSpec]]:
-    boxes: Any = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: isinstance(node, AxisMetadata))
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: isinstance(node, AxisMetadata))
+    boxes: list[tuple[Any, Any]] = [(path, leaf) for path, leaf in leaves if isinstance(leaf, AxisMetadata)]
     for path, box in boxes:
-        if isinstance(box, AxisMetadata):
-            logical = isinstance(box, LogicallyPartitioned)
-            spec = logical_to_mesh_axes(box.names, box.rules) if logical else box.get_partition_spec()
-            for inner, _ in jax.tree_util.tree_leaves_with_path(box):
-                yield jax.tree_util.keystr((*path, *inner)), spec or PartitionSpec()
+        logical = isinstance(box, LogicallyPartitioned)
+        spec = logical_to_mesh_axes(box.names, box.rules) if logical else box.get_partition_spec()
+        for inner, _ in jax.tree_util.tree_leaves_with_path(box):
+            yield jax.tree_util.keystr((*path, *inner)), spec or PartitionSpec()
