@@ -19,7 +19,18 @@ import jax
 import jaxdecouple as jd
 from jaxdecouple.engine.state import Metrics, State
 
-_OPERATIONS = ("forward", "backward", "backward_forward", "train", "learn", "teach")
+_OPERATIONS = (
+    "forward",
+    "backward",
+    "backward_forward",
+    "train",
+    "learn",
+    "teach",
+    "forward_loss",
+    "input_gradient",
+    "weight_gradient",
+)
+_FROM_ABOVE = ("backward", "backward_forward", "teach", "input_gradient")  # they take a gradient of the stage above
 
 
 class Mark(NamedTuple):
@@ -87,13 +98,12 @@ class Marks:
 
     def _call(self, method: Callable[..., Any], operation: str, stage: int, state: Any, *given: Any) -> Any:
         start = self._note(given[0], 2 * stage)  # the inputs; for a backward, what its forward left
-        if operation in ("backward", "backward_forward", "teach"):
+        if operation in _FROM_ABOVE:
             start = self._note(given[1], 2 * stage)  # and the gradient, which comes last
         passed = method(state, *given)
-        outcome = passed.outcome
-        given_back = passed.state.packed_params if outcome.y is None else outcome.y
-        end = self._note(given_back if outcome.loss is None else outcome.loss, 2 * stage + 1)
-        self._found.append((operation, stage, self._tick, start, end))
+        if jax.tree.leaves(passed.outcome):  # the first stage has no gradient to send down
+            end = self._note(passed.outcome, 2 * stage + 1)  # whatever it gives: all of it is there at once
+            self._found.append((operation, stage, self._tick, start, end))
         return passed
 
     def _note(self, tree: Any, thread: int) -> Future[float]:

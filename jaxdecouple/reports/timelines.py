@@ -69,6 +69,8 @@ def _times(spans: Sequence[tuple[str, int, int, float, float]], schedule: Schedu
         whole = median(stage, "train", "learn", "backward_forward", "forward_loss")
         alone, back = median(stage, "forward"), median(stage, "backward", "input_gradient")
         if whole is None:
+            if back is None and schedule.splits_backward:
+                back = 0.0  # of the first stage, which has no gradient to send down
             if alone is None or back is None:
                 raise statistics.StatisticsError(f"stage {stage} has no measured operations")
             whole = alone + back

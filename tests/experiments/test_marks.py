@@ -37,6 +37,22 @@ def test_a_marked_run_gives_the_same_numbers():
     assert min(mark.start for mark in found) == 0 and all(mark.start <= mark.end for mark in found)
 
 
+def test_parts_of_a_backward_are_operations_of_their_own():
+    x, y = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32), np.arange(8) % 3
+    layers = [nn.Dense(8), nn.tanh, nn.Dense(8), nn.tanh, nn.Dense(3)]
+    schedule, optimizer = jd.schedules.zero_bubble(3, 2), jd.stagewise(optax.sgd(0.1), accumulate=2)
+    pipeline = jd.Pipeline(jd.partition(layers, 3, sample=x), schedule, optimizer=optimizer)
+    found = []
+    marks = Marks(pipeline, 4, epoch=100, on_end=found.append)
+    losses_of(marks, pipeline, x, y, marks.stop + 1)
+    operations = [(m.operation, m.stage) for m in found[0]]
+    expected = [("forward", 0), ("weight_gradient", 0)]  # whose first part is empty
+    expected += [("forward", 1), ("input_gradient", 1), ("weight_gradient", 1)]
+    expected += [("forward_loss", 2), ("weight_gradient", 2)]
+    assert sorted(operations) == sorted(4 * expected)
+    assert all(mark.start <= mark.end for mark in found[0])
+
+
 def test_where_they_begin():
     """In one epoch where they fit, after a smaller last batch has gone."""
     pipeline = jd.Pipeline([nn.Dense(2), nn.Dense(2)], jd.schedules.fdg(2), optimizer=optax.sgd(0.1))
