@@ -50,7 +50,7 @@ from experiments.training.auto import MEASURED
 from experiments.training.config import Config, Saving
 from experiments.training.loading import FINAL
 from experiments.training.methods import AUTO, WITH_AUTO
-from experiments.training.run_directory import CHECKPOINTS, METRICS, SPEED
+from experiments.training.run_directory import CHECKPOINTS, METRICS, SPEED, Standing, standing
 from experiments.training.session import LAYOUT, train
 
 FLAGS = flags.FLAGS
@@ -116,29 +116,30 @@ def cases(
 def run_case(case: Case, directory: pathlib.Path, seed: int) -> None:
     """Trains undisturbed, then with kills, and notes down what came of it.
 
+    A run may end before it was killed as often as asked. Then another is killed for the rest.
+
     Raises:
       RuntimeError: a run failed by itself; the message has the end of its output.
     """
-    draw = random.Random(seed)
-    undisturbed, killed = directory / "undisturbed", directory / "killed"
+    draw, undisturbed = random.Random(seed), directory / "undisturbed"
     span = _seconds_of_training(case, undisturbed)
     ticks = json.loads((undisturbed / METRICS).read_text().splitlines()[-1])["ticks"]
-    _begin(case, undisturbed, killed)
-    resumed_at, begun = [], 0
-    while len(resumed_at) < case.kills:
-        if _kill(case, killed, draw, span, ticks):
+    others: list[str] = []
+    for number in itertools.count():
+        killed = directory / f"killed-{number}"
+        _begin(case, undisturbed, killed)
+        while len(case.resumed_at) < case.kills and _kill(case, killed, draw, span, ticks):
             checkpoints = killed / CHECKPOINTS
             case.during_saves += any(checkpoints.glob("*tmp*"))
             saved = jd.checkpoints.saved_in(checkpoints)
-            resumed_at.append(saved[-1].tick if saved else 0)
-        else:  # it ended before: undisturbed runs compile, later ones find what they compiled
-            span /= 2
-            begun += 1
-            killed = directory / f"killed-{begun}"
-            _begin(case, undisturbed, killed)
-            resumed_at, case.during_saves = [], 0
-    _finish(_start(case, killed), killed)
-    case.resumed_at, case.others = resumed_at, differences(undisturbed, killed)
+            case.resumed_at.append(saved[-1].tick if saved else 0)
+        if standing(killed, case.config) is not Standing.FINISHED:
+            _finish(_start(case, killed), killed)
+        others += differences(undisturbed, killed)
+        if len(case.resumed_at) == case.kills:
+            break
+        span /= 2  # undisturbed runs compile, later ones find what they compiled
+    case.others = others
 
 
 def _begin(case: Case, undisturbed: pathlib.Path, killed: pathlib.Path) -> None:
@@ -318,6 +319,7 @@ class Asked(Settings):
 
     kills: int = option(100, "how many runs to kill, over the methods, K and M", least=1)
     methods: tuple[str, ...] = option(tuple(WITH_AUTO), "which methods", choices=tuple(WITH_AUTO))
+    model: str = option(BASE.model, "as for experiments.train; mlp takes a tenth of the time")
     stages: tuple[int, ...] = option(STAGES, "K, numbers of stages", least=1)
     accumulate: tuple[int, ...] = option(ACCUMULATE, "M, batches to an update", least=1)
     jobs: int = option(2, "runs at a time", least=1)
@@ -336,7 +338,8 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         asked = read(Asked)
         output = Workdir(command_line.workdir("kills"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
-        done = cases(asked.kills, BASE, asked.processes, asked.methods, asked.stages, asked.accumulate)
+        base = dataclasses.replace(BASE, model=asked.model)
+        done = cases(asked.kills, base, asked.processes, asked.methods, asked.stages, asked.accumulate)
         if not done:
             stages = " or ".join(map(str, asked.stages))
             raise ValueError(f"processes is {asked.processes}, which cannot share {stages} stages; write 1, 2 or 4")
