@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxdecouple.charts import Box, gantt, missing
 from jaxdecouple.planning import Timeline, Times, timeline
@@ -28,21 +29,23 @@ def timelines(files: RunFiles) -> str:
     schedule, marks = files.schedule, files.marks
     if not marks:
         return missing("It was not measured when operations ran; the flag --mark_ticks=12 measures it.")
+    looks = schedule.looks if schedule else LOOKS
+    chart = functools.partial(gantt, x="time (ms)", looks=looks)
     try:
         spans = [(mark["operation"], mark["stage"], mark["tick"], mark["start"], mark["end"]) for mark in marks]
-        boxes = [_box(_look(name), stage, tick, start, end) for name, stage, tick, start, end in spans]
+        boxes = [_box(_look(name), looks, stage, tick, start, end) for name, stage, tick, start, end in spans]
         times = _times(spans, schedule) if schedule else None
     except (KeyError, TypeError, statistics.StatisticsError):
         return missing("What was measured of operations is cut off, or of another version.")
     rows = [f"stage {stage}" for stage in range(1 + max(box.row for box in boxes))]
     ticks = sorted({tick for _, _, tick, _, _ in spans})
-    html = f"<h3>Measured: {_pace(spans)}</h3>{_chart(boxes, rows)}"
+    html = f"<h3>Measured: {_pace(spans)}</h3>{chart(boxes, rows)}"
     if schedule is None or times is None:
         return html
     run = timeline(schedule, times, num_batches=ticks[-1] + 2 * schedule.drain + 2)
     predicted = _predicted(run, schedule, ticks)
     return (
-        f"{html}<h3>Predicted: {1e3 * run.seconds_per_batch:.3g} ms per batch</h3>{_chart(predicted, rows)}"
+        f"{html}<h3>Predicted: {1e3 * run.seconds_per_batch:.3g} ms per batch</h3>{chart(predicted, rows)}"
         "<p>The prediction takes the median of the measured durations, and lets nothing else take time: a device waits "
         "for data alone. What is slower above is the host, transfers, and devices that disturb one another.</p>"
     )
@@ -96,7 +99,7 @@ def _predicted(run: Timeline, schedule: Schedule, ticks: Sequence[int]) -> list[
             continue
         joined = last == record.dispatch
         look = "joined" if joined else schedule.look(record.kind, record.stage)
-        boxes[len(boxes) - joined :] = [_box(look, record.stage, record.tick, record.start, record.end)]
+        boxes[len(boxes) - joined :] = [_box(look, schedule.looks, record.stage, record.tick, record.start, record.end)]
         last = record.dispatch
     origin = min(box.start for box in boxes)
     return [box._replace(start=box.start - origin, end=box.end - origin) for box in boxes]
@@ -106,9 +109,5 @@ def _look(operation: str) -> str:
     return _LOOK_OF.get(operation, operation)
 
 
-def _box(look: str, stage: int, tick: int, start: float, end: float) -> Box:
-    return Box(stage, 1e3 * start, 1e3 * end, look, f"{LOOKS[look]}, tick {tick}")
-
-
-def _chart(boxes: Sequence[Box], rows: Sequence[str]) -> str:
-    return gantt(boxes, rows, x="time (ms)", looks=LOOKS)
+def _box(look: str, looks: Mapping[str, str], stage: int, tick: int, start: float, end: float) -> Box:
+    return Box(stage, 1e3 * start, 1e3 * end, look, f"{looks[look]}, tick {tick}")
