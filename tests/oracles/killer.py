@@ -10,17 +10,23 @@ from jaxdecouple import asynchronous
 
 
 class Killer:
-    """Kills one process after another, each with its words in its command line, a few outer iterations apart."""
+    """Kills one process after another, each with its words in its command line, when the last one has been replaced."""
 
     def __init__(self, *words: str):
         self._words, self.killed = words, 0
+        self._known: set[int] = set()  # processes like the last that was killed, at that time
+        self._since = 0  # the outer iteration after which all of them were there
 
     def go_on(self, record: asynchronous.Record) -> None:
-        """Kills the next one in the third outer iteration after the last kill."""
-        if record.outer % 3 == 0 and record.outer and self.killed < len(self._words):
+        """Kills the next one three outer iterations later, so that a checkpoint has what became of the last."""
+        if self.killed == len(self._words):
+            return
+        if self.killed and self._known.issuperset(descendants(self._words[self.killed - 1])):
+            self._since = record.outer
+        elif record.outer >= self._since + 3:
             found = descendants(self._words[self.killed])
             os.kill(found[-1], signal.SIGKILL)
-            self.killed += 1
+            self._known, self._since, self.killed = set(found), record.outer, self.killed + 1
 
 
 def descendants(words: str) -> list[int]:
