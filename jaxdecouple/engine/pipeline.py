@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +19,13 @@ import optax
 
 from jaxdecouple.engine import checks
 from jaxdecouple.engine.checks import Custody, Expected
-from jaxdecouple.engine.local_program import LocalProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy
 from jaxdecouple.engine.metrics import Evaluation, MetricFunctions, evaluation_of
 from jaxdecouple.engine.operations import Dispatcher
 from jaxdecouple.engine.placement import Devices, Extent, Nowhere, Params, Placement
 from jaxdecouple.engine.processes import told
-from jaxdecouple.engine.programs import check_fit, programs_for
+from jaxdecouple.engine.programs import check_auxiliary, check_fit, place, programs_for
 from jaxdecouple.engine.shapes import RemoteProgram, shapes_in_flight, stage_shapes
 from jaxdecouple.engine.shares import with_shares
 from jaxdecouple.engine.state import InFlight, Metrics, StageState, State
@@ -113,11 +111,7 @@ class Pipeline:
             self.stages, self.schedule, optimizer, loss, auxiliary, auxiliary_optimizer, donate, metrics
         )
         self._tied, self.ties = ties_of(self.stages)
-        for k, program in enumerate(self.programs):
-            program.keep = functools.partial(self.placement.keep, stage=k)
-            program.updates.ties = self._tied[k]
-            program.parts = self.placement.parts
-        check_fit(self.programs, self.schedule)
+        place(self.programs, self._tied, self.placement)
         self._begin()
 
     def with_schedule(
@@ -141,7 +135,6 @@ class Pipeline:
             )
         other = copy.copy(self)
         other._follow(schedule, weights, run_ahead)
-        check_fit(other.programs, other.schedule)
         other._begin()
         return other
 
@@ -155,6 +148,7 @@ class Pipeline:
         self.run_ahead = least_run_ahead(self.schedule) if run_ahead is None else run_ahead
 
     def _begin(self) -> None:
+        check_fit(self.programs, self.schedule)
         owned = self.placement.owns
         self._acting = [program if owned(k) else RemoteProgram(program) for k, program in enumerate(self.programs)]
         self._dispatcher = Dispatcher(self._acting, self.placement, self.schedule, self.ties)
@@ -194,7 +188,7 @@ class Pipeline:
             self._annotate(k, stage)
             stages.append(self.placement.own(stage, k))
             shapes = program.output_shape(stages[-1], shapes)
-        self._check_auxiliary(shapes)
+        check_auxiliary(self.programs, shapes)
         self.placement.check_rule(stages)
         check_repeats(self.stages, [shape_of(stage.packed_params).tree for stage in stages])
         self._expected = self._expecting(x, shapes, stages)
@@ -283,7 +277,7 @@ class Pipeline:
         for k, stage in enumerate(stages):
             self._annotate(k, stage)
         self.placement.check_rule(stages)
-        self._check_auxiliary(logits)
+        check_auxiliary(self.programs, logits)
         check_repeats(self.stages, [stage.params for stage in stages])
         oldest = max(first, tick - self.schedule.drain)  # that can still be in flight
         recent = {n: fed.get(n, (x, targets)) for n in range(oldest, tick)}
@@ -369,11 +363,6 @@ class Pipeline:
     def _annotate(self, k: int, stage: StageState) -> None:
         params = shape_of(stage.packed_params).tree
         self.placement.annotate(k, annotations_of(self.stages[k], params), params)
-
-    def _check_auxiliary(self, logits: PyTree) -> None:
-        for program in self.programs:
-            if isinstance(program, LocalProgram):
-                program.check_auxiliary(logits)
 
     def _dispatch(self, work: Workspace, tick: int, first: int, stop: int) -> Metrics:
         """A tick, and a mark of how far the devices are: its loss, or what last came from or went to its process."""

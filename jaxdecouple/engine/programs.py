@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +10,16 @@ import flax.linen as nn
 import optax
 
 from jaxdecouple.engine.inner_program import InnerProgram
-from jaxdecouple.engine.local_program import GreedyProgram, SyntheticProgram
+from jaxdecouple.engine.local_program import GreedyProgram, LocalProgram, SyntheticProgram
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.metrics import MetricFunctions
+from jaxdecouple.engine.placement import Placement
 from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.engine.ties import StageTies
 from jaxdecouple.network.adapters import as_layer, is_nnx
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
+from jaxdecouple.network.trees import PyTree
 from jaxdecouple.schedules import Schedule, keeps_versions, staleness
 from jaxdecouple.transforms import StageOptimizer, transform_of
 
@@ -78,6 +81,29 @@ def _networks(auxiliary: Any, schedule: Schedule, num_stages: int) -> list[Layer
         return [as_layer(network) for network in found]
     except TypeError as error:
         raise ValueError(f"auxiliary gives {error}; write {wanted}") from error
+
+
+def place(programs: Sequence[StageProgram], ties: Sequence[StageTies], placement: Placement) -> None:
+    """Tells each program where its stage is, and which of its parameters it shares with other stages."""
+    for k, program in enumerate(programs):
+        program.keep = functools.partial(placement.keep, stage=k)
+        program.parts = placement.parts
+        program.updates.ties = ties[k]
+
+
+def check_auxiliary(programs: Sequence[StageProgram], logits: PyTree) -> None:
+    """Refuses auxiliary networks whose output, known since `init`, has the wrong shape.
+
+    Args:
+      programs: of all stages.
+      logits: shapes of the whole network's output.
+
+    Raises:
+      ValueError: the shape is not that of what the output is held against.
+    """
+    for program in programs:
+        if isinstance(program, LocalProgram):
+            program.check_auxiliary(logits)
 
 
 def check_fit(programs: Sequence[StageProgram], schedule: Schedule) -> None:
