@@ -168,7 +168,9 @@ def test_each_device_has_its_own_statistics(x64):
         jax.device_get([getattr(s, name) for s in state.stages]) for name in ("params", "model_state")
     )
 
-    def loss_of(params, x, y):
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def grad_of(params, statistics, x, y):
         found = []
         for k, stage in enumerate(normalised()):
             x, own = stage.apply(params[k], statistics[k], x, key=jax.random.key(0), batch=0, train=True)
@@ -176,7 +178,7 @@ def test_each_device_has_its_own_statistics(x64):
         return jd.softmax_cross_entropy(x, y), found
 
     for x, y in BATCHES:
-        halves = [jax.grad(loss_of, has_aux=True)(params, x[half], y[half]) for half in (slice(4), slice(4, 8))]
+        halves = [grad_of(params, statistics, x[half], y[half]) for half in (slice(4), slice(4, 8))]
         grads, statistics = jax.tree.map(lambda *each: sum(each) / 2, *halves)
         params = jax.tree.map(lambda w, g: w - 0.1 * g, params, grads)
         state, _ = made.step(state, (x, y))
