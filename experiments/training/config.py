@@ -102,10 +102,7 @@ class Config(Settings):
         128, "examples fed per tick: where --accumulate is above 1, a micro-batch", least=1, common=True
     )
     accumulate: int = option(
-        0,
-        "M, batches averaged per update (ADL eq. 16); 0: 4 for adl, gpipe, 1f1b and zero_bubble, else 1",
-        least=0,
-        common=True,
+        0, "M, batches of an update (ADL eq. 16); 0: 4 for adl, gpipe, 1f1b, zero_bubble, else 1", least=0, common=True
     )
     beta: float = option(1.0, "gradient shrinking factor in (0, 1] (FDG eq. 15); 1: none", group="method", common=True)
     weights: str = option(
