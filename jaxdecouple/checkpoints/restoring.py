@@ -21,7 +21,7 @@ from jaxdecouple.engine.placement import Placement
 from jaxdecouple.engine.state import State
 from jaxdecouple.errors import CheckpointError
 from jaxdecouple.network.trees import PyTree, describe, shape_of
-from jaxdecouple.schedules import Weights, redoes_forward
+from jaxdecouple.schedules import Schedule, Weights, redoes_forward
 
 Leaves = dict[str, dict[str, Any]]
 
@@ -39,7 +39,7 @@ def restore_state(
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         own = [f"stage_{k}" for k in range(len(pipeline.stages)) if pipeline.placement.owns(k)]
         reading = executor.submit(files.read_arrays, path, document, own)  # meanwhile, the model is traced
-        wanted = pipeline.shapes(x, targets, tick=tick, first=first, fed=_fed(document, x, targets))
+        wanted = pipeline.shapes(x, targets, tick=tick, first=first, fed=_fed(document, x, targets, pipeline.schedule))
         wanted = _with_gradient_norms(wanted, leaves)
         mismatch = _mismatch(leaves, wanted, pipeline)
         if mismatch:
@@ -50,7 +50,9 @@ def restore_state(
     return state
 
 
-def _fed(document: dict[str, Any], x: PyTree, targets: PyTree | None) -> dict[int, tuple[PyTree, PyTree]]:
+def _fed(
+    document: dict[str, Any], x: PyTree, targets: PyTree | None, schedule: Schedule
+) -> dict[int, tuple[PyTree, PyTree]]:
     """Shapes of the inputs and targets of each batch in flight: as given, but for the number of examples."""
 
     def sized(tree: PyTree, size: int) -> PyTree:
@@ -59,6 +61,8 @@ def _fed(document: dict[str, Any], x: PyTree, targets: PyTree | None) -> dict[in
     fed = {}
     for name, size in document["batch_sizes"].items():
         found = _waiting_targets(document["leaves"], int(name), size) if targets is None else sized(targets, size)
+        if found is None and schedule.splits_backward:  # its loss is traced, for what that leaves
+            found = _labels(size)
         fed[int(name)] = sized(x, size), found
     return fed
 
@@ -77,8 +81,12 @@ def _waiting_targets(leaves: Leaves, n: int, size: int) -> jax.ShapeDtypeStruct 
         if match[1] == "targets" or (match[2] and not match[3] and labels):
             return _shape(leaf, None)
     if any(".targets[" in name for name in leaves):  # of another batch: those of this one have been used
-        return jax.ShapeDtypeStruct((size,), np.dtype(np.int32))
+        return _labels(size)
     return None
+
+
+def _labels(size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size,), np.dtype(np.int32))
 
 
 def _with_gradient_norms(wanted: State, leaves: Leaves) -> State:

@@ -258,10 +258,15 @@ def test_a_run_that_is_refused_before_its_first_tick_leaves_nothing(alone, tmp_p
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_after_the_tick_and_saves(signum, alone, tmp_path, monkeypatch, capfd):
     before = signal.getsignal(signum)
-    with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
-        die_at(patched, 4, lambda state: os.kill(os.getpid(), signum))
-        run(SMALL, tmp_path / "stopped", Saving(save_every=0))
-    assert signal.getsignal(signum) == before
+    if signum == signal.SIGHUP:
+        signal.signal(signum, signal.SIG_DFL)  # under nohup it would be ignored
+    try:
+        with monkeypatch.context() as patched, pytest.raises(Stopped) as stopped:
+            die_at(patched, 4, lambda state: os.kill(os.getpid(), signum))
+            run(SMALL, tmp_path / "stopped", Saving(save_every=0))
+        assert signal.getsignal(signum) == (signal.SIG_DFL if signum == signal.SIGHUP else before)
+    finally:
+        signal.signal(signum, before)
     assert f"{stopped.value}".startswith(
         f"stopped by {signal.Signals(signum).name} after 5 batches; all of them are saved"
     )

@@ -64,7 +64,7 @@ def test_only_what_was_listed_is_deleted(tmp_path):
     with RunDirectory(run, CONFIG) as files:
         files.write_json("summary.json", {})
         files.file("checkpoints").mkdir()
-        (run / "checkpoints" / "weights").touch()
+        (run / "checkpoints" / "final").touch()
         files.file("link").symlink_to(tmp_path / "elsewhere")
     (run / "notes.txt").write_text("mine")
     with (run / "files.txt").open("a") as names:

@@ -1,5 +1,6 @@
 """Signals that end a program that trains: the first is noted, a second ends it at once; a terminal may go away."""
 
+import functools
 import os
 import pathlib
 import pty
@@ -51,7 +52,10 @@ def test_a_terminal_that_goes_away(how, tmp_path):
     """The kernel sends SIGHUP, and what is written from then on fails; under nohup nothing happens."""
     terminal, end = pty.openpty()
     command = [sys.executable, "-c", HUNG_UP, how, str(tmp_path / "signal")]
-    child = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, cwd=ROOT, start_new_session=True)
+    # The tests themselves may run under nohup.
+    usual = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    files = {"stdin": end, "stdout": end, "stderr": end}
+    child = subprocess.Popen(command, **files, cwd=ROOT, start_new_session=True, preexec_fn=usual)
     os.close(end)
     shown = b""
     while not shown.endswith(b"ready\r\n"):
