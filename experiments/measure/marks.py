@@ -12,24 +12,14 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 
 import jaxdecouple as jd
 from jaxdecouple.engine.state import Metrics, State
+from jaxdecouple.engine.workspace import Operation
 
-_OPERATIONS = (
-    "forward",
-    "backward",
-    "backward_forward",
-    "train",
-    "learn",
-    "teach",
-    "forward_loss",
-    "input_gradient",
-    "weight_gradient",
-)
 _FROM_ABOVE = ("backward", "backward_forward", "teach", "input_gradient")  # they take a gradient of the stage above
 
 
@@ -91,7 +81,7 @@ class Marks:
 
     def _watched(self, program: Any, stage: int) -> Any:
         watched = copy.copy(program)
-        for operation in _OPERATIONS:
+        for operation in get_args(Operation):
             if (method := getattr(program, operation, None)) is not None:
                 setattr(watched, operation, functools.partial(self._call, method, operation, stage))
         return watched

@@ -48,7 +48,7 @@ class RemoteProgram:
         return jax.eval_shape(lambda key: self.program.init(key, x, targets), key)
 
     def output_shape(self, state: StageState, x: PyTree) -> PyTree:
-        """As of `StageProgram.output_shape`; traced once for every shape of ``x``."""
+        """As of `StageProgram.output_shape`; looked up from the second time on, as every tick asks."""
         signature = signature_of(x)
         if signature not in self._outputs:
             self._outputs[signature] = self.program.output_shape(state, x)
