@@ -1,12 +1,15 @@
 """Where workers begin to gain: the lines of the table, and what is said of them."""
 
+import functools
 import json
+import os
 import types
 
 import pytest
 
 from experiments.asynchronous import border
 from experiments.asynchronous.border import Line
+from experiments.measure import throughput
 
 
 def test_a_border_is_the_least_message_at_which_workers_gain():
@@ -22,15 +25,23 @@ def test_a_border_is_the_least_message_at_which_workers_gain():
 
 
 def test_loop_and_workers_take_turns(tmp_path, monkeypatch, call):
-    turns = []
+    turns, cores = [], {}
+
+    def taken(name, seconds, *asked):
+        turns.append((name, *asked[1:]))
+        cores[name] = os.sched_getaffinity(0) if throughput.can_confine() else {}
+        return seconds
+
     for name, seconds in (("alone", 3.0), ("together", 2.0)):
-        monkeypatch.setattr(border, name, lambda *asked, n=name, s=seconds: turns.append((n, *asked[1:])) or s)
+        monkeypatch.setattr(border, name, functools.partial(taken, name, seconds))
     workdir = tmp_path / "run"
     given = ["--batch_sizes=2,5", "--num_examples=20", "--workers=3", "--rounds=2", f"--workdir={workdir}"]
     done = call(border, *given)
     assert done.status == 0, done
     of_two, of_five = [("alone", 2, 100), ("together", 2, 100, 3)], [("alone", 5, 40), ("together", 5, 40, 3)]
     assert turns == [*of_two, *of_two, *of_five, *of_five]
+    if throughput.can_confine():
+        assert len(cores["alone"]) == 1 and cores["together"] == os.sched_getaffinity(0)
     assert json.loads((workdir / "results.json").read_text())["lines"][1]["workers"] == [2.0, 2.0]
     assert "| 5 | 3e+03 | 2e+03 | 1.50 | 1.50..1.50 |" in (workdir / "table.md").read_text()
     assert (workdir / "border.png").stat().st_size > 1000
