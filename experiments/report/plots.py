@@ -83,7 +83,9 @@ def schedules(named: Mapping[str, Schedule], path: pathlib.Path, num_batches: in
     split = any(schedule.splits_backward for schedule in named.values())
     looks = {look: LOOKS[look] for look in _COLOURS if split or look != "weight"}
     handles = [Rectangle((0, 0), 1, 1, color=_COLOURS[look]) for look in looks]
-    figure.legend(handles, looks.values(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    style: dict[str, Any] = {"ncols": 4, "fontsize": 9, "title_fontsize": 9, "frameon": False}
+    note = "boxes hold the number of their batch"
+    figure.legend(handles, looks.values(), loc="outside lower center", title=note, **style)
     figure.savefig(path, dpi=120)
 
 
