@@ -6,19 +6,16 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [
-    ROOT / "README.md",
-    *sorted(ROOT.glob("docs/tutorials/*.md")),
-    *sorted(ROOT.glob("docs/explanation/*.md")),
-    ROOT / "docs/how_to/diagnostics.md",
-]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+FRAGMENTS = {"docs/checkpoints/README.md"}  # code that goes on from a reader's own
+PROGRAMS = {"docs/how_to/logging.md"}  # code for the programs, which are not installed
 RULES = {
     "typeCheckingMode": "strict",
-    # What JAX and Flax leave open: jax.config.update, jax.devices(), nn.Dropout()(x) and others.
+    # What JAX, Flax and optax leave open themselves: jax.config.update, jax.devices(), nn.Dropout()(x), jax.jit's calls.
+    "reportMissingTypeStubs": False,
     "reportUnknownArgumentType": False,
     "reportUnknownMemberType": False,
     "reportUnknownVariableType": False,
-    "reportMissingTypeStubs": False,
 }
 
 
@@ -27,8 +24,10 @@ def main(folder: str) -> None:
     out = pathlib.Path(folder)
     out.mkdir()
     for page in PAGES:
-        if pieces := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
-            (out / f"{page.stem}.py").write_text("\n".join(pieces))
+        name = page.relative_to(ROOT)
+        pieces = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        if pieces and str(name) not in FRAGMENTS | PROGRAMS:
+            (out / f"{'_'.join(name.with_suffix('').parts)}.py").write_text("\n".join(pieces))
     (out / "pyrightconfig.json").write_text(json.dumps(RULES))
 
 

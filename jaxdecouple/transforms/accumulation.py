@@ -70,7 +70,7 @@ class Accumulation(optax.GradientTransformationExtraArgs):
         self.inner, self.dtype = inner, dtype
         return self
 
-    def add(self, grads: optax.Updates, state: AccumulationState) -> AccumulationState:
+    def add(self, grads: optax.Updates, state: Any) -> AccumulationState:
         """The state after a gradient that does not end its group; no update follows from it."""
         total = jax.tree.map(lambda total, g: total + g.astype(total.dtype), state.total, grads)
         return state._replace(count=state.count + 1, total=total)
@@ -80,7 +80,7 @@ class Accumulation(optax.GradientTransformationExtraArgs):
         return Accumulation(inner, self.every, self.dtype)
 
     def finish(
-        self, grads: optax.Updates, state: AccumulationState, params: optax.Params | None = None, **extra: Any
+        self, grads: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, AccumulationState]:
         """Updates and state after the gradient that ends its group."""
         mean = jax.tree.map(lambda total, g: ((total + g) / self.every).astype(g.dtype), state.total, grads)
