@@ -11,7 +11,7 @@ FRAGMENTS = {"docs/checkpoints/README.md"}  # code that goes on from a reader's 
 PROGRAMS = {"docs/how_to/logging.md"}  # code for the programs, which are not installed
 RULES = {
     "typeCheckingMode": "strict",
-    # What JAX, Flax and optax leave open themselves: jax.config.update, jax.devices(), nn.Dropout()(x), jax.jit's calls.
+    # What JAX, Flax and optax leave open themselves: jax.config.update, jax.devices(), nn.Dropout()(x), and others.
     "reportMissingTypeStubs": False,
     "reportUnknownArgumentType": False,
     "reportUnknownMemberType": False,

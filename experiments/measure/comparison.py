@@ -7,56 +7,28 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import jax
 from tqdm import tqdm
 
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
+from experiments.measure.entrants import training_step
 from experiments.report import plots, tables
 from experiments.report.tables import Comparison
 from experiments.report.workdir import Workdir, drawing
+from experiments.training import processes
 from experiments.training.config import Config
 from experiments.training.trainer import Finished, Trainer
 from jaxdecouple import schedules
 from jaxdecouple.engine.state import State
 
-MICRO_BATCHES = 4
 SECONDS = 0.25  # of one measurement of speed
-METHODS: dict[str, dict] = {
-    "backprop": {"method": "backprop"},
-    "gpipe M=4": {"method": "gpipe", "accumulate": MICRO_BATCHES},
-    "ddg": {"method": "ddg"},
-    "features_replay": {"method": "features_replay"},
-    "fdg beta=1": {"method": "fdg"},
-    "fdg beta=0.5": {"method": "fdg", "beta": 0.5},
-    "adl M=4": {"method": "adl", "accumulate": MICRO_BATCHES},
-    "dsp": {"method": "dsp"},
-    "pipedream": {"method": "pipedream"},
-    "dgl": {"method": "dgl"},
-    "dni": {"method": "dni"},
-}
 BASELINE = "backprop"
 ONE_WORKER = "one worker (whole network, one core)"
-
-
-def configs(base: Config, labels: Sequence[str] = ()) -> dict[str, Config]:
-    """The config of each row; back-propagation, which speeds are compared with, is always among them.
-
-    Raises:
-      ValueError: an unknown label, or a batch that cannot be split.
-    """
-    for label in labels:
-        if label not in METHODS:
-            raise ValueError(f"methods names {label!r}; write some of: {', '.join(METHODS)}")
-    if base.batch_size % MICRO_BATCHES:
-        raise ValueError(f"batch_size is {base.batch_size}; write a multiple of {MICRO_BATCHES}, the micro-batches")
-    chosen = {label: settings for label, settings in METHODS.items() if not labels or label in {BASELINE, *labels}}
-    return {
-        label: dataclasses.replace(base, **settings, batch_size=base.batch_size // settings.get("accumulate", 1))
-        for label, settings in chosen.items()
-    }
 
 
 def compare(
@@ -64,12 +36,15 @@ def compare(
 ) -> list[Comparison]:
     """Trains every trainer from every seed, measures their speed, and writes the results.
 
+    Returns:
+      A row for each; of several processes, in the one that speaks for all.
+
     Raises:
       NonFiniteLoss: a run diverged.
     """
     runs: dict[str, list[Finished]] = {label: [] for label in trainers}
     total = sum(base.epochs * trainer.batches_per_epoch for trainer in trainers.values()) * seeds
-    with command_line.bar(total, "batch") as bar:
+    with command_line.bar(total, "batch", shown=processes.is_speaker()) as bar:
         for label, trainer in trainers.items():
             bar.set_description(label)
             start = time.perf_counter()
@@ -84,6 +59,8 @@ def compare(
             )
     print(f"measuring speed: {repeats} rounds over all methods, in turn")
     rates = _measure(trainers, runs, repeats)
+    if not processes.is_speaker():
+        return []
     rows = [_row(label, trainer, runs[label], rates) for label, trainer in trainers.items()]
     _write(base, output, trainers, runs, rates, rows)
     if ONE_WORKER in rates:
@@ -96,25 +73,27 @@ def _measure(
 ) -> dict[str, list[float]]:
     loops = {label: _loop(trainer, runs[label][-1].state) for label, trainer in trainers.items()}
     if throughput.can_confine():
-        baseline = trainers[BASELINE]
-        config = dataclasses.replace(baseline.config, num_stages=1, boundaries=())
-        one_worker = Trainer(config, baseline.dataset, baseline.pipeline.placement.devices[:1])
-        loops[ONE_WORKER] = _loop(one_worker, one_worker.init(0), one_core=True)
+        loops[ONE_WORKER] = _one_worker(trainers[BASELINE]) if processes.is_speaker() else throughput.idle()
     return throughput.measure(loops, repeats=repeats, seconds=SECONDS)
 
 
-def _loop(trainer: Trainer, state: State, one_core: bool = False) -> throughput.Loop:
+def _loop(trainer: Trainer, state: State) -> throughput.Loop:
     """The input pipeline is part of what is measured: batches are gathered and augmented as in training."""
-    epochs = (trainer.epoch(epoch, seed=0) for epoch in itertools.count())
     group = trainer.config.steps_per_update
-    return throughput.Loop(
-        trainer.pipeline.step,
-        state,
-        itertools.chain.from_iterable(epochs),
-        fill=2 * trainer.pipeline.schedule.drain + 2 * group + 2,
-        unit=group,
-        one_core=one_core,
-    )
+    fill = 2 * trainer.pipeline.schedule.drain + 2 * group + 2
+    return throughput.Loop(trainer.pipeline.step, state, _batches(trainer), fill=fill, unit=group)
+
+
+def _one_worker(trainer: Trainer) -> throughput.Loop:
+    """The whole network in one jit, as one would write it without the library."""
+    device, config = jax.local_devices()[0], trainer.config
+    transform = config.stage_optimizer(trainer.batches_per_epoch)(0, 1)
+    step, state = training_step(trainer.task.layers(config), transform, trainer.sample, device)
+    return throughput.Loop(step, state, _batches(trainer, device), fill=2, one_core=True)
+
+
+def _batches(trainer: Trainer, device: jax.Device | None = None) -> Iterator[tuple[Any, Any]]:
+    return itertools.chain.from_iterable(trainer.epoch(epoch, 0, device=device) for epoch in itertools.count())
 
 
 def _against_one_worker(rows: list[Comparison], rates: dict[str, list[float]]) -> str:
@@ -157,7 +136,10 @@ def _write(
         for row in rows
     }
     one_worker = {"images_per_second": rates[ONE_WORKER]} if ONE_WORKER in rates else None
-    output.write_json("results.json", {"machine": devices.describe(), "one_worker": one_worker, "methods": results})
+    output.write_json(
+        "results.json",
+        {"machine": devices.describe(), "processes": processes.count(), "one_worker": one_worker, "methods": results},
+    )
     output.write("table.md", tables.markdown(tables.as_table(rows)) + "\n")
     title = f"{base.model} on {base.dataset}, K = {base.num_stages}; mean of {len(rows[0].test_errors)} seeds"
     records = {label: [run.records for run in runs[label]] for label in trainers}

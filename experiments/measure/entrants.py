@@ -159,17 +159,19 @@ def one_stage(workload: Workload, devices: Sequence[jax.Device]) -> Entrant:
 
 def whole_network(label: str, workload: Workload, device: jax.Device, one_core: bool = False) -> Entrant:
     """One compiled training step for the whole network, as one would write it without the library."""
-    step, state = training_step(workload, device)
+    step, state = training_step(workload.layers(), optimizer(), workload.sample(), device)
     batches = [jax.device_put(batch, device) for batch in workload.distinct(workload.batch_size)]
     with Compilations() as compilations:
         loop = throughput.Loop(step, state, itertools.cycle(batches), fill=2, one_core=one_core)
     return Entrant(label=label, loop=loop, batch_size=workload.batch_size, compilations=compilations, step=step)
 
 
-def training_step(workload: Workload, device: jax.Device) -> tuple[Any, Any]:
+def training_step(
+    layers: Sequence[Any], transform: optax.GradientTransformation, sample: jax.ShapeDtypeStruct, device: jax.Device
+) -> tuple[Any, Any]:
     """``(state, (images, labels)) -> (state, loss)``, compiled, and a state, whose memory it reuses."""
-    (network,) = jd.partition(workload.layers(), 1, sample=workload.sample())
-    transform, key = optimizer(), jax.random.key(0)
+    (network,) = jd.partition(layers, 1, sample=sample)
+    key = jax.random.key(0)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: tuple[Any, Any, Any], batch: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
@@ -184,5 +186,5 @@ def training_step(workload: Workload, device: jax.Device) -> tuple[Any, Any]:
         updates, opt_state = transform.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), model_state, opt_state), loss
 
-    params, model_state = network.init(key, workload.sample())
+    params, model_state = network.init(key, sample)
     return step, jax.device_put((params, model_state, transform.init(params)), device)

@@ -27,7 +27,9 @@ class Loop:
         self._workload, self._accumulate, self._batch_size = workload, 1, workload.batch_size
         role = place["role"]
         if role == "plain":
-            self._step, self._state = entrants.training_step(workload, jax.devices()[0])
+            self._step, self._state = entrants.training_step(
+                workload.layers(), entrants.optimizer(), workload.sample(), jax.devices()[0]
+            )
             batches, fill = workload.distinct(self._batch_size), 3
         else:
             name, pipeline = self._pipeline(role, workload)

@@ -17,6 +17,7 @@ import jax
 
 from experiments import devices
 from experiments.report.workdir import Workdir
+from jaxdecouple.engine.processes import told, told_by_all
 
 LEAST_TICKS = 8  # in one measurement: its ends, where not all devices work, should not weigh
 T = TypeVar("T")
@@ -86,15 +87,22 @@ class Loop:
         return one_core() if self.one_core else contextlib.nullcontext()
 
 
+def idle() -> Loop:
+    """For a process that does nothing while another is measured."""
+    return Loop(lambda state, batch: (state, None), (), itertools.repeat(((), ())), fill=0)
+
+
 def measure(loops: Mapping[str, Loop], *, repeats: int = 5, seconds: float = 0.5) -> dict[str, list[float]]:
     """Images per second of each loop in each repeat. Whatever makes the batches is part of what is measured.
+
+    Where several processes train, all measure the same labels at the same time, as long as the last of them says.
 
     Args:
       loops: label -> loop.
       repeats: rounds over all loops.
       seconds: about how long one measurement takes.
     """
-    ticks = {label: loop.ticks_in(seconds) for label, loop in loops.items()}
+    ticks = told({label: loop.ticks_in(seconds) for label, loop in loops.items()}, jax.process_count() - 1)
     return in_turn(
         {label: functools.partial(loop.images_per_second, ticks[label]) for label, loop in loops.items()}, repeats
     )
@@ -108,6 +116,7 @@ def in_turn(measurements: Mapping[str, Callable[[], T]], repeats: int) -> dict[s
     results: dict[str, list[T]] = {label: [] for label in measurements}
     for _ in range(repeats):
         for label, measurement in measurements.items():
+            told_by_all(label)  # nothing of the one before is under way in another process
             results[label].append(measurement())
     return results
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import re
@@ -71,6 +73,18 @@ def name_of(process: int, stages: int) -> str:
     """
     first, last = process * stages, (process + 1) * stages - 1
     return f"process {process} ({f'stage {first}' if first == last else f'stages {first} to {last}'})"
+
+
+def with_cores_of_their_own(num_stages: int) -> int:
+    """How many processes let each stage have cores of its own: K, or 1 where the devices are no cores, or too few.
+
+    JAX is not asked: to look for accelerators, it would take their memory.
+    """
+    others = [name for name in ("jax_plugins", "libtpu") if importlib.util.find_spec(name)]  # of accelerators
+    on_cpu = os.environ.get("JAX_PLATFORMS", "" if others else "cpu") == "cpu"
+    version = tuple(int(part) for part in importlib.metadata.version("jax").split(".")[:2])
+    enough = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) >= num_stages
+    return num_stages if on_cpu and enough and version >= (0, 12) else 1
 
 
 def is_one_of_several() -> bool:

@@ -114,6 +114,7 @@ class Trainer:
       dataset: the data, in memory or streamed.
       pipeline: the compiled pipeline.
       task: what the network is trained for.
+      sample: shape and dtype of a whole batch's inputs.
       choice: for the method ``auto``, what it measured and chose.
       layout: where the network was cut, and what ``auto`` chose.
     """
@@ -171,6 +172,7 @@ class Trainer:
         self.pipeline.placement.check_batch(sample)
         every, reference = config.diagnose_every, None if config.direction_batches == 1 else self._reference
         self._diagnostics = jd.Diagnostics(self.pipeline, every=every, reference=reference) if every else None
+        self.sample = sample
         self._usual = sample, jax.ShapeDtypeStruct((size, *self.task.targets), np.int32)
         self._imported = _imported(config)
 
@@ -231,10 +233,12 @@ class Trainer:
         Raises:
           CheckpointError: there is none, or it does not fit.
         """
-        return jd.restore(path, self.pipeline, self._usual[0])
+        return jd.restore(path, self.pipeline, self.sample)
 
-    def epoch(self, epoch: int, seed: int, start: int = 0) -> Iterator[tuple[jax.Array | None, np.ndarray]]:
-        """The training batches, images augmented on the first stage's device; elsewhere targets alone.
+    def epoch(
+        self, epoch: int, seed: int, start: int = 0, device: jax.Device | None = None
+    ) -> Iterator[tuple[jax.Array | None, np.ndarray]]:
+        """The training batches, images augmented on the first stage's device, or ``device``; elsewhere targets alone.
 
         They are a function of (epoch, seed); ``start`` skips the first batches and changes nothing of the others.
         """
@@ -244,15 +248,15 @@ class Trainer:
             config.batch_size, seed=seed, epoch=epoch, drop_last=config.drop_last, start=start, augment=config.augment
         )
         for n, (inputs, targets) in enumerate(batches, first):
-            if not self._reads_inputs:
+            if device is None and not self._reads_inputs:
                 yield None, targets
                 continue
-            inputs = self.pipeline.placement.put(inputs, 0)
+            inputs = jax.device_put(inputs, device) if device else self.pipeline.placement.put(inputs, 0)
             yield self.task.train(jax.random.fold_in(key, n), inputs), targets
 
     def _reference(self) -> Iterator[tuple[jax.Array, np.ndarray]]:
         """The batches of which a probe takes the true gradient: whole ones, shuffled and augmented as in no epoch."""
-        size, config = self._usual[0].shape[0], self.config
+        size, config = self.sample.shape[0], self.config
         count = config.direction_batches or self.dataset.num_train // size
         epochs = (self.epoch(epoch, config.seed) for epoch in itertools.count(config.epochs))
         whole = (batch for batch in itertools.chain.from_iterable(epochs) if len(batch[1]) == size)

@@ -82,6 +82,11 @@ def transform_of(
     if callable(optimizer):
         _check_arguments(optimizer)
     transform = optimizer(stage, num_stages) if callable(optimizer) else optimizer
+    if isinstance(transform, optax.MultiSteps):
+        raise ValueError(
+            f"the optimizer of stage {stage} is an optax.MultiSteps; to average M gradients, write "
+            "jd.stagewise(transform, accumulate=M) with the transform within it"
+        )
     if not isinstance(transform, optax.GradientTransformation):
         raise ValueError(
             f"the optimizer of stage {stage} is a {type(transform).__name__}; write an optax transform such as "

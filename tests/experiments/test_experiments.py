@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxdecouple as jd
-from experiments import devices
+from experiments import compare, devices
 from experiments.measure import comparison, throughput
 from experiments.report import plots, tables
 from experiments.report.workdir import Workdir
@@ -144,12 +144,12 @@ def test_clars_measures_norms_once_for_each_update(digits, monkeypatch):
 def test_every_method_trains_and_is_tabled(tmp_path, digits, monkeypatch):
     monkeypatch.setattr(comparison, "SECONDS", 0.0)
     base = dataclasses.replace(SMALL, epochs=1, batch_size=512, drop_last=True)
-    configs = comparison.configs(base)
-    assert list(configs) == list(comparison.METHODS) and configs["adl M=4"].batch_size == 128
+    configs = compare.configs(base)
+    assert list(configs) == list(compare.METHODS) and configs["adl M=4"].batch_size == 128
     trainers = {label: Trainer(config, digits, devices.of_stages(2)) for label, config in configs.items()}
     rows = comparison.compare(base, Workdir(tmp_path / "all", {}), trainers, seeds=1, repeats=1)
     table = (tmp_path / "all" / "table.md").read_text().splitlines()
-    assert len(table) == 2 + len(comparison.METHODS)
+    assert len(table) == 2 + len(compare.METHODS)
     assert table[6].startswith("| fdg beta=1 | 1 | 1 | stash | 1 / 0 |")
     assert table[11].startswith("| dgl | 1 | - | - | 0 / 0 |") and table[12].startswith("| dni | 1 | 1 | replay |")
     assert table[3].startswith("| gpipe M=4 | flush | flush | replay | 0 / 0 |")

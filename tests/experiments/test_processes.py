@@ -1,5 +1,7 @@
 """Training in two processes: one is killed, and the same command goes on to what one process gives."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -10,9 +12,13 @@ import time
 
 import pytest
 
+from experiments.compare import Asked, configs
+from experiments.devices import of_stages
 from experiments.training.config import Config
-from experiments.training.launching import Processes, free_port, watch
+from experiments.training.launching import Processes, free_port, watch, with_cores_of_their_own
 from experiments.training.session import train
+from experiments.training.trainer import Trainer
+from jaxdecouple.data import load
 from tests.oracles.transfers import needs_transfers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -114,3 +120,41 @@ def test_a_group_for_each_stage_trains_as_single_devices_do(tmp_path):
         train(Config(**{**SETTINGS, "epochs": 1}), tmp_path / str(size), group_size=size)
     losses = [json.loads((tmp_path / size / "metrics.jsonl").read_text())["train_loss"] for size in "12"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@needs_transfers
+def test_a_comparison_has_a_process_for_each_stage(tmp_path):
+    flags = {"model": "mlp", "methods": "fdg beta=0.5", "epochs": 1, "seeds": 1, "repeats": 1, "processes": 2}
+    program = [sys.executable, "-P", "-m", "experiments.compare", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [*program, *(f"--{name}={value}" for name, value in flags.items())], capture_output=True, timeout=120, **PROCESS
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 processes with cores of their own") == 1 and done.stdout.count("vs BP") == 1
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["processes"] == 2 and list(results["methods"]) == ["backprop", "fdg beta=0.5"]
+    assert min(rate for row in results["methods"].values() for rate in row["images_per_second"]) > 0
+    alone = Trainer(configs(Asked(model="mlp", epochs=1).config())["fdg beta=0.5"], load("digits"), of_stages(2))
+    assert alone.run(0).test_error == results["methods"]["fdg beta=0.5"]["test_errors"][0]
+    assert (tmp_path / "run" / "table.md").is_file() and (tmp_path / "run" / "curves.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("platforms", "cores", "plugin", "version", "count"),
+    [
+        ("", 4, False, "0.12.0", 3),
+        ("cpu", 4, True, "0.13", 3),
+        ("", 4, True, "0.12.0", 1),
+        ("cuda", 4, False, "0.12.0", 1),
+        ("cpu", 2, False, "0.12.0", 1),
+        ("cpu", 4, False, "0.10.2", 1),
+    ],
+)
+def test_stages_have_processes_where_each_can_have_a_core(monkeypatch, platforms, cores, plugin, version, count):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    if platforms:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if plugin and name == "libtpu" else None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert with_cores_of_their_own(3) == count
