@@ -28,6 +28,7 @@ from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
 from experiments.training import launching
 from experiments.training.config import Config
+from jaxdecouple.schedules import redoes_forward
 
 FLAGS = flags.FLAGS
 MICRO_BATCHES = 4
@@ -120,9 +121,11 @@ def main(argv: list[str]) -> None:
         with processes.joined(dataclasses.asdict(asked)):
             dataset = base.load_data()
             places = devices.of_stages(base.num_stages, share=True)
-            trainers = {
-                label: Trainer(config, dataset, places) for label, config in configs(base, asked.methods).items()
-            }
+            trainers, cuts = {}, {}
+            for label, config in configs(base, asked.methods).items():
+                kind = config.batch_size, redoes_forward(config.schedule().weights)  # what a cut depends on
+                trainers[label] = Trainer(config, dataset, places, cuts.get(kind))
+                cuts[kind] = trainers[label].layout
             where = f"{count} processes with cores of their own" if count > 1 else ", ".join(map(str, places))
             print(
                 f"{base.model} on {dataset.name}: {dataset.num_train} training and {dataset.num_test} test images, "

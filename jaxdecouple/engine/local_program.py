@@ -28,7 +28,7 @@ from jaxdecouple.engine.stage_program import (
 )
 from jaxdecouple.engine.state import NetworkState, Residual, StageState
 from jaxdecouple.engine.updates import Updates
-from jaxdecouple.network.layer import Layer, blaming, output_shapes
+from jaxdecouple.network.layer import Layer, blaming
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, describe, shape_of, signature_of
 from jaxdecouple.schedules import Weights, keeps_versions
@@ -69,7 +69,7 @@ class LocalProgram(StageProgram):
         y = self.output_shape(state, x)
         given = self._auxiliary_input(y, targets)
         with blaming(self.auxiliary.name, self._top, given, "the auxiliary network after layer"):
-            params, model_state, self._out = self.auxiliary.init_at(self._index, key, given, output_shapes)
+            params, model_state, self._out = self.auxiliary.init_at(self._index, key, given, self._shapes)
         self._y = shape_of(y)
         opt_state = self.auxiliary_updates.init(params)
         return state.replace(auxiliary=NetworkState(pack(params), pack(model_state), pack(opt_state)))

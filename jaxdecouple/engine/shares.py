@@ -13,7 +13,7 @@ from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.engine.state import StageState
 from jaxdecouple.errors import CutWarning
 from jaxdecouple.network.trees import PyTree, shape_of
-from jaxdecouple.transforms import Dependence, dependence_of
+from jaxdecouple.transforms import Dependence
 
 
 def with_shares(
@@ -61,9 +61,9 @@ def _dependence(k: int, program: StageProgram, params: Sequence[dict[str, PyTree
     own = list(params[k].items())
     some = dict(others[:1] + others[-1:])  # a norm over all layers takes in any
     try:
-        return dependence_of(program.updates.optimizer, dict(own[:2] + own[-2:]), some)
+        return program.updates.dependence(dict(own[:2] + own[-2:]), some)
     except ValueError:  # it is made for just these layers, with a mask for each of them, say
         try:
-            return dependence_of(program.updates.optimizer, params[k], some)
+            return program.updates.dependence(params[k], some)
         except ValueError as error:
             raise ValueError(f"the optimizer of stage {k} {error}") from error

@@ -18,6 +18,7 @@ from jaxdecouple.engine.linearization import as_gradients, as_sent, received
 from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.state import NetworkState, Residual, StageState
 from jaxdecouple.engine.updates import SumOverStages, Updates
+from jaxdecouple.network.layer import OutputShapes
 from jaxdecouple.network.stack import stacked
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree, Signature, describe
@@ -162,6 +163,7 @@ class StageProgram:
         self.donate = donate
         self.keep: Callable[[PyTree], PyTree] = lambda owned: owned
         self.functions: dict[Hashable, Callable] = {}
+        self._shapes = OutputShapes()
         # For its shapes: traced once for each kind of input, never compiled.
         self._output: Any = jax.jit(lambda state, x: self._apply(state.params, x, state.model_state, state.key, 0)[0])
         self.parts = 1
@@ -171,7 +173,7 @@ class StageProgram:
 
         The shape of ``targets`` is for auxiliary networks, if the stage has one.
         """
-        params, model_state = self.stage.init(key, x)
+        params, model_state = self.stage.init(key, x, self._shapes)
         return StageState(pack(params), pack(model_state), pack(self.updates.init(params)), key)
 
     def output_shape(self, state: StageState, x: PyTree) -> PyTree:

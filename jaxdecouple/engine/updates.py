@@ -14,8 +14,10 @@ from jaxdecouple.engine.packing import Packed, pack
 from jaxdecouple.engine.state import NetworkState
 from jaxdecouple.engine.ties import StageTies
 from jaxdecouple.network.stage import Stage
+from jaxdecouple.network.trees import PyTree, Signature, signature_of
 from jaxdecouple.schedules import ends_group
 from jaxdecouple.transforms.accumulation import Accumulation
+from jaxdecouple.transforms.dependence import Dependence, dependence_of
 from jaxdecouple.transforms.unstacked import floating_only, unstacked
 from jaxdecouple.transforms.weight_views import WeightView
 
@@ -64,6 +66,14 @@ class Updates:
         inner = inner if stage is None else unstacked(inner, stage)
         self._optimizer = optimizer.around(inner) if isinstance(optimizer, Accumulation) else inner
         self.every = optimizer.every if isinstance(optimizer, Accumulation) else 1
+        self._dependences: dict[Signature, Dependence] = {}
+
+    def dependence(self, own: Mapping[str, PyTree], others: Mapping[str, PyTree]) -> Dependence:
+        """How the update of layers depends on others (`dependence_of`), found once for layers of the same shapes."""
+        kind = signature_of((dict(own), dict(others)))
+        if kind not in self._dependences:
+            self._dependences[kind] = dependence_of(self.optimizer, own, others)
+        return self._dependences[kind]
 
     @property
     def _accumulation(self) -> Accumulation:

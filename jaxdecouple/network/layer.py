@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,9 +21,6 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxdecouple.network.trees import PyTree, describe, shape_of, signature_of
-
-# (layer, x, params, model_state) -> shapes and dtypes of the output and of the new model state
-OutputShapes = Callable[..., tuple[PyTree, PyTree]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Layer:
           index: of the layer.
           key: that the network is initialised from.
           x: input, of which shapes and dtypes matter.
-          shapes: `output_shapes`, or the same with a memory (`once_per_kind`).
+          shapes: asked for those of the output.
 
         Raises:
           ValueError: the model state changes its structure from batch to batch.
@@ -104,15 +102,20 @@ class Layer:
         return apart.get(self.label(index))
 
 
-def output_shapes(layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
-    """Shapes and dtypes of a layer's output and new model state in training, for inputs shaped like ``x``."""
-    return jax.eval_shape(
-        lambda params, state, x, key: layer.apply(params, state, x, key=key, train=True),
-        params,
-        model_state,
-        x,
-        jax.eval_shape(lambda: jax.random.key(0)),
-    )
+class OutputShapes:
+    """Shapes and dtypes of what layers put out in training, traced once for each kind of layer and input."""
+
+    def __init__(self) -> None:
+        self._applied: dict[Hashable, tuple[Any, Layer]] = {}
+
+    def __call__(self, layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+        """Those of the output and of the new model state, for inputs shaped like ``x``."""
+        kind = id(layer) if layer.identity is None else layer.identity
+        if kind not in self._applied:
+            # For its memory, which knows JAX's settings; it is never compiled. And no other layer gets the same id.
+            self._applied[kind] = jax.jit(functools.partial(layer.apply, train=True)), layer
+        apply, _ = self._applied[kind]
+        return apply.eval_shape(params, model_state, x, key=jax.eval_shape(jax.random.key, 0))
 
 
 class LayerShapes(NamedTuple):
@@ -140,9 +143,9 @@ def walk(layers: Sequence[Layer], x: PyTree, *, first: int = 0) -> Iterator[Laye
 
     def shapes(layer: Layer, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         params, model_state = jax.eval_shape(lambda key: layer.init(key, x), jax.random.key(0))
-        return params, model_state, shape_of(output_shapes(layer, x, params, model_state)[0])
+        return params, model_state, shape_of(outputs(layer, x, params, model_state)[0])
 
-    shapes, x = once_per_kind(shapes), shape_of(x)
+    outputs, shapes, x = OutputShapes(), once_per_kind(shapes), shape_of(x)
     for index, layer in enumerate(layers, first):
         with blaming(layer.name, index, x):
             params, model_state, y = shapes(layer, x)

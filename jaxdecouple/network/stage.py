@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from jaxdecouple.network.layer import Layer, blaming, once_per_kind, output_shapes
+from jaxdecouple.network.layer import Layer, OutputShapes, blaming
 from jaxdecouple.network.stack import LayerStack
 from jaxdecouple.network.trees import PyTree, shape_of
 
@@ -55,14 +55,19 @@ class Stage:
             if isinstance(layer, LayerStack)
         }
 
-    def init(self, key: jax.Array, x: PyTree) -> tuple[PyTree, PyTree]:
+    def init(self, key: jax.Array, x: PyTree, shapes: OutputShapes | None = None) -> tuple[PyTree, PyTree]:
         """Parameters and model state for inputs shaped like ``x`` (arrays or ``jax.ShapeDtypeStruct``).
+
+        Args:
+          key: that the network is initialised from.
+          x: inputs, [B, ...] or a tree of such.
+          shapes: which remembers those of an earlier call.
 
         Raises:
           ValueError: a layer cannot take what the layer before it puts out.
         """
         params, model_state, x = {}, {}, shape_of(x)
-        shapes = once_per_kind(output_shapes)
+        shapes = shapes or OutputShapes()
         owners = self._owners
         for index, name, layer in self._placed():
             with blaming(layer.name, index, x):

@@ -67,6 +67,8 @@ def partition(
     if isinstance(boundaries, int):
         raise ValueError(f"boundaries is {boundaries}; write a tuple, ({boundaries},), to cut in front of one layer")
     check_arrays(sample, "the sample is", "sample")
+    if boundaries is not None and costs is None and sample is not None:
+        costs = "params"  # nothing is chosen by them, and these are counted soonest
     known = _known(layers, sample, costs)
     if boundaries is not None:
         boundaries = _check_boundaries(tuple(map(as_integer, boundaries)), len(layers), num_stages)

@@ -38,7 +38,7 @@ def started(**arguments):
         (lambda: pipeline(optimizer=optax.sgd), r"the function optax.sgd; call it, as in optax.sgd\(0.1\)"),
         (lambda: pipeline(optimizer=jd.stagewise(optax.adam, beta=0.5)), "the function optax.adam; call it"),
         (lambda: pipeline(optimizer=lambda stage, stages: None), "optimizer of stage 0 is a NoneType"),
-        (lambda: pipeline(optimizer=optax.MultiSteps(optax.sgd(1.0), 2)), r"write jd.stagewise\(transform, accumulate=M"),
+        (lambda: pipeline(optimizer=optax.MultiSteps(optax.sgd(1.0), 2)), r"write jd.stagewise\(transform, accumulate"),
         (lambda: pipeline(optimizer=lambda stage: optax.sgd(0.1)), r"cannot be called with a stage.*write a function"),
         (lambda: pipeline(loss="ce"), "the loss is 'ce'; write a function of outputs and targets"),
         (lambda: pipeline(devices="cpu"), r"devices is 'cpu'; write one for each stage"),
