@@ -39,7 +39,17 @@ def restore_state(
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         own = [f"stage_{k}" for k in range(len(pipeline.stages)) if pipeline.placement.owns(k)]
         reading = executor.submit(files.read_arrays, path, document, own)  # meanwhile, the model is traced
-        wanted = pipeline.shapes(x, targets, tick=tick, first=first, fed=_fed(document, x, targets, pipeline.schedule))
+        fed = _fed(document, x, targets, pipeline.schedule)
+        try:
+            wanted = pipeline.shapes(x, targets, tick=tick, first=first, fed=fed)
+        except Exception as error:
+            remedy = "build the pipeline as it was when it was saved"
+            if targets is None:
+                remedy += ", or give the targets of a batch: jd.restore(path, pipeline, x, targets)"
+            raise CheckpointError(
+                f"checkpoint {path} cannot be compared with this pipeline, of schedule {pipeline.schedule.name!r}: "
+                f"it fails for batches like those in flight: {error}; {remedy}"
+            ) from error
         wanted = _with_gradient_norms(wanted, leaves)
         mismatch = _mismatch(leaves, wanted, pipeline)
         if mismatch:

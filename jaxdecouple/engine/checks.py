@@ -79,14 +79,13 @@ class Expected:
             if self._program is not None:
                 self._program.check(logits, shape_of(targets))
             self._accepted.add(kind)
-        # Only labels still on the host are looked at: reading a device array would wait for it.
+        # Only targets still on the host are looked at: reading a device array would wait for it.
         loss = None if self._program is None else self._program.loss
-        if (
-            loss is not None
-            and loss in (softmax_cross_entropy, token_cross_entropy)
-            and isinstance(targets, np.ndarray)
-        ):
-            self._check_labels(loss, targets, n)
+        if loss in (softmax_cross_entropy, token_cross_entropy) and isinstance(targets, np.ndarray):
+            if np.issubdtype(targets.dtype, np.integer):
+                self._check_labels(loss, targets, n)
+            else:
+                _check_probabilities(targets, n)
 
     def inputs_for(self, targets: PyTree) -> PyTree:
         """The shapes of a batch's inputs, from its targets if they are known, else as at the beginning."""
@@ -103,8 +102,8 @@ class Expected:
             self._known[signature] = x
         return self._known[signature]
 
-    def _check_labels(self, loss: Loss, targets: np.ndarray, n: int) -> None:
-        if not hasattr(self.logits, "shape") or not np.issubdtype(targets.dtype, np.integer):
+    def _check_labels(self, loss: Loss | None, targets: np.ndarray, n: int) -> None:
+        if not hasattr(self.logits, "shape"):
             return
         classes = self.logits.shape[-1]
         least = targets.min() if loss is token_cross_entropy else 0  # it leaves negative ones out
@@ -113,6 +112,18 @@ class Expected:
                 f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} "
                 f"outputs; write labels of 0..{classes - 1}"
             )
+
+
+def _check_probabilities(targets: np.ndarray, n: int) -> None:
+    """Refuses targets of a regression, which cross entropy would take for probabilities; rows of zeros count for 0."""
+    totals = targets.sum(axis=-1, dtype=np.float64)
+    if targets.min() < 0 or not np.all((totals == 0) | (abs(totals - 1) < 0.01)):
+        raise ValueError(
+            f"batch {n} has targets from {targets.min():.3g} to {targets.max():.3g} that sum to {totals.min():.3g} to "
+            f"{totals.max():.3g}, but cross entropy, the loss by default, takes integer labels or probabilities, which "
+            "sum to 1; for other targets write a loss: jd.Pipeline(..., loss=lambda outputs, targets: "
+            "jnp.mean((outputs - targets) ** 2))"
+        )
 
 
 def check_arrays(tree: PyTree, what: str, name: str) -> PyTree:
@@ -224,20 +235,29 @@ def check_usable(state: State, thoroughly: bool = True) -> None:
 class Custody:
     """Knows the state that was given out last; one that comes from elsewhere is looked at closely."""
 
-    def __init__(self) -> None:
+    def __init__(self, donate: bool) -> None:
+        """Remembers, where states are given up (``donate``), also the one that was used last."""
+        self._donate = donate
         self._newest: weakref.ref[State] | None = None
+        self._taken: weakref.ref[State] | None = None
+        self._used: weakref.ref[State] | None = None
 
     def give(self, state: State) -> State:
-        """Gives a state out."""
+        """Gives out the state that follows from the one taken last."""
         self._newest = weakref.ref(state)
+        self._used = self._taken
         return state
 
     def take(self, state: State) -> State:
         """The state, to be used up.
 
         Raises:
-          ValueError: as of `check_usable`.
+          ValueError: as of `check_usable`; or it was used before, even if nothing of its memory was reused then, as
+            while the pipeline fills: whoever never takes the new state would train nothing.
         """
+        if self._donate and self._used is not None and self._used() is state:
+            raise ValueError(USED_UP)
+        self._taken = weakref.ref(state) if isinstance(state, State) else None
         known = self._newest is not None and self._newest() is state
         check_usable(state, thoroughly=not known)
         return state if known else _without_repetitions(state)

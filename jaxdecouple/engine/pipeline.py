@@ -154,7 +154,7 @@ class Pipeline:
         self._dispatcher = Dispatcher(self._acting, self.placement, self.schedule, self.ties)
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: Expected | None = None
-        self._custody = Custody()
+        self._custody = Custody(self.programs[0].donate)
 
     def _repr_html_(self) -> str:
         """Its stages and its schedule, which notebooks show."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +17,12 @@ from jaxdecouple.engine.metrics import MetricFunctions
 from jaxdecouple.engine.placement import Placement
 from jaxdecouple.engine.stage_program import StageProgram
 from jaxdecouple.engine.ties import StageTies
+from jaxdecouple.errors import CutWarning
 from jaxdecouple.network.adapters import as_layer, is_nnx
 from jaxdecouple.network.layer import Layer
 from jaxdecouple.network.stage import Stage
 from jaxdecouple.network.trees import PyTree
-from jaxdecouple.schedules import Schedule, keeps_versions, staleness
+from jaxdecouple.schedules import FlushSchedule, RoundSchedule, Schedule, keeps_versions, staleness
 from jaxdecouple.transforms import StageOptimizer, transform_of
 
 
@@ -113,11 +115,22 @@ def check_fit(programs: Sequence[StageProgram], schedule: Schedule) -> None:
       ValueError: stages learn locally; or a backward's weights are corrected that are not today's; or batches wait for
         more updates than the view can look back; or an update comes between the two parts of a split backward, or there
         is a view of its weights.
+
+    Warns:
+      CutWarning: an update comes in the middle of a round.
     """
     for k, program in enumerate(programs):
         view = program.updates.view
         if schedule.splits_backward:
             _check_split(k, program, schedule)
+        elif isinstance(schedule, FlushSchedule | RoundSchedule) and any(staleness(schedule, program.updates.every)[k]):
+            warnings.warn(
+                f"with accumulate={program.updates.every}, stage {k} updates in the middle of a round of "
+                f"{schedule.chunks} micro-batches, so {schedule.name!r} is not back-propagation: the numbers depend "
+                f"on where the network is cut; write {_whole_rounds(schedule)}",
+                CutWarning,
+                stacklevel=4,
+            )
         if schedule.is_local and program.updates.ties != StageTies():
             raise ValueError(
                 f"stage {k} has parameters that other layers share, but under {schedule.name!r} stages pass no "
@@ -151,8 +164,12 @@ def _check_split(k: int, program: StageProgram, schedule: Schedule) -> None:
             "the view out"
         )
     if any(staleness(schedule, program.updates.every)[k]):
-        rounds = getattr(schedule, "chunks", "M")
         raise ValueError(
             f"with accumulate={program.updates.every}, stage {k} would update while batches wait for the gradient of "
-            f"their weights; for schedule {schedule.name!r} write stagewise(..., accumulate={rounds})"
+            f"their weights; for schedule {schedule.name!r} write {_whole_rounds(schedule)}"
         )
+
+
+def _whole_rounds(schedule: Schedule) -> str:
+    rounds = getattr(schedule, "chunks", "M")
+    return f"jd.stagewise(..., accumulate={rounds}): each step feeds a micro-batch, and {rounds} of them make an update"

@@ -101,7 +101,8 @@ def _check_arguments(optimizer: StageOptimizer) -> None:
     except TypeError as error:
         raise ValueError(
             f"the optimizer is a function that cannot be called with a stage and the number of stages ({error}); write "
-            "a function (stage, num_stages) -> transform, or an optax transform"
+            "an optax transform, a function (stage, num_stages) -> transform, or, of a schedule of learning rates, "
+            "optax.adam(schedule)"
         ) from error
 
 

@@ -156,6 +156,22 @@ def test_targets_that_are_no_labels(kind, preset, tmp_path):
     assert_same(train(pipeline, state, start=5, batches=batches), train(other, restored, start=5, batches=batches))
 
 
+def test_targets_of_which_nothing_waits(tmp_path):
+    """Of a split backward no targets may be left, but what follows from them: then the caller gives some."""
+    given = np.ones((4, 3), np.float32)
+    batches = [(x, given) for x, _ in BATCHES]
+    optimizer = jd.stagewise(optax.sgd(0.1), accumulate=2)
+    pipeline, other = (
+        pipeline_like(schedules.zero_bubble(2, 2), loss=squares, optimizer=optimizer, donate=False) for _ in range(2)
+    )
+    state = train(pipeline, batches=batches)
+    jd.save(tmp_path / "run", state)
+    with pytest.raises(CheckpointError, match=r"'zero_bubble': it fails.*jd.restore\(path, pipeline, x, targets\)"):
+        jd.restore(tmp_path / "run", other, X)
+    restored = jd.restore(tmp_path / "run", other, X, given)
+    assert_same(train(pipeline, state, start=5, batches=batches), train(other, restored, start=5, batches=batches))
+
+
 OTHERS = {
     "stages": (lambda: make(schedules.fdg(3)), "has 2 stages, but this pipeline 3"),
     "width": (lambda: pipeline_like(layers=(5, 3)), r"params.*float32\[4\] in the checkpoint, but float32\[5\] here"),

@@ -45,6 +45,18 @@ def with_rate(state, rate):
     return state.replace(stages=tuple(map(lowered, state.stages)))
 
 
+def test_a_step_whose_result_is_not_taken_is_noticed_also_where_nothing_was_reused():
+    pipeline, state = started(ticks=0)
+    with pytest.raises(ValueError, match="this run was initialised"):
+        pipeline.step(state, (X[:, :2], Y))
+    pipeline.step(state, (X, Y))  # what was refused used nothing
+    with pytest.raises(ValueError, match="was given to step or flush before"):
+        pipeline.step(state, (X, Y))
+    again = jd.Pipeline([nn.Dense(6), nn.Dense(3)], schedules.fdg(2), optimizer=RATE, donate=False)
+    state = again.init(jax.random.key(0), X)
+    assert [int(again.step(state, (X, Y))[0].tick) for _ in range(2)] == [1, 1]
+
+
 def test_one_array_in_two_stages_stays_the_users():
 
     def make():

@@ -1,6 +1,7 @@
 """Bad input gets one error that says what was given, what was expected, and what to write."""
 
 import re
+import warnings
 
 import flax.linen as nn
 import jax
@@ -39,7 +40,8 @@ def started(**arguments):
         (lambda: pipeline(optimizer=jd.stagewise(optax.adam, beta=0.5)), "the function optax.adam; call it"),
         (lambda: pipeline(optimizer=lambda stage, stages: None), "optimizer of stage 0 is a NoneType"),
         (lambda: pipeline(optimizer=optax.MultiSteps(optax.sgd(1.0), 2)), r"write jd.stagewise\(transform, accumulate"),
-        (lambda: pipeline(optimizer=lambda stage: optax.sgd(0.1)), r"cannot be called with a stage.*write a function"),
+        (lambda: pipeline(optimizer=lambda stage: optax.sgd(0.1)), "cannot be called with a stage.*a function"),
+        (lambda: pipeline(optimizer=optax.cosine_decay_schedule(0.1, 9)), r"learning rates, optax.adam\(schedule\)"),
         (lambda: pipeline(loss="ce"), "the loss is 'ce'; write a function of outputs and targets"),
         (lambda: pipeline(devices="cpu"), r"devices is 'cpu'; write one for each stage"),
         (lambda: pipeline(devices=jax.devices()[0]), r"devices is .*for all: \[device\] \* 2"),
@@ -70,6 +72,8 @@ def test_refused_before_training(build, says):
         ((X[:0], Y[:0]), "at least 1"),
         ((X, Y + 3), "labels from 3 to 3, but the network has 3 outputs; write labels of 0..2"),
         ((X, Y - 1), "labels from -1 to -1"),
+        ((X, np.eye(3)[Y] * 2 - 1), "targets from -1 to 1 that sum to -1 to -1, .* write a loss"),
+        ((X, np.full((4, 3), 0.6)), "sum to 1.8 to 1.8, but cross entropy"),
         (X, r"a batch is a pair, but got ndarray; write step\(state, \(inputs, targets\)\)"),
         ((X.tolist(), Y), r"inputs that are a list of numbers; write arrays, \[B, ...\]: numpy.asarray\(inputs\)"),
         ((X, Y.tolist()), "targets that are a list of numbers"),
@@ -90,6 +94,30 @@ def test_a_layer_that_cannot_take_the_output_before_it_is_named():
     p = jd.Pipeline(jd.partition(layers, 2), schedules.fdg(2), optimizer=optax.sgd(0.1))
     with pytest.raises(ValueError, match=re.escape("layer 1 (<lambda>) cannot take float32[4, 4]")):
         p.init(jax.random.key(0), X)
+
+
+def test_probabilities_are_targets_and_rows_of_zeros_count_for_nothing():
+    p, state = started(schedule=schedules.backprop(2))
+    _, metrics = p.step(state, (X, np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0, 0, 0], [0, 0, 0]], np.float32)))
+    np.testing.assert_allclose(metrics.loss, np.log(3) / 2, rtol=1e-6)
+
+
+def test_a_state_of_another_schedule():
+    p, state = started()
+    for _ in range(3):
+        state, _ = p.step(state, (X, Y))
+    with pytest.raises(ValueError, match="it is of another schedule than 'ddg'; flush it with the pipeline"):
+        p.with_schedule(schedules.ddg(2)).step(state, (X, Y))
+
+
+@pytest.mark.parametrize("schedule", [schedules.gpipe(2, 4), schedules.one_forward_one_backward(2, 4)])
+def test_updates_within_a_round_are_no_back_propagation(schedule):
+    with pytest.warns(jd.CutWarning, match="accumulate=2, stage 0 updates .* write jd.stagewise.*accumulate=4"):
+        pipeline(schedule=schedule, optimizer=jd.stagewise(optax.sgd(0.1), accumulate=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for every in (4, 8):
+            pipeline(schedule=schedule, optimizer=jd.stagewise(optax.sgd(0.1), accumulate=every))
 
 
 def test_a_loss_that_is_not_a_scalar():
