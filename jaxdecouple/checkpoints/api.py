@@ -84,7 +84,8 @@ def restore(path: str | pathlib.Path, pipeline: Pipeline, x: PyTree, targets: Py
       path: as given to `save`, or a checkpoint of a `Checkpoints` directory.
       pipeline: built as it was when the state was saved.
       x: inputs, [B, ...], of which only shapes and dtypes matter.
-      targets: likewise; needed where those in flight are several arrays, or auxiliary networks take others than labels.
+      targets: likewise; needed where they are no labels and those in flight are several arrays, or have been used
+        (`schedules.zero_bubble`), or go to auxiliary networks.
 
     Raises:
       CheckpointError: there is no checkpoint, or it is not of this pipeline.

@@ -5,7 +5,8 @@ import re
 
 from jaxdecouple import schedules
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def test_it_is_short():
@@ -49,5 +50,6 @@ def test_the_method_table():
         weights = "-" if name in ("backprop(K)", "dgl(K)") else schedule.weights
         assert rows[name] == [*delays, weights], name
     first = {name.partition("(")[0] for name, schedule in built.items() if schedule.order == "backward_first"}
-    (said,) = re.findall(r"does its forward first; under (.*?), its backward", README)
+    choosing = (ROOT / "docs" / "tutorials" / "choosing_a_method.md").read_text()
+    (said,) = re.findall(r"does its forward first; under (.*?), its backward", choosing)
     assert set(re.findall(r"`(\w+)`", said)) == first
