@@ -6,17 +6,23 @@ CPU devices of one process share its cores, which hides what decoupling gives. H
 Each trainer is a set of processes that stay: they compile, fill, and then run in turn, all once in every round.
 The prediction is the timeline's, from the stages' operations timed in the one worker's process, and transfers as free.
 
+Where PyTorch is installed, `torch.distributed.pipelining` trains the same network, if it is a ResNet of depth 6n + 2,
+cut alike, by GPipe and 1F1B with 8 micro-batches; and one worker of PyTorch does, for scale.
+
 The workdir gets results.json and table.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -26,9 +32,28 @@ from experiments import settings
 from experiments.measure.workload import Workload
 from experiments.report.workdir import Workdir
 from experiments.training.launching import free_port
+from jaxdecouple import schedules
 
 FLAGS = flags.FLAGS
+MICRO_BATCHES = 8  # of PyTorch's pipelines
 ONE_WORKER, DATA_PARALLEL = "one worker, one core", "data-parallel, a device per core"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What trains.
+
+    Attributes:
+      role: as its program knows it.
+      cores: of each process.
+      program: the module that each process runs.
+      others: what else that is told.
+    """
+
+    role: str
+    cores: list[list[int]]
+    program: str = "experiments.measure.process_worker"
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Trainer:
@@ -38,11 +63,12 @@ class Trainer:
       label: of its row.
     """
 
-    def __init__(self, label: str, role: str, processes: int, cores: list[list[int]], workload: Workload):
+    def __init__(self, label: str, kind: Kind, workload: Workload):
         self.label = label
-        port = free_port()
-        place = {"role": role, "processes": processes, "port": port, "workload": dataclasses.asdict(workload)}
-        command = [sys.executable, "-P", "-m", "experiments.measure.process_worker"]
+        processes, cores = len(kind.cores), kind.cores
+        place = {"role": kind.role, "processes": processes, "port": free_port(), **kind.others}
+        place["workload"] = dataclasses.asdict(workload)
+        command = [sys.executable, "-P", "-m", kind.program]
         self._children = [
             subprocess.Popen(
                 [*command, json.dumps({**place, "index": index, "cores": cores[index]})],
@@ -99,12 +125,12 @@ def measure(workload: Workload) -> dict[str, Any]:
         )
     share = len(cores) // workload.num_stages
     apart = [cores[k * share : (k + 1) * share] for k in range(workload.num_stages)]
-    kinds = {ONE_WORKER: ("plain", 1, apart[:1]), DATA_PARALLEL: ("data", 1, [cores])}
-    kinds |= {name: (name, workload.num_stages, apart) for name in workload.chosen}
+    kinds = {ONE_WORKER: Kind("plain", apart[:1]), DATA_PARALLEL: Kind("data", [cores])}
+    kinds |= {name: Kind(name, apart) for name in workload.chosen} | _peers(workload, apart)
     trainers: list[Trainer] = []
     try:
-        for label, (role, processes, places) in kinds.items():
-            trainers.append(Trainer(label, role, processes, places, workload))
+        for label, kind in kinds.items():
+            trainers.append(Trainer(label, kind, workload))
             print(f"{label:34s} ready")
         rates: dict[str, list[float]] = {trainer.label: [] for trainer in trainers}
         predicted: dict[str, list[float]] = {name: [] for name in workload.chosen}
@@ -117,6 +143,24 @@ def measure(workload: Workload) -> dict[str, Any]:
         for trainer in trainers:
             trainer.close()
     return {"images_per_second": rates, "predicted": predicted, "cores": [*map(len, apart)]}
+
+
+def _peers(workload: Workload, cores: list[list[int]]) -> dict[str, Kind]:
+    """PyTorch's trainers, where it is installed and knows the network."""
+    depth = re.fullmatch(r"resnet(\d+)", workload.model)
+    known = depth is not None and (int(depth[1]) - 2) % 6 == 0 and workload.image_size < 64
+    if not known or importlib.util.find_spec("torch") is None or workload.batch_size % MICRO_BATCHES:
+        return {}
+    stages = workload.cut(schedules.one_forward_one_backward(workload.num_stages, MICRO_BATCHES))
+    others = {
+        "depth": int(depth[1]),
+        "boundaries": [stage.first for stage in stages[1:]],
+        "micro_batches": MICRO_BATCHES,
+    }
+    program = "experiments.measure.torch_worker"
+    one = {"PyTorch, one worker, one core": Kind("plain", cores[:1], program, others)}
+    piped = {f"PyTorch, {role}, M={MICRO_BATCHES}": Kind(role, cores, program, others) for role in ("GPipe", "1F1B")}
+    return one | piped
 
 
 def rows(found: dict[str, Any]) -> list[list[str]]:
