@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 
 from experiments import cli as command_line
 from experiments import devices
@@ -22,7 +21,7 @@ from experiments.asynchronous.curves import Curve, described, draw, rounded
 from experiments.asynchronous.solving import Solving
 from experiments.report.workdir import Workdir, check_file
 from experiments.settings import define, read
-from experiments.training.progress import NonFiniteLoss
+from experiments.training.stopping import NonFiniteLoss
 from jaxdecouple.asynchronous import DivergenceWarning, Problem, Record, StepSizeWarning
 from jaxdecouple.asynchronous.sources import Source, classes, signs
 
@@ -130,6 +129,8 @@ def plot(curve: Curve, path: pathlib.Path, title: str) -> None:
     places = {"epochs": "epochs (gradients of single examples, by n)"}
     if timed:
         places["seconds"] = "time (s)"
+    from matplotlib.figure import Figure  # --help need not wait for it
+
     figure = Figure(figsize=(4.4 * len(names), 3.6 * len(places) + 0.5), layout="constrained")
     panels = figure.subplots(len(places), len(names), squeeze=False)
     for row, (place, below) in zip(panels, places.items(), strict=True):

@@ -18,10 +18,10 @@ import statistics
 import time
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 from absl import flags
-from matplotlib.figure import Figure
 
 from experiments import cli as command_line
 from experiments import devices
@@ -32,6 +32,9 @@ from experiments.report.workdir import Workdir, drawing
 from experiments.settings import Settings, define, option, read
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import ConvergenceWarning, EngineWarning, General
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FLAGS = flags.FLAGS
 PASSES, OUTER, FEATURES, STEP_SIZE = 10, 3, 384, 1e-3
@@ -182,6 +185,8 @@ def main(argv: list[str]) -> None:
         )
         output.write("table.md", text)
         with drawing():
+            from matplotlib.figure import Figure  # --help need not wait for it
+
             picture = Figure(figsize=(5.6, 4), layout="constrained")
             draw(lines, asked.workers, picture)
             picture.savefig(output.file("border.png"), dpi=110)

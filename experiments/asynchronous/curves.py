@@ -6,14 +6,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-import matplotlib.ticker
 import numpy as np
-from matplotlib.axes import Axes
 
 from jaxdecouple.asynchronous import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Row = dict[str, Any]
 
@@ -85,14 +85,18 @@ def draw(axes: Axes, curve: Curve, x: str, y: str, label: str | None = None, **s
 
 def label_logarithms(axes: Axes) -> None:
     """Plain numbers at 1, 2, 3, 5 and 7 times the powers of ten, for axes that span few of them."""
+    from matplotlib import ticker  # --help need not wait for it
+
     for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        set_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 3, 5, 7)))
+        set_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5, 7)))
 
 
 def colour(index: int) -> Any:
     """The colour of this number."""
-    return matplotlib.colormaps["tab10"](index % 10)
+    from matplotlib import colormaps  # --help need not wait for it
+
+    return colormaps["tab10"](index % 10)
 
 
 def shown(value: float) -> str:

@@ -15,14 +15,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from experiments.asynchronous import races
 from experiments.asynchronous.curves import Curve, by, colour, draw
 from experiments.report.workdir import Workdir
 from experiments.settings import option
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

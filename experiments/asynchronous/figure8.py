@@ -16,10 +16,9 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.asynchronous import figures, races
 from experiments.asynchronous.curves import Curve, Row, by, colour, draw, rows_of, shown
@@ -29,6 +28,9 @@ from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
 from jaxdecouple.asynchronous.algorithms import step_sizes
 from jaxdecouple.asynchronous.problems.components import Components
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FEW = 80  # rows of a curve
 NAMES = {"dis_dfsdca": "Dis-dfSDCA", "distributed_asysvrg": "Distributed-AsySVRG"}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import matplotlib.figure
 from absl import flags
 
 from experiments import cli as command_line
@@ -16,6 +15,9 @@ from experiments.asynchronous.curves import Curve, described, rounded
 from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, read
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 Columns = Mapping[str, Callable[[Curve], str]]
 
@@ -67,7 +69,9 @@ class Figure(Settings):
         result["curves"] = [{"about": rounded(dict(curve.about)), "rows": list(curve.rows)} for curve in curves]
         output.write_json("results.json", result, depth=4)
         output.write("table.md", text + "\n")
-        picture = matplotlib.figure.Figure(layout="constrained")
+        from matplotlib.figure import Figure as Picture  # --help need not wait for it
+
+        picture = Picture(layout="constrained")
         self.draw(curves, picture)
         picture.savefig(output.file(f"{self.name}.png"), dpi=110)
         return text

@@ -11,20 +11,22 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.asynchronous import figures
 from experiments.asynchronous.curves import Curve, Row, colour, draw, label_logarithms, rounded, shown
 from experiments.asynchronous.solving import DTYPES
 from experiments.settings import option
-from experiments.training.progress import NonFiniteLoss
+from experiments.training.stopping import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import ConvergenceWarning, General, Record, Result
 from jaxdecouple.asynchronous.sources import Source, classes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from experiments.asynchronous import figures
 from experiments.asynchronous.curves import Curve, named, rows_of, shown
 from experiments.asynchronous.solving import DTYPES, ENGINES, guard, stragglers
 from experiments.settings import option
-from experiments.training.progress import NonFiniteLoss
+from experiments.training.stopping import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import (
     Clock,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.settings import Settings, option
-from experiments.training.progress import NonFiniteLoss
+from experiments.training.stopping import NonFiniteLoss
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Clock, Problem, Record, Result, Stragglers
 from jaxdecouple.asynchronous.sources import Source, classes, load, signs

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments.asynchronous import figures
 from experiments.asynchronous.curves import Curve, colour, draw, label_logarithms, rows_of, shown
@@ -20,6 +18,10 @@ from experiments.settings import option
 from jaxdecouple import asynchronous
 from jaxdecouple.asynchronous import Result
 from jaxdecouple.asynchronous.sources import classes, load
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def check_serial(workers: Sequence[int]) -> None:

@@ -26,7 +26,7 @@ from experiments import cli as command_line
 from experiments.large_batch.network import Examples, Network, Study, order_of, rounded, style
 from experiments.report.workdir import Workdir
 from experiments.settings import option
-from experiments.training.progress import NonFiniteLoss
+from experiments.training.stopping import NonFiniteLoss
 from jaxdecouple.network.trees import PyTree
 
 _CHUNK = 1000  # examples of one mean gradient; sums of more would lose digits in float32

@@ -19,7 +19,8 @@ from experiments import devices
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, option
 from experiments.training.config import Config
-from experiments.training.progress import EpochRecord, NonFiniteLoss
+from experiments.training.progress import EpochRecord
+from experiments.training.stopping import NonFiniteLoss
 from experiments.training.trainer import Trainer
 from jaxdecouple import data
 from jaxdecouple.data import Dataset

@@ -24,7 +24,7 @@ from experiments.training.config import Config, Saving
 from experiments.training.loading import write_model
 from experiments.training.loggers import Logger, Loggers
 from experiments.training.methods import AUTO
-from experiments.training.progress import EpochRecord, NonFiniteLoss, as_json
+from experiments.training.progress import EpochRecord, as_json
 from experiments.training.run_directory import (
     CHECKPOINTS,
     DIAGNOSTICS,
@@ -39,7 +39,7 @@ from experiments.training.run_directory import (
     standing,
 )
 from experiments.training.saving import Saver
-from experiments.training.stopping import StopRequest
+from experiments.training.stopping import NonFiniteLoss, StopRequest
 from experiments.training.tasks import in_words
 from experiments.training.trainer import ABOUT, VARIABLES, BrokenData, Finished, Layout, Start, Trainer
 from jaxdecouple import schedules

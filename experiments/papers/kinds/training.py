@@ -23,9 +23,9 @@ from experiments.report.workdir import lock
 from experiments.training import progress
 from experiments.training.config import Config, Saving
 from experiments.training.loading import write_model
-from experiments.training.progress import EpochRecord, NonFiniteLoss
+from experiments.training.progress import EpochRecord
 from experiments.training.saving import Saver
-from experiments.training.stopping import StopRequest
+from experiments.training.stopping import NonFiniteLoss, StopRequest
 from experiments.training.trainer import VARIABLES, Trainer
 from jaxdecouple import schedules
 from jaxdecouple.engine.state import State
