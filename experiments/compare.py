@@ -2,10 +2,10 @@
 
     python -m experiments.compare
 
-By default: the 1797 handwritten digits that come with scikit-learn (1437 to train on, 360 to test), ResNet-8, K = 2
-stages, 3 epochs of 22 updates. GPipe and ADL split the batch of the others into M = 4 micro-batches, as
-in ADL's experiments (section 6), so that every method's update uses as many images. Each method's test error is printed
-as soon as it is known. Speeds are measured after training, in turn.
+By default: the 1797 handwritten digits that come with scikit-learn (1437 to train on, 360 to test), ResNet-8, cut into
+K = 2 stages by measured times, 3 epochs of 22 updates. GPipe and ADL split the batch of the others into M = 4
+micro-batches, as in ADL's experiments (section 6), so that every method's update uses as many images. Each method's test
+error is printed as soon as it is known. Speeds are measured after training, in turn.
 
 Where the devices are a CPU's cores, every stage has a process and a core of its own: two CPU devices of one process
 share its cores, which hides what decoupling gives. On accelerators, with fewer cores than stages, or with JAX below
@@ -28,7 +28,6 @@ from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
 from experiments.training import launching
 from experiments.training.config import Config
-from jaxdecouple.schedules import redoes_forward
 
 FLAGS = flags.FLAGS
 MICRO_BATCHES = 4
@@ -68,7 +67,8 @@ class Asked(Settings):
     def config(self) -> Config:
         """What all runs have in common."""
         common = {name: value for name, value in dataclasses.asdict(self).items() if name in _COMMON}
-        return Config(**common, drop_last=True)  # the last, smaller batch would be a second compilation of each method
+        # Blocks are whole layers to a cut unless they are split. The last, smaller batch would be a second compilation.
+        return Config(**common, split_blocks=True, drop_last=True)
 
     def check(self) -> None:
         """Refuses an unknown row, and a batch that cannot be split."""
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
         if count > 1 and not launching.is_one_of_several():
             sys.exit(launching.watch(launching.Processes(processes=count), base.num_stages, workdir))
         from experiments import devices  # not before: --help need not wait for JAX
-        from experiments.measure.comparison import compare
+        from experiments.measure.comparison import compare, measured_cuts
         from experiments.report import tables
         from experiments.training import processes
         from experiments.training.trainer import Trainer
@@ -121,11 +121,11 @@ def main(argv: list[str]) -> None:
         with processes.joined(dataclasses.asdict(asked)):
             dataset = base.load_data()
             places = devices.of_stages(base.num_stages, share=True)
-            trainers, cuts = {}, {}
-            for label, config in configs(base, asked.methods).items():
-                kind = config.batch_size, redoes_forward(config.schedule().weights)  # what a cut depends on
-                trainers[label] = Trainer(config, dataset, places, cuts.get(kind))
-                cuts[kind] = trainers[label].layout
+            cut = measured_cuts(base, dataset)
+            trainers = {
+                label: Trainer(dataclasses.replace(config, boundaries=cut(config)), dataset, places)
+                for label, config in configs(base, asked.methods).items()
+            }
             where = f"{count} processes with cores of their own" if count > 1 else ", ".join(map(str, places))
             print(
                 f"{base.model} on {dataset.name}: {dataset.num_train} training and {dataset.num_test} test images, "
