@@ -4,7 +4,7 @@
 
 By default: the 1797 handwritten digits that come with scikit-learn (1437 to train on, 360 to test), ResNet-8, cut into
 K = 2 stages by measured times, 3 epochs of 22 updates. GPipe and ADL split the batch of the others into M = 4
-micro-batches, as in ADL's experiments (section 6), so that every update uses as many images. Each method's test error is
+micro-batches, as in ADL's experiments (section 6), so that every update uses as many images. Each test error is
 printed as soon as it is known. Speeds are measured after training, in turn.
 
 Where the devices are a CPU's cores, every stage has a process and a core of its own: two CPU devices of one process
