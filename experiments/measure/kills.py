@@ -185,7 +185,7 @@ def _kill(case: Case, workdir: pathlib.Path, draw: random.Random, span: float, t
         return False
     process.kill()
     process.join()
-    return True
+    return process.exitcode != 0  # it may have ended in between
 
 
 class _Joint:
@@ -212,9 +212,11 @@ class _Joint:
             self._watcher.wait(timeout)
 
     def kill(self) -> None:
-        """One of the processes, drawn."""
+        """One of the processes, drawn, if they have not ended by themselves."""
         pid = self._watcher.pid
         children = [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        if not children:
+            return
         os.kill(random.choice(children), signal.SIGKILL)
         begun = time.monotonic()
         self._watcher.wait(60)
