@@ -7,13 +7,12 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
@@ -23,33 +22,13 @@ from experiments.report.tables import Comparison
 from experiments.report.workdir import Workdir, drawing
 from experiments.training import processes
 from experiments.training.config import Config
-from experiments.training.tasks import task_of
 from experiments.training.trainer import Finished, Trainer
 from jaxdecouple import schedules
-from jaxdecouple.data import ImageData, TextData
 from jaxdecouple.engine.state import State
 
-SECONDS = 0.25  # of one measurement of speed
+SECONDS = 0.2  # of one measurement of speed
 BASELINE = "backprop"
 ONE_WORKER = "one worker (whole network, one core)"
-
-
-def measured_cuts(base: Config, dataset: ImageData | TextData) -> Callable[[Config], tuple[int, ...]]:
-    """Where to cut, by the times of layers, measured now: the boundaries, by whether a method redoes its forwards."""
-    task = task_of(base, dataset, None)
-    layers, size = task.layers(base), min(base.batch_size, dataset.num_train)
-    sample = jax.ShapeDtypeStruct((size, *task.sample.shape[1:]), task.sample.dtype)
-
-    def measured() -> list[list[int]]:
-        if base.num_stages == 1:
-            return [[], []]
-        costs = jd.profile(layers, sample, device=jax.local_devices()[0])
-        cuts = [jd.partition(layers, base.num_stages, costs=costs, sample=sample, weights=weights) for weights in kinds]
-        return [[stage.first for stage in stages[1:]] for stages in cuts]
-
-    kinds = ("stash", "replay")
-    plain, redone = map(tuple, processes.agreed(measured))
-    return lambda config: redone if schedules.redoes_forward(config.schedule().weights) else plain
 
 
 def compare(
