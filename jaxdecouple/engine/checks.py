@@ -242,10 +242,11 @@ class Custody:
         self._taken: weakref.ref[State] | None = None
         self._used: weakref.ref[State] | None = None
 
-    def give(self, state: State) -> State:
-        """Gives out the state that follows from the one taken last."""
+    def give(self, state: State, used: bool = True) -> State:
+        """Gives out the state that follows from the one taken last, which was used up, or left as it was."""
         self._newest = weakref.ref(state)
-        self._used = self._taken
+        if used:
+            self._used = self._taken
         return state
 
     def take(self, state: State) -> State:

@@ -244,13 +244,14 @@ class Pipeline:
         """
         state = self._custody.take(state)
         first, stop = int(state.first), int(state.tick)
-        for tick in range(stop, stop + self.schedule.drain if first < stop else stop):
+        ticks = range(stop, stop + self.schedule.drain if first < stop else stop)
+        for tick in ticks:
             work = Workspace(state, observer)
             metrics = self._dispatch(work, tick, first, stop)
             state = work.freeze(tick=stop, first=first)
             if on_tick is not None:
                 on_tick(state, metrics)
-        return self._custody.give(state.replace(first=stop))
+        return self._custody.give(state.replace(first=stop), used=len(ticks) > 0)
 
     def shapes(
         self,

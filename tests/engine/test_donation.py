@@ -52,6 +52,9 @@ def test_a_step_whose_result_is_not_taken_is_noticed_also_where_nothing_was_reus
     pipeline.step(state, (X, Y))  # what was refused used nothing
     with pytest.raises(ValueError, match="was given to step or flush before"):
         pipeline.step(state, (X, Y))
+    pipeline, state = started(schedule=schedules.backprop)
+    pipeline.flush(state)  # there is nothing to finish
+    pipeline.step(state, (X, Y))
     again = jd.Pipeline([nn.Dense(6), nn.Dense(3)], schedules.fdg(2), optimizer=RATE, donate=False)
     state = again.init(jax.random.key(0), X)
     assert [int(again.step(state, (X, Y))[0].tick) for _ in range(2)] == [1, 1]
