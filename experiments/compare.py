@@ -17,7 +17,10 @@ The directory gets results.json, table.md, curves.png and schedules.png.
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
@@ -109,6 +112,17 @@ def define_flags() -> None:
     command_line.define_workdir()
 
 
+def _watch(count: int, num_stages: int, workdir: pathlib.Path) -> int:
+    """Runs this program as several processes, which find what they compiled in a directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="jaxdecouple-") as cache:
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+            os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+            os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+        asked = launching.Processes(processes=count)
+        return launching.watch(asked, num_stages, workdir, interrupted="nothing was measured")
+
+
 def main(argv: list[str]) -> None:
     start = time.perf_counter()
     with command_line.frame(argv, interrupted="nothing was measured"):
@@ -116,7 +130,7 @@ def main(argv: list[str]) -> None:
         base, workdir = asked.config(), command_line.workdir("compare")
         count = asked.processes or launching.with_cores_of_their_own(base.num_stages)
         if count > 1 and not launching.is_one_of_several():
-            sys.exit(launching.watch(launching.Processes(processes=count), base.num_stages, workdir))
+            sys.exit(_watch(count, base.num_stages, workdir))
         from experiments import devices  # not before: --help need not wait for JAX
         from experiments.measure.comparison import compare
         from experiments.report import tables

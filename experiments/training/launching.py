@@ -23,7 +23,7 @@ from types import FrameType
 from typing import IO
 
 from experiments.settings import Settings, option
-from experiments.training.stopping import leave_terminal, stopping_signals
+from experiments.training.stopping import Stopped, leave_terminal, stopping_signals
 
 INDEX, COUNT, COORDINATOR = "JAXDECOUPLE_PROCESS", "JAXDECOUPLE_PROCESSES", "JAXDECOUPLE_COORDINATOR"
 STAGES, SHARE, TERMINAL = "JAXDECOUPLE_STAGES", "JAXDECOUPLE_SHARE", "JAXDECOUPLE_TERMINAL"
@@ -99,16 +99,18 @@ def free_port(host: str = "127.0.0.1") -> int:
         return free.getsockname()[1]
 
 
-def watch(asked: Processes, num_stages: int, workdir: pathlib.Path) -> int:
+def watch(asked: Processes, num_stages: int, workdir: pathlib.Path, interrupted: str = "") -> int:
     """Runs this program, with its arguments, as several processes; the exit status.
 
     Args:
       asked: which.
       num_stages: K.
       workdir: of the run; the newest checkpoint in it is named when a process is lost.
+      interrupted: what to say of a signal, where the processes save nothing; they are ended at once then.
 
     Raises:
       ValueError: the stages cannot be spread over the processes.
+      Stopped: a signal came, and there is nothing to save.
     """
     if num_stages % asked.processes:
         raise ValueError(
@@ -123,7 +125,9 @@ def watch(asked: Processes, num_stages: int, workdir: pathlib.Path) -> int:
     def forward(signum: int, frame: FrameType | None) -> None:
         leave_terminal(signum)
         for process in started:
-            process.signal(signum)
+            process.signal(signal.SIGKILL if interrupted else signum)
+        if interrupted:
+            raise Stopped(f"{signal.Signals(signum).name}: {interrupted}", signum)
 
     for signum in stopping_signals():
         signal.signal(signum, forward)

@@ -158,3 +158,20 @@ def test_stages_have_processes_where_each_can_have_a_core(monkeypatch, platforms
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if plugin and name == "libtpu" else None)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     assert with_cores_of_their_own(3) == count
+
+
+@needs_transfers
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_comparison_that_is_interrupted_leaves_nothing(tmp_path, signum):
+    program = [sys.executable, "-P", "-m", "experiments.compare", f"--workdir={tmp_path / 'run'}", "--model=mlp"]
+    environment = {**PROCESS["env"], "TMPDIR": str(tmp_path)}
+    watcher = subprocess.Popen(program, stderr=subprocess.PIPE, **{**PROCESS, "env": environment})
+    while watcher.poll() is None and not (len(workers(watcher)) == 2 and list(tmp_path.glob("jaxdecouple-*"))):
+        time.sleep(0.02)
+    time.sleep(1)
+    children = workers(watcher)
+    watcher.send_signal(signum)
+    said = watcher.communicate(timeout=20)[1].splitlines()
+    assert watcher.returncode == 128 + signum and said[-1] == f"{signum.name}: nothing was measured"
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("jaxdecouple")] == []
+    assert not any(pathlib.Path(f"/proc/{child}/cwd").exists() for child in children)
