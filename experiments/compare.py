@@ -47,9 +47,10 @@ METHODS: dict[str, dict] = {
     "dgl": {"method": "dgl"},
     "dni": {"method": "dni"},
 }
-# Where ResNet-8 is cut, by times that `jd.profile` measured on a CPU: the last block's convolutions, of 2 x 2 pixels,
-# take longer than their operations say. DNI's predictor belongs to the lower part, and grows with its channels.
-HALF, HALVES = (3,), {"dni": (2,)}
+# Where ResNet-8 is cut on the digits, by times that `jd.profile` measured on a CPU: the last block's convolutions, of
+# 2 x 2 pixels, take longer than their operations say. DNI's predictor is part of the lower stage, and grows with its
+# channels.
+CUT, CUTS = (3,), {"dni": (2,)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,13 +95,14 @@ def configs(base: Config, labels: Sequence[str] = ()) -> dict[str, Config]:
             raise ValueError(f"methods names {label!r}; write some of: {', '.join(METHODS)}")
     if base.batch_size % MICRO_BATCHES:
         raise ValueError(f"batch_size is {base.batch_size}; write a multiple of {MICRO_BATCHES}, the micro-batches")
+    usual = (base.model, base.dataset, base.num_stages) == ("resnet8", "digits", 2)
     chosen = {label: settings for label, settings in METHODS.items() if not labels or label in {"backprop", *labels}}
     return {
         label: dataclasses.replace(
             base,
             **settings,
             batch_size=base.batch_size // settings.get("accumulate", 1),
-            boundaries=HALVES.get(settings["method"], HALF) if (base.model, base.num_stages) == ("resnet8", 2) else (),
+            boundaries=CUTS.get(settings["method"], CUT) if usual else (),
         )
         for label, settings in chosen.items()
     }
@@ -144,7 +146,8 @@ def main(argv: list[str]) -> None:
             places = devices.of_stages(base.num_stages, share=True)
             chosen = configs(base, asked.methods)
             trainers = {label: Trainer(config, dataset, places) for label, config in chosen.items()}
-            where = f"{count} processes with cores of their own" if count > 1 else ", ".join(map(str, places))
+            several = processes.count()
+            where = f"{several} processes with cores of their own" if several > 1 else ", ".join(map(str, places))
             print(
                 f"{base.model} on {dataset.name}: {dataset.num_train} training and {dataset.num_test} test images, "
                 f"K = {base.num_stages} stages on {where}, {base.epochs} epochs, {asked.seeds} seeds"

@@ -47,7 +47,7 @@ class Kind:
       role: as its program knows it.
       cores: of each process.
       program: the module that each process runs.
-      others: what else that is told.
+      others: further settings for the program.
     """
 
     role: str
@@ -149,6 +149,7 @@ def _peers(workload: Workload, cores: list[list[int]]) -> dict[str, Kind]:
     """PyTorch's trainers, where it is installed and knows the network."""
     depth = re.fullmatch(r"resnet(\d+)", workload.model)
     known = depth is not None and (int(depth[1]) - 2) % 6 == 0 and workload.image_size < 64
+    known = known and workload.dtype == "float32"
     if not known or importlib.util.find_spec("torch") is None or workload.batch_size % MICRO_BATCHES:
         return {}
     stages = workload.cut(schedules.one_forward_one_backward(workload.num_stages, MICRO_BATCHES))
@@ -160,7 +161,7 @@ def _peers(workload: Workload, cores: list[list[int]]) -> dict[str, Kind]:
     program = "experiments.measure.torch_worker"
     one = {"PyTorch, one worker, one core": Kind("plain", cores[:1], program, others)}
     piped = {f"PyTorch, {role}, M={MICRO_BATCHES}": Kind(role, cores, program, others) for role in ("GPipe", "1F1B")}
-    return one | piped
+    return one if workload.num_stages == 1 else one | piped
 
 
 def rows(found: dict[str, Any]) -> list[list[str]]:

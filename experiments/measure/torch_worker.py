@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -141,8 +143,12 @@ def main() -> None:
     torch.set_num_threads(len(place["cores"]))
     if place["processes"] > 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        address = f"tcp://127.0.0.1:{place['port']}"
-        torch.distributed.init_process_group("gloo", address, rank=place["index"], world_size=place["processes"])
+        meeting = (
+            pathlib.Path(tempfile.gettempdir()) / f"jaxdecouple-torch-{place['port']}"
+        )  # a port of torch's is open
+        torch.distributed.init_process_group(
+            "gloo", meeting.as_uri(), rank=place["index"], world_size=place["processes"]
+        )
     step, fed = training_step(place), batches(place["workload"])
     for batch in itertools.islice(fed, 3):
         step(batch)
@@ -156,6 +162,7 @@ def main() -> None:
         print(json.dumps({"rate": updates * place["workload"]["batch_size"] / seconds}), flush=True)
     if place["processes"] > 1:
         torch.distributed.destroy_process_group()
+        meeting.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def with_cores_of_their_own(num_stages: int) -> int:
     JAX is not asked: to look for accelerators, it would take their memory.
     """
     others = [name for name in ("jax_plugins", "libtpu") if importlib.util.find_spec(name)]  # of accelerators
-    on_cpu = os.environ.get("JAX_PLATFORMS", "" if others else "cpu") == "cpu"
+    on_cpu = (os.environ.get("JAX_PLATFORMS") or ("" if others else "cpu")) == "cpu"
     version = tuple(int(part) for part in importlib.metadata.version("jax").split(".")[:2])
     enough = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) >= num_stages
     return num_stages if on_cpu and enough and version >= (0, 12) else 1
@@ -127,6 +127,10 @@ def watch(asked: Processes, num_stages: int, workdir: pathlib.Path, interrupted:
         for process in started:
             process.signal(signal.SIGKILL if interrupted else signum)
         if interrupted:
+            for number in stopping_signals():  # what follows is short
+                signal.signal(number, signal.SIG_IGN)
+            for process in started:
+                process.wait()
             raise Stopped(f"{signal.Signals(signum).name}: {interrupted}", signum)
 
     for signum in stopping_signals():
@@ -165,6 +169,9 @@ class _Process:
     def signal(self, signum: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._child.send_signal(signum)
+
+    def wait(self) -> None:
+        self._child.wait()
 
     def finish(self) -> None:
         """Waits until all that it printed has been passed on."""

@@ -84,8 +84,8 @@ def restore(path: str | pathlib.Path, pipeline: Pipeline, x: PyTree, targets: Py
       path: as given to `save`, or a checkpoint of a `Checkpoints` directory.
       pipeline: built as it was when the state was saved.
       x: inputs, [B, ...], of which only shapes and dtypes matter.
-      targets: likewise; needed where they are no labels and those in flight are several arrays, or have been used
-        (`schedules.zero_bubble`), or go to auxiliary networks.
+      targets: likewise. Labels need not be given, and others only where the checkpoint does not show them: trees of
+        several arrays, those of auxiliary networks, and those used already (`schedules.zero_bubble`).
 
     Raises:
       CheckpointError: there is no checkpoint, or it is not of this pipeline.

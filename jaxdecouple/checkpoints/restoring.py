@@ -42,13 +42,13 @@ def restore_state(
         fed = _fed(document, x, targets, pipeline.schedule)
         try:
             wanted = pipeline.shapes(x, targets, tick=tick, first=first, fed=fed)
-        except Exception as error:
-            remedy = "build the pipeline as it was when it was saved"
-            if targets is None:
-                remedy += ", or give the targets of a batch: jd.restore(path, pipeline, x, targets)"
+        except (TypeError, ValueError) as error:
+            remedy = "build the pipeline as it was when it was saved, and give inputs like those it was trained on"
+            if targets is None and document["batch_sizes"]:
+                remedy += ", and targets: jd.restore(path, pipeline, x, targets)"
             raise CheckpointError(
-                f"checkpoint {path} cannot be compared with this pipeline, of schedule {pipeline.schedule.name!r}: "
-                f"it fails for batches like those in flight: {error}; {remedy}"
+                f"checkpoint {path} cannot be compared with this pipeline, of schedule {pipeline.schedule.name!r}, "
+                f"which fails for such batches: {error}; {remedy}"
             ) from error
         wanted = _with_gradient_norms(wanted, leaves)
         mismatch = _mismatch(leaves, wanted, pipeline)

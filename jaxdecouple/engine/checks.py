@@ -115,7 +115,7 @@ class Expected:
 
 
 def _check_probabilities(targets: np.ndarray, n: int) -> None:
-    """Refuses targets of a regression, which cross entropy would take for probabilities; rows of zeros count for 0."""
+    """Refuses targets of a regression, which cross entropy would take for probabilities; rows of zeros add nothing."""
     totals = targets.sum(axis=-1, dtype=np.float64)
     if targets.min() < 0 or not np.all((totals == 0) | (abs(totals - 1) < 0.01)):
         raise ValueError(
@@ -235,9 +235,9 @@ def check_usable(state: State, thoroughly: bool = True) -> None:
 class Custody:
     """Knows the state that was given out last; one that comes from elsewhere is looked at closely."""
 
-    def __init__(self, donate: bool) -> None:
+    def __init__(self, schedule: Schedule, donate: bool) -> None:
         """Remembers, where states are given up (``donate``), also the one that was used last."""
-        self._donate = donate
+        self._schedule, self._donate = schedule, donate
         self._newest: weakref.ref[State] | None = None
         self._taken: weakref.ref[State] | None = None
         self._used: weakref.ref[State] | None = None
@@ -253,15 +253,28 @@ class Custody:
         """The state, to be used up.
 
         Raises:
-          ValueError: as of `check_usable`; or it was used before, even if nothing of its memory was reused then, as
-            while the pipeline fills: whoever never takes the new state would train nothing.
+          ValueError: as of `check_usable`; or it is the one that was used last, even if nothing of its memory was
+            reused then, as while the pipeline fills: whoever never takes the new state would train nothing; or it is of
+            a schedule that keeps batches for longer.
         """
         if self._donate and self._used is not None and self._used() is state:
             raise ValueError(USED_UP)
         self._taken = weakref.ref(state) if isinstance(state, State) else None
         known = self._newest is not None and self._newest() is state
         check_usable(state, thoroughly=not known)
+        if not known:
+            _check_in_flight(state, self._schedule)
         return state if known else _without_repetitions(state)
+
+
+def _check_in_flight(state: State, schedule: Schedule) -> None:
+    tick = int(state.tick)
+    for k, waiting in enumerate(state.in_flight):
+        for n in (n for held in vars(waiting).values() for n in held if n < tick - schedule.drain):
+            raise ValueError(
+                f"the state has batch {n} in flight at stage {k}, which schedule {schedule.name!r} would have finished "
+                f"by tick {tick}: it is of another schedule; flush it with the pipeline that it comes from"
+            )
 
 
 def _without_repetitions(state: State) -> State:

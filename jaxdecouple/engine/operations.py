@@ -79,10 +79,11 @@ class Dispatcher:
                     if loss is not None:
                         auxiliary[k] = loss
             except Exception as error:
-                if isinstance(error, KeyError) and error.args == (n,):  # it is not among what is in flight
+                if isinstance(error, KeyError) and error.args in ((n,), (tick + next_batch,)):  # not in flight
                     raise ValueError(
                         f"the state does not have what the {operation} of batch {n} at stage {k} needs: it is of "
-                        f"another schedule than {self.schedule.name!r}; flush it with the pipeline that it comes from"
+                        f"another schedule than {self.schedule.name!r}; use a state with the pipeline that it comes "
+                        "from, and flush it there before another goes on with it"
                     ) from error
                 error.add_note(f"while dispatching {operation} of batch {n} at stage {k}, tick {tick}")
                 raise

@@ -154,7 +154,7 @@ class Pipeline:
         self._dispatcher = Dispatcher(self._acting, self.placement, self.schedule, self.ties)
         self._unfinished: collections.deque[jax.Array] = collections.deque()
         self._expected: Expected | None = None
-        self._custody = Custody(self.programs[0].donate)
+        self._custody = Custody(self.schedule, self.programs[0].donate)
 
     def _repr_html_(self) -> str:
         """Its stages and its schedule, which notebooks show."""
@@ -349,7 +349,7 @@ class Pipeline:
             raise ValueError("gradient norms are not measured where stages share parameters; take jaxdecouple.lars")
         sample, chunk_size = sample_of(self._check(state, batch), sample_size, chunk_size)
         stages = self._dispatcher.measure_norms(state.stages, sample, chunk_size, statistics)
-        return self._custody.give(state.replace(stages=stages))
+        return self._custody.give(state.replace(stages=stages), used=False)
 
     def _inputs(self, inputs: PyTree, targets: PyTree) -> PyTree:
         """Of a batch: where another process reads them, shapes will do, or, once those are known, ``None``."""

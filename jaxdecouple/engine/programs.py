@@ -119,18 +119,11 @@ def check_fit(programs: Sequence[StageProgram], schedule: Schedule) -> None:
     Warns:
       CutWarning: an update comes in the middle of a round.
     """
+    _warn_of_updates_within_rounds(programs, schedule)
     for k, program in enumerate(programs):
         view = program.updates.view
         if schedule.splits_backward:
             _check_split(k, program, schedule)
-        elif isinstance(schedule, FlushSchedule | RoundSchedule) and any(staleness(schedule, program.updates.every)[k]):
-            warnings.warn(
-                f"with accumulate={program.updates.every}, stage {k} updates in the middle of a round of "
-                f"{schedule.chunks} micro-batches, so {schedule.name!r} is not back-propagation: the numbers depend "
-                f"on where the network is cut; write {_whole_rounds(schedule)}",
-                CutWarning,
-                stacklevel=4,
-            )
         if schedule.is_local and program.updates.ties != StageTies():
             raise ValueError(
                 f"stage {k} has parameters that other layers share, but under {schedule.name!r} stages pass no "
@@ -155,6 +148,21 @@ def check_fit(programs: Sequence[StageProgram], schedule: Schedule) -> None:
                 f"at stage {k} a gradient is {found} updates old, but its optimizer keeps weights for {most}; write a "
                 f"larger accumulate than {every}"
             )
+
+
+def _warn_of_updates_within_rounds(programs: Sequence[StageProgram], schedule: Schedule) -> None:
+    if not isinstance(schedule, FlushSchedule | RoundSchedule) or schedule.splits_backward:
+        return
+    for k, program in enumerate(programs):
+        if any(staleness(schedule, program.updates.every)[k]):
+            warnings.warn(
+                f"with accumulate={program.updates.every}, stage {k} updates in the middle of a round of "
+                f"{schedule.chunks} micro-batches, so {schedule.name!r} is not back-propagation: the numbers depend "
+                f"on where the network is cut; write {_whole_rounds(schedule)}",
+                CutWarning,
+                stacklevel=5,
+            )
+            return
 
 
 def _check_split(k: int, program: StageProgram, schedule: Schedule) -> None:

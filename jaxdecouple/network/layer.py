@@ -110,7 +110,7 @@ class OutputShapes:
 
     def __call__(self, layer: Layer, x: PyTree, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
         """Those of the output and of the new model state, for inputs shaped like ``x``."""
-        kind = id(layer) if layer.identity is None else layer.identity
+        kind = ("id", id(layer)) if layer.identity is None else layer.identity
         if kind not in self._applied:
             # For its memory, which knows JAX's settings; it is never compiled. And no other layer gets the same id.
             self._applied[kind] = jax.jit(functools.partial(layer.apply, train=True)), layer

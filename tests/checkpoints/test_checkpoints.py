@@ -166,7 +166,7 @@ def test_targets_of_which_nothing_waits(tmp_path):
     )
     state = train(pipeline, batches=batches)
     jd.save(tmp_path / "run", state)
-    with pytest.raises(CheckpointError, match=r"'zero_bubble': it fails.*jd.restore\(path, pipeline, x, targets\)"):
+    with pytest.raises(CheckpointError, match=r"'zero_bubble', which fails.*jd.restore\(path, pipeline, x, targets\)"):
         jd.restore(tmp_path / "run", other, X)
     restored = jd.restore(tmp_path / "run", other, X, given)
     assert_same(train(pipeline, state, start=5, batches=batches), train(other, restored, start=5, batches=batches))

@@ -137,3 +137,28 @@ def test_the_pipeline_keeps_no_state_alive():
     del state
     gc.collect()
     assert gone() is None
+
+
+def test_measuring_norms_uses_no_state_up():
+    pipeline, state = started(optimizer=jd.clars(0.1), ticks=0)
+    first = pipeline.measure_gradient_norms(state, (X, Y), sample_size=4)
+    again = pipeline.measure_gradient_norms(state, (X, Y), sample_size=4)
+    assert_same(*(jax.tree.leaves([stage.gradient_norms for stage in of.stages]) for of in (first, again)))
+    pipeline.step(again, (X, Y))
+
+
+def test_beginning_again_traces_nothing_anew():
+    traced = []
+
+    def apply(params, model_state, x, *, key, train):
+        traced.append(x.shape)
+        return x @ params["w"], model_state
+
+    layers = [jd.Layer(lambda key, x: ({"w": jax.random.normal(key, (x.shape[1], 3))}, {}), apply) for _ in range(2)]
+    pipeline = jd.Pipeline(layers, schedules.fdg(2), optimizer=optax.sgd(0.1), devices=jax.devices()[:1] * 2)
+    pipeline.init(jax.random.key(0), X)
+    before = len(traced)
+    pipeline.init(jax.random.key(1), X)
+    assert len(traced) == before > 0
+    pipeline.init(jax.random.key(1), X[:4])
+    assert len(traced) > before

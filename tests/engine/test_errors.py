@@ -106,8 +106,14 @@ def test_a_state_of_another_schedule():
     p, state = started()
     for _ in range(3):
         state, _ = p.step(state, (X, Y))
-    with pytest.raises(ValueError, match="it is of another schedule than 'ddg'; flush it with the pipeline"):
-        p.with_schedule(schedules.ddg(2)).step(state, (X, Y))
+    for other in (schedules.ddg(2), schedules.backprop(2)):  # nothing is dispatched
+        with pytest.raises(ValueError, match="batch 1 in flight at stage 0, .* of another schedule; flush it with"):
+            p.with_schedule(other).step(state, (X, Y))
+    p.flush(state)
+    p, state = started(schedule=schedules.ddg(2))
+    state, _ = p.step(state, (X, Y))
+    with pytest.raises(ValueError, match="does not have what the .* it is of another schedule than 'fdg'; use a state"):
+        p.with_schedule(schedules.fdg(2)).step(state, (X, Y))
 
 
 @pytest.mark.parametrize("schedule", [schedules.gpipe(2, 4), schedules.one_forward_one_backward(2, 4)])

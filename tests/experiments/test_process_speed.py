@@ -25,7 +25,9 @@ def test_peers_are_there_where_torch_is_and_knows_the_network(monkeypatch):
     (cut,) = {tuple(kind.others["boundaries"]) for kind in peers.values()}
     ours = Workload(model="resnet8").cut(jd.schedules.one_forward_one_backward(2, 8))
     assert cut == (ours[1].first,)
-    for other in (Workload(model="mlp"), Workload(model="resnet18"), Workload(model="resnet8", batch_size=12)):
+    assert list(process_speed._peers(Workload(model="resnet8", num_stages=1), [[0]])) == list(peers)[:1]
+    others = [{"model": "mlp"}, {"model": "resnet18"}, {"batch_size": 12}, {"dtype": "bfloat16"}]
+    for other in (Workload(**{"model": "resnet8", **changes}) for changes in others):
         assert process_speed._peers(other, [[0], [1]]) == {}
 
 
