@@ -91,7 +91,7 @@ def test_each_function_is_compiled_once_before_anything_is_measured(finished):
 
 
 def test_the_one_worker_trains_like_the_library():
-    step, state = entrants.training_step(TINY, jax.devices()[0])
+    step, state = entrants.training_step(TINY.layers(), entrants.optimizer(), TINY.sample(), jax.devices()[0])
     stages = jd.partition(TINY.layers(), 1, sample=TINY.sample())
     pipeline = jd.Pipeline(stages, schedules.backprop(1), optimizer=entrants.optimizer())
     expected = pipeline.init(jax.random.key(0), TINY.sample())
