@@ -17,7 +17,6 @@ The directory gets results.json, table.md, curves.png and schedules.png.
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import sys
 import tempfile
@@ -117,10 +116,7 @@ def define_flags() -> None:
 def _watch(count: int, num_stages: int, workdir: pathlib.Path) -> int:
     """Runs this program as several processes, which find what they compiled in a directory that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="jaxdecouple-") as cache:
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-            os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-            os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+        launching.share_compiled(cache)
         asked = launching.Processes(processes=count)
         return launching.watch(asked, num_stages, workdir, interrupted="nothing was measured")
 

@@ -48,6 +48,7 @@ from experiments.report.workdir import CONFIG, LIST, LOCK, OWNER, Workdir
 from experiments.settings import Settings, define, option, read
 from experiments.training.auto import MEASURED
 from experiments.training.config import Config, Saving
+from experiments.training.launching import share_compiled
 from experiments.training.loading import FINAL
 from experiments.training.methods import AUTO, WITH_AUTO
 from experiments.training.run_directory import CHECKPOINTS, METRICS, SPEED, Standing, standing
@@ -269,9 +270,7 @@ def _content(path: pathlib.Path) -> bytes | None:
 
 def run_cases(todo: list[Case], scratch: pathlib.Path, jobs: int, seed: int) -> None:
     """Runs cases, several at a time; they find in ``scratch`` what another has compiled."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "cache"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    share_compiled(scratch / "cache")
     _PROCESSES.set_forkserver_preload(["experiments.training.session", "sklearn.datasets"])
     with concurrent.futures.ThreadPoolExecutor(jobs) as executor:
         waiting = {}

@@ -87,6 +87,14 @@ def with_cores_of_their_own(num_stages: int) -> int:
     return num_stages if on_cpu and enough and version >= (0, 12) else 1
 
 
+def share_compiled(cache: str | pathlib.Path) -> None:
+    """Lets processes started from now on find what one of them compiled, in a directory, unless the user names one."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
 def is_one_of_several() -> bool:
     """Whether this is a process that a watcher has started."""
     return INDEX in os.environ
