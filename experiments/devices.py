@@ -6,11 +6,14 @@ import atexit
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
+import lazy_loader
 
-from jaxdecouple.engine.processes import default_devices
+if TYPE_CHECKING:
+    import jax
+else:  # when it is needed: --help need not wait for JAX
+    jax = lazy_loader.load("jax")
 
 
 def request(num_stages: int, group_size: int = 1) -> None:
@@ -40,6 +43,8 @@ def of_stages(num_stages: int, share: bool = False, group_size: int = 1) -> list
       ValueError: too few devices, and ``share`` is false.
     """
     if jax.process_count() > 1 or group_size > 1:
+        from jaxdecouple.engine.processes import default_devices
+
         found = default_devices(num_stages * group_size)
         return [found[i : i + group_size] for i in range(0, len(found), group_size)] if group_size > 1 else list(found)
     devices = jax.devices()

@@ -53,8 +53,8 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, **range, **shown})
 
 
-def define(defaults: Any, *, scaled: bool = False) -> None:
-    """One flag for each `option` of a dataclass, given as the class or as an object whose values are the defaults.
+def define(kind: type, *, scaled: bool = False, **defaults: Any) -> None:
+    """One flag for each `option` of a dataclass; ``defaults`` are those of this program, where they are others.
 
     With ``scaled``, and --scale=thesis, flags that are not given are as the thesis has it. The defaults are the small
     scale: what one core does in minutes.
@@ -62,10 +62,11 @@ def define(defaults: Any, *, scaled: bool = False) -> None:
     group = ""
     if scaled:
         flags.DEFINE_string("scale", SCALES[0], f"what flags are that are not given: {' or '.join(SCALES)}")
-    for field in _options(defaults):
+    for field in _options(kind):
         group = field.metadata["group"] or group
         show(field.name, group, common=field.metadata["common"])
-        default, help, thesis = getattr(defaults, field.name), field.metadata["help"], field.metadata["thesis"]
+        default = defaults.get(field.name, field.default)
+        help, thesis = field.metadata["help"], field.metadata["thesis"]
         if scaled and thesis != default:
             help += f"; thesis: {','.join(_texts(thesis)) if isinstance(thesis, tuple) else thesis}"
         if isinstance(default, tuple):

@@ -27,9 +27,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-import scipy.sparse
 from absl import flags
 
 from experiments import cli as command_line
@@ -161,6 +159,8 @@ def race(part: str, engine: str, workers: int, rounds: int, seed: int) -> Race:
 
 def long_row(rounds: int) -> list[float]:
     """Seconds of an epoch of SDCA with a long row among short ones, by those without it, one for each round."""
+    import scipy.sparse  # --help need not wait for it
+
     n, d = 20_000, 50_000
     short = load(f"made:{n}x{d}:{20 / d}")
     long = np.zeros((1, d))
@@ -237,6 +237,8 @@ def main(argv: list[str]) -> None:
         wanted = [choose("parts", part, PARTS) for part in FLAGS.parts]
         for expected in (ConvergenceWarning, EngineWarning):
             warnings.simplefilter("ignore", expected)
+        import jax  # --help need not wait for it
+
         jax.config.update("jax_enable_x64", True)
         settings = {"parts": wanted, "engines": engines, "workers": FLAGS.workers, "rounds": FLAGS.rounds}
         workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else Workdir.unused("runs/asynchronous-benchmark")

@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import jax
 from absl import flags
 
 from experiments import cli as command_line
@@ -170,6 +169,8 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         asked = read(Asked)
+        import jax  # --help need not wait for it
+
         jax.config.update("jax_enable_x64", True)
         output = Workdir(
             command_line.workdir("asynchronous-border"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdecouple.asynchronous import Record
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from jaxdecouple.asynchronous import Record
 
 Row = dict[str, Any]
 

@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import flags
-from flax import linen as nn
 
 from experiments import cli as command_line
 from experiments.asynchronous.curves import described
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
 from jaxdecouple import data
-from jaxdecouple.asynchronous.sources import Source
+
+if TYPE_CHECKING:
+    from jaxdecouple.asynchronous.sources import Source
 
 FLAGS = flags.FLAGS
-
-_BATCH, _CHUNK = 64, 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,82 +43,29 @@ class Extraction(Settings):
     seed: int = option(0, "of the network and the order of images", least=0)
 
 
-class ConvNet(nn.Module):
-    """Two convolutions and three dense layers; `features` are what the first of these says."""
-
-    filters: int
-    num_classes: int
-
-    def setup(self) -> None:
-        self.convolutions = [nn.Conv(self.filters, (5, 5)) for _ in range(2)]
-        self.wide, self.narrow, self.top = nn.Dense(384), nn.Dense(192), nn.Dense(self.num_classes)
-
-    def features(self, images: jax.Array) -> jax.Array:
-        """``[n, 384]``, none below 0."""
-        x = images
-        for convolution in self.convolutions:
-            x = nn.max_pool(nn.relu(convolution(x)), (3, 3), strides=(2, 2), padding="SAME")
-        return nn.relu(self.wide(x.reshape(len(x), -1)))
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits, ``[n, num_classes]``."""
-        return self.top(nn.relu(self.narrow(self.features(images))))
-
-
 def extract(setting: Extraction) -> tuple[Source, float]:
     """The features of training and test images, and the test error of the network itself.
 
     Raises:
       ValueError: the images cannot be had.
     """
+    from experiments.asynchronous import convnet  # --help need not wait for JAX
+    from jaxdecouple.asynchronous.sources import Source
+
     images = data.load(setting.data)
     x, x_test = (np.asarray(part, np.float32) for part in (images.x_train, images.x_test))
     mean, deviation = x.mean(axis=(0, 1, 2)), x.std(axis=(0, 1, 2))
     x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
     y, y_test = np.asarray(images.y_train, np.int32), np.asarray(images.y_test, np.int32)
-    network = ConvNet(setting.filters, images.num_classes)
+    network = convnet.ConvNet(setting.filters, images.num_classes)
     count = setting.cnn_examples or len(x)
-    params = _train(network, x[:count], y[:count], setting)
+    params = convnet.train(network, x[:count], y[:count], setting)
     parts = (x[: setting.num_examples or None], x_test[: setting.num_tests or None])
-    features = [_apply(network, params, part, "features") for part in parts]
-    wrong = _apply(network, params, parts[1], "__call__").argmax(axis=1) != y_test[: len(parts[1])]
+    features = [convnet.apply(network, params, part, "features") for part in parts]
+    wrong = convnet.apply(network, params, parts[1], "__call__").argmax(axis=1) != y_test[: len(parts[1])]
     name = f"features of {images.name}"
     source = Source(name, features[0], y[: len(parts[0])], features[1], y_test[: len(parts[1])])
     return source, float(wrong.mean())
-
-
-def _train(network: ConvNet, x: np.ndarray, y: np.ndarray, setting: Extraction) -> dict:
-    params = network.init(jax.random.key(setting.seed), x[:1])
-    optimizer = optax.adam(setting.learning_rate)
-
-    def loss(params: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(network.apply(params, images), labels)
-        return jnp.mean(losses)
-
-    @jax.jit
-    def step(params: dict, state: optax.OptState, images: jax.Array, labels: jax.Array) -> tuple:
-        value, gradient = jax.value_and_grad(loss)(params, images, labels)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
-
-    state = optimizer.init(params)
-    for epoch in range(setting.cnn_epochs):
-        losses = []
-        for rows in _batches(len(x), (setting.seed, epoch)):
-            params, state, value = step(params, state, x[rows], y[rows])
-            losses.append(value)
-        print(f"network of the features, epoch {epoch + 1}: loss {np.mean(losses):.4f}", flush=True)
-    return params
-
-
-def _batches(count: int, seed: tuple[int, int]) -> Iterator[np.ndarray]:
-    order, size = np.random.default_rng(seed).permutation(count), min(_BATCH, count)
-    yield from order[: count // size * size].reshape(-1, size)
-
-
-def _apply(network: ConvNet, params: dict, x: np.ndarray, method: str) -> np.ndarray:
-    apply = jax.jit(lambda images: network.apply(params, images, method=method))
-    return np.concatenate([np.asarray(apply(x[at : at + _CHUNK])) for at in range(0, len(x), _CHUNK)])
 
 
 def save(source: Source, path: pathlib.Path) -> None:

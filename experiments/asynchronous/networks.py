@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from experiments.asynchronous import figures
@@ -26,6 +25,7 @@ from jaxdecouple.asynchronous import ConvergenceWarning, General, Record, Result
 from jaxdecouple.asynchronous.sources import Source, classes
 
 if TYPE_CHECKING:
+    import jax
     from matplotlib.figure import Figure
 
 
@@ -146,15 +146,17 @@ class Study:
         setting: Training,
         source: Source,
         variance_reduced: Callable[..., Result],
-        sgd: Callable[..., Result] = asynchronous.sgd,
+        sgd: Callable[..., Result] | None = None,
     ):
+        import jax  # --help need not wait for it
+
         if source.x_test is None:
             raise ValueError(
                 f"{source.name} has no test part, which test errors need; write digits, or npz:PATH with one"
             )
         if source.is_sparse:
             raise ValueError(f"{source.name} is sparse, and a network needs dense data; write digits or npz:PATH")
-        self.setting, self.variance_reduced, self.plain = setting, variance_reduced, sgd
+        self.setting, self.variance_reduced, self.plain = setting, variance_reduced, sgd or asynchronous.sgd
         labels, test_labels = classes(source.y), classes(source.y_test)
         options = {"num_classes": int(max(labels.max(), test_labels.max())) + 1, "seed": setting.seed}
         self.problem: General = asynchronous.network(source.x, labels, hidden=setting.hidden, l2=setting.l2, **options)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import sklearn.preprocessing
 
 from experiments.asynchronous import figures
 from experiments.asynchronous.curves import Curve, named, rows_of, shown
@@ -122,7 +121,11 @@ class Race(Costs):
           ValueError: the data cannot be had.
         """
         source = load(name, dtype=np.dtype(self.dtype), seed=self.seed).first(self.num_examples)
-        x = sklearn.preprocessing.normalize(source.x) if self.normalize else source.x
+        x = source.x
+        if self.normalize:
+            import sklearn.preprocessing  # --help need not wait for it
+
+            x = sklearn.preprocessing.normalize(x)
         return asynchronous.quadratic(x, signs(source.y), l2=self.l2)
 
     def seconds(self, curve: Curve) -> float:

@@ -19,10 +19,6 @@ import math
 import pathlib
 from collections.abc import Mapping
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from experiments import cli as command_line
 from experiments.large_batch.sweeps import Outcome, Sweep, cell, run
 from experiments.report.tables import markdown
@@ -73,6 +69,10 @@ def as_markdown(sweep: Sweep, outcomes: Mapping[Key, Outcome]) -> str:
 
 def plot(outcomes: Mapping[Key, Outcome], path: pathlib.Path, title: str, chance: float) -> None:
     """Training loss and test accuracy over epochs, of every optimizer and batch size."""
+    import matplotlib  # --help need not wait for it
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     sizes = sorted({size for _, size in outcomes})

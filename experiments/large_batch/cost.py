@@ -15,22 +15,27 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import jax
+import lazy_loader
 import numpy as np
 from absl import flags
 
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
-from experiments.measure.memory import peak_bytes
 from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
 from experiments.training.config import Config
-from experiments.training.trainer import Trainer
 from jaxdecouple.data import Dataset
-from jaxdecouple.engine.state import State
+
+if TYPE_CHECKING:
+    import jax
+
+    from jaxdecouple.engine.state import State
+else:  # when it is needed: --help need not wait for JAX
+    jax = lazy_loader.load("jax")
 
 FLAGS = flags.FLAGS
 OPTIMIZERS = {"mNAG": "sgd", "LARS": "lars", "CLARS": "clars"}
@@ -93,6 +98,8 @@ class Updates:
     """A trainer that makes one update at a time, of the same random images."""
 
     def __init__(self, config: Config, batches: Sequence[tuple[np.ndarray, np.ndarray]]):
+        from experiments.training.trainer import Trainer  # --help need not wait for JAX
+
         images, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
         dataset = Dataset("random", images, labels, images[:1], labels[:1], tuple(map(str, range(NUM_CLASSES))))
         self.trainer = Trainer(config, dataset, devices.of_stages(1))
@@ -113,6 +120,8 @@ class Updates:
 
     def peak_bytes(self) -> int:
         """The most bytes on the device in an update; the trainer is of no other use afterwards."""
+        from experiments.measure.memory import peak_bytes
+
         state, self._state = self.trainer.init(0), None
         return peak_bytes(self.trainer.pipeline, state, self._batches, self.trainer.step)[0]
 

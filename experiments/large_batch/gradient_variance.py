@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
+import lazy_loader
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxdecouple as jd
 from experiments import cli as command_line
@@ -27,7 +26,14 @@ from experiments.large_batch.network import Examples, Network, Study, order_of, 
 from experiments.report.workdir import Workdir
 from experiments.settings import option
 from experiments.training.stopping import NonFiniteLoss
-from jaxdecouple.network.trees import PyTree
+
+if TYPE_CHECKING:
+    import jax
+    from matplotlib.figure import Figure
+
+    from jaxdecouple.network.trees import PyTree
+else:  # when it is needed: --help need not wait for JAX
+    jax = lazy_loader.load("jax")
 
 _CHUNK = 1000  # examples of one mean gradient; sums of more would lose digits in float32
 

@@ -15,18 +15,20 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from experiments import cli as command_line
 from experiments.large_batch.network import Examples, Network, Rates, Study, order_of, rounded, style
 from experiments.report.workdir import Workdir
 from experiments.settings import option
 from jaxdecouple.data import Dataset
-from jaxdecouple.network.trees import PyTree
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from jaxdecouple.network.trees import PyTree
 
 # Section 4.4.1: the training loss to reach, in nats.
 TARGETS = {"fcn": 0.03, "cnn": 0.02, "resnet8": 1.0}
@@ -111,6 +113,8 @@ class RateStudy(Study):
 
     def draw(self, found: Sequence[Outcome], labels: Mapping[str, str], picture: Figure, data: str) -> None:
         """Epochs against rate, a line for each layer; above, open marks for a target missed, crosses for divergence."""
+        from matplotlib.ticker import NullLocator  # --help need not wait for it
+
         lengths = [len(outcome.losses) for outcome in found]
         reached = [len(outcome.losses) for outcome in found if outcome.reached]
         most, least = max(lengths), min(reached, default=1)

@@ -7,17 +7,12 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import matplotlib
+import lazy_loader
 import numpy as np
-import optax
 from absl import flags
-from matplotlib.figure import Figure
 
 import jaxdecouple as jd
 from experiments import cli as command_line
@@ -25,22 +20,22 @@ from experiments import devices
 from experiments.report.tables import markdown
 from experiments.report.workdir import Workdir, drawing
 from experiments.settings import Settings, define, option, read
-from jaxdecouple import data, models
-from jaxdecouple.data import Dataset, epoch_batches
-from jaxdecouple.network.jax_internals import fast_in_loops
-from jaxdecouple.network.trees import PyTree
+from jaxdecouple import data
+from jaxdecouple.data import Dataset
 
-# The networks of thesis section 4.4.1 by their number of layers and their activation. Its widths are not known; those
-# of the convolutions are small, to train in minutes on a CPU. The residual network is cut inside its blocks, so that
-# each of its eight layers with weights is a module.
-MODELS: dict[str, Callable[[int], Sequence[nn.Module]]] = {
-    "fcn": functools.partial(models.mlp, hidden=(128,) * 4, activation=nn.sigmoid),
-    "cnn": functools.partial(models.cnn, channels=(8, 16, 16), hidden=(64,), activation=nn.sigmoid),
-    "resnet8": functools.partial(models.resnet8, normalise=False, split_blocks=True),
-}
+if TYPE_CHECKING:
+    import flax.linen as nn
+    import jax
+    import optax
+    from matplotlib.figure import Figure
 
-Examples = tuple[jax.Array, jax.Array]
-Rates = Mapping[str, float | jax.Array]
+    from jaxdecouple.network.trees import PyTree
+else:  # when they are needed: --help need not wait for JAX
+    jax, optax = lazy_loader.load("jax"), lazy_loader.load("optax")
+
+MODELS = ("fcn", "cnn", "resnet8")
+Examples: TypeAlias = "tuple[jax.Array, jax.Array]"
+Rates: TypeAlias = "Mapping[str, float | jax.Array]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,11 +69,11 @@ class Training(Settings):
             raise ValueError(f"batch_size is {self.batch_size}, but there are {count} training images; write {count}")
         preprocess = data.Preprocess.for_dataset(dataset, augment=False)
         chunks = [preprocess.eval(images[i : min(i + 5000, count)]) for i in range(0, count, 5000)]
-        return dataset, (jnp.concatenate(chunks), jnp.asarray(labels[:count]))
+        return dataset, (jax.numpy.concatenate(chunks), jax.numpy.asarray(labels[:count]))
 
     def network(self, num_classes: int) -> Network:
         """The model."""
-        return Network(MODELS[self.model](num_classes), self.momentum)
+        return Network(layers_of(self.model, num_classes), self.momentum)
 
     def described(self, dataset: Dataset) -> dict[str, Any]:
         """The settings for a report: the data set by its name, not by where its file lies."""
@@ -96,6 +91,8 @@ class Network:
     """
 
     def __init__(self, layers: Sequence[Any], momentum: float = 0.9):
+        from jaxdecouple.network.jax_internals import fast_in_loops
+
         self.stage = jd.Stage(tuple(map(jd.as_layer, layers)))
         self.momentum = momentum
         self.gradient = jax.jit(jax.grad(self.loss))
@@ -218,6 +215,8 @@ class Study(Training):
         table = markdown(self.table(found, labels))
         output.write("table.md", table + "\n")
         with drawing():
+            from matplotlib.figure import Figure  # --help need not wait for it
+
             picture = Figure(figsize=(9, 4.8), layout="constrained")
             count = f"{self.num_examples} images of " if self.num_examples else ""
             self.draw(found, labels, picture, f"{self.model} on {count}{dataset.name}")
@@ -242,10 +241,27 @@ class Study(Training):
             print(f"{time.perf_counter() - start:.0f} s; picture, table and numbers are in {workdir}")
 
 
+def layers_of(model: str, num_classes: int) -> Sequence[nn.Module]:
+    """One of the networks of thesis section 4.4.1, by their number of layers and their activation.
+
+    Its widths are not known; those of the convolutions are small, to train in minutes on a CPU. The residual network is
+    cut inside its blocks, so that each of its eight layers with weights is a module.
+    """
+    import flax.linen as nn
+
+    from jaxdecouple import models
+
+    if model == "fcn":
+        return models.mlp(num_classes, hidden=(128,) * 4, activation=nn.sigmoid)
+    if model == "cnn":
+        return models.cnn(num_classes, channels=(8, 16, 16), hidden=(64,), activation=nn.sigmoid)
+    return models.resnet8(num_classes, normalise=False, split_blocks=True)
+
+
 def order_of(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
     """The examples of each batch of epoch 0, 1, ..., [steps, B]; the last ones are left out if they fill no batch."""
     index = np.arange(num_examples, dtype=np.int32)
-    batches = epoch_batches(index, index, batch_size, seed=seed, epoch=epoch, drop_last=True)
+    batches = data.epoch_batches(index, index, batch_size, seed=seed, epoch=epoch, drop_last=True)
     return np.stack([rows for rows, _ in batches])
 
 
@@ -256,6 +272,8 @@ def layer_labels(params: dict[str, PyTree]) -> dict[str, str]:
 
 def style(index: int) -> dict[str, Any]:
     """Colour, line and marker of the layer of this index, from 0 on."""
+    import matplotlib
+
     return {
         "color": matplotlib.colormaps["tab10"](index % 10),
         "linestyle": ("-", "--", ":", "-.")[index % 4],

@@ -7,9 +7,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -19,11 +18,12 @@ from experiments import devices
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, option
 from experiments.training.config import Config
-from experiments.training.progress import EpochRecord
 from experiments.training.stopping import NonFiniteLoss
-from experiments.training.trainer import Trainer
 from jaxdecouple import data
 from jaxdecouple.data import Dataset
+
+if TYPE_CHECKING:
+    from experiments.training.progress import EpochRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +153,10 @@ def train_all(
       dataset: of all of them.
       on_outcome: called after each run.
     """
+    import jax  # --help need not wait for it
+
+    from experiments.training.trainer import Trainer
+
     outcomes = {}
     for key, config in configs.items():
         trainer = Trainer(config, dataset, devices.of_stages(1))

@@ -18,9 +18,6 @@ import math
 import pathlib
 from collections.abc import Mapping
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from experiments import cli as command_line
 from experiments.large_batch.sweeps import Outcome, Sweep, cell, run
 from experiments.report.tables import markdown
@@ -88,6 +85,9 @@ def as_markdown(outcomes: Mapping[Key, Outcome], chance: float) -> str:
 
 def plot(outcomes: Mapping[Key, Outcome], path: pathlib.Path, title: str, chance: float) -> None:
     """Training loss and test accuracy over epochs, each method with its best eta; and the final loss by eta."""
+    from matplotlib.figure import Figure  # --help need not wait for it
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(14, 4.8), layout="constrained")
     loss, accuracy, by_eta = figure.subplots(1, 3)
     warmed = iter(_WARMED)

@@ -17,20 +17,26 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import jax
+import lazy_loader
 from absl import flags
 
 import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
-from experiments.measure.entrants import pipeline_of
 from experiments.measure.workload import Workload
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
 from experiments.training.methods import METHODS
-from jaxdecouple.engine.state import State
+
+if TYPE_CHECKING:
+    import jax
+
+    from jaxdecouple.engine.state import State
+else:  # when it is needed: --help need not wait for JAX
+    jax = lazy_loader.load("jax")
 
 FLAGS = flags.FLAGS
 SHAPE = ("model", "num_stages", "image_size", "batch_size", "repeats")
@@ -105,6 +111,7 @@ class Training:
 
 def measure(workload: Workload, method: str, every: int, with_training: bool) -> Cost:
     """The cost of checkpoints under one method, on the first devices."""
+    from experiments.measure.entrants import pipeline_of  # --help need not wait for JAX
 
     def build() -> jd.Pipeline:
         return pipeline_of(method, workload, devices.of_stages(workload.num_stages, share=True))

@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 import statistics
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -20,7 +19,6 @@ import jaxdecouple as jd
 from experiments import cli as command_line
 from experiments import devices
 from experiments.measure import throughput
-from experiments.measure.entrants import pipeline_of
 from experiments.measure.workload import Workload
 from experiments.report.workdir import Workdir
 from experiments.settings import Settings, define, option, read
@@ -58,6 +56,10 @@ class Cost:
 
 def measure(workload: Workload, method: str, every: int) -> Cost:
     """The cost of diagnostics under one method, on the first devices."""
+    import jax  # --help need not wait for it
+
+    from experiments.measure.entrants import pipeline_of
+
     accumulate = METHODS[method].accumulate
 
     def loop(watched: bool) -> throughput.Loop:

@@ -46,13 +46,10 @@ from experiments import devices
 from experiments.report.tables import markdown
 from experiments.report.workdir import CONFIG, LIST, LOCK, OWNER, Workdir
 from experiments.settings import Settings, define, option, read
-from experiments.training.auto import MEASURED
 from experiments.training.config import Config, Saving
 from experiments.training.launching import share_compiled
-from experiments.training.loading import FINAL
 from experiments.training.methods import AUTO, WITH_AUTO
-from experiments.training.run_directory import CHECKPOINTS, METRICS, SPEED, Standing, standing
-from experiments.training.session import LAYOUT, train
+from experiments.training.run_directory import CHECKPOINTS, FINAL, LAYOUT, MEASURED, METRICS, SPEED, Standing, standing
 
 FLAGS = flags.FLAGS
 STAGES, ACCUMULATE = (2, 4), (1, 4)
@@ -88,22 +85,19 @@ class Case:
         return self.others == []
 
 
-# The last batch of an epoch is smaller.
-BASE = Config(model="resnet8", batch_size=100, learning_rate=0.02, epochs=3, diagnose_every=11)
-
-
 def cases(
     kills: int,
-    base: Config = BASE,
+    model: str = "resnet8",
     processes: int = 1,
     methods: Sequence[str] = tuple(WITH_AUTO),
     stages: Sequence[int] = STAGES,
     accumulate: Sequence[int] = ACCUMULATE,
 ) -> list[Case]:
     """Every method with every number of stages and accumulation, the kills spread evenly over them."""
+    # The last batch of an epoch is smaller.
+    base = Config(model=model, batch_size=100, learning_rate=0.02, epochs=3, diagnose_every=0 if processes > 1 else 11)
     combinations = list(itertools.product(methods, stages, accumulate))
     if processes > 1:
-        base = dataclasses.replace(base, diagnose_every=0)
         combinations = [of for of in combinations if of[0] != AUTO and of[1] % processes == 0]
     found = []
     for n, (method, num_stages, every) in enumerate(combinations):
@@ -235,6 +229,8 @@ def _start(case: Case, workdir: pathlib.Path) -> multiprocessing.process.BasePro
 
 def _train(config: Config, workdir: pathlib.Path, log: pathlib.Path) -> None:
     with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        from experiments.training.session import train
+
         devices.request(config.num_stages)
         train(config, workdir, saving=SAVING)
 
@@ -320,7 +316,7 @@ class Asked(Settings):
 
     kills: int = option(100, "how many runs to kill, over the methods, K and M", least=1)
     methods: tuple[str, ...] = option(tuple(WITH_AUTO), "which methods", choices=tuple(WITH_AUTO))
-    model: str = option(BASE.model, "as for experiments.train; mlp takes a tenth of the time")
+    model: str = option("resnet8", "as for experiments.train; mlp takes a tenth of the time")
     stages: tuple[int, ...] = option(STAGES, "K, numbers of stages", least=1)
     accumulate: tuple[int, ...] = option(ACCUMULATE, "M, batches to an update", least=1)
     jobs: int = option(2, "runs at a time", least=1)
@@ -339,8 +335,7 @@ def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         asked = read(Asked)
         output = Workdir(command_line.workdir("kills"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite)
-        base = dataclasses.replace(BASE, model=asked.model)
-        done = cases(asked.kills, base, asked.processes, asked.methods, asked.stages, asked.accumulate)
+        done = cases(asked.kills, asked.model, asked.processes, asked.methods, asked.stages, asked.accumulate)
         if not done:
             stages = " or ".join(map(str, asked.stages))
             raise ValueError(f"processes is {asked.processes}, which cannot share {stages} stages; write 1, 2 or 4")

@@ -185,7 +185,7 @@ def _ratio(own: list[float], base: list[float]) -> str:
 
 def define_flags() -> None:
     """The flags of this program. Not at import: its functions serve other programs too."""
-    settings.define(Workload(methods=("backprop", "fdg", "ddg", "pipedream", "adl"), repeats=3, batch_size=64))
+    settings.define(Workload, methods=("backprop", "fdg", "ddg", "pipedream", "adl"), repeats=3, batch_size=64)
     command_line.define_workdir()
 
 

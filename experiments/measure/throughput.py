@@ -11,13 +11,17 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import jax
+import lazy_loader
 
 from experiments import devices
 from experiments.report.workdir import Workdir
-from jaxdecouple.engine.processes import told, told_by_all
+
+if TYPE_CHECKING:
+    import jax
+else:  # when it is needed: --help need not wait for JAX
+    jax = lazy_loader.load("jax")
 
 LEAST_TICKS = 8  # in one measurement: its ends, where not all devices work, should not weigh
 T = TypeVar("T")
@@ -102,6 +106,8 @@ def measure(loops: Mapping[str, Loop], *, repeats: int = 5, seconds: float = 0.5
       repeats: rounds over all loops.
       seconds: about how long one measurement takes.
     """
+    from jaxdecouple.engine.processes import told
+
     ticks = told({label: loop.ticks_in(seconds) for label, loop in loops.items()}, jax.process_count() - 1)
     return in_turn(
         {label: functools.partial(loop.images_per_second, ticks[label]) for label, loop in loops.items()}, repeats
@@ -113,6 +119,8 @@ def in_turn(measurements: Mapping[str, Callable[[], T]], repeats: int) -> dict[s
 
     Ratios between them should be taken within a repeat.
     """
+    from jaxdecouple.engine.processes import told_by_all
+
     results: dict[str, list[T]] = {label: [] for label in measurements}
     for _ in range(repeats):
         for label, measurement in measurements.items():

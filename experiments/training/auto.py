@@ -24,8 +24,6 @@ from jaxdecouple.partitioning.profiling import Profile
 from jaxdecouple.planning import Plan, Times
 from jaxdecouple.schedules import Schedule, Weights
 
-MEASURED = ("profile.json", "trace.json", "timeline.png")  # what a run leaves of it, where layers were measured
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:

@@ -16,14 +16,12 @@ from experiments import devices
 from experiments.report.workdir import in_lines, write_whole
 from experiments.training.config import Config
 from experiments.training.processes import is_speaker
-from experiments.training.run_directory import CHECKPOINTS, config_of
+from experiments.training.run_directory import CHECKPOINTS, FINAL, config_of
 from experiments.training.saving import check_data
 from experiments.training.tasks import ImageTask, inputs_of
 from experiments.training.trainer import Layout, Trainer
 from jaxdecouple.engine.state import State
 from jaxdecouple.errors import DataWarning
-
-FINAL = "final"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,9 @@ from experiments.settings import revived
 from experiments.training.config import Config
 
 METRICS, SUMMARY, CHECKPOINTS, DIAGNOSTICS = "metrics.jsonl", "summary.json", "checkpoints", "diagnostics.jsonl"
-SETUP, MARKS, SPEED = "setup.json", "marks.json", "speed.json"
+SETUP, MARKS, SPEED, LAYOUT = "setup.json", "marks.json", "speed.json", "cut.json"
+MEASURED = ("profile.json", "trace.json", "timeline.png")  # where layers were measured
+FINAL = "final"  # of the checkpoints: what is left after the flush
 _SAME_RESULTS = ("data_dir", "data_threads")  # settings that no result depends on
 
 

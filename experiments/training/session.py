@@ -28,6 +28,7 @@ from experiments.training.progress import EpochRecord, as_json
 from experiments.training.run_directory import (
     CHECKPOINTS,
     DIAGNOSTICS,
+    LAYOUT,
     MARKS,
     METRICS,
     SETUP,
@@ -44,8 +45,6 @@ from experiments.training.tasks import in_words
 from experiments.training.trainer import ABOUT, VARIABLES, BrokenData, Finished, Layout, Start, Trainer
 from jaxdecouple import schedules
 from jaxdecouple.engine.state import State
-
-LAYOUT = "cut.json"
 
 
 def train(

@@ -45,6 +45,23 @@ def test_help_needs_no_jax(program, flag):
     assert done.returncode == 0 and flag in done.stdout, done.stderr
 
 
+def test_help_of_no_program_waits_for_slow_packages():
+    files = {path: path.read_text().partition("\nif __name__ ==") for path in (ROOT / "experiments").rglob("*.py")}
+    programs = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path, (*_, end) in files.items() if ".start(" in end
+    ]
+    assert len(programs) > 25
+    slow = {"flax.linen", "optax.transforms", "orbax.checkpoint", "scipy.sparse", "sklearn.utils"}
+    code = f"""
+import importlib, sys
+for name in {programs}:
+    importlib.import_module(name)
+    assert not {slow} & set(sys.modules), name
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_a_failed_save_says_later_is_not_said_again(monkeypatch):
     heard = []
     monkeypatch.setattr(sys, "__unraisablehook__", heard.append)

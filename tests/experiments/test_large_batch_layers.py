@@ -12,7 +12,7 @@ import pytest
 from experiments.large_batch import gradient_variance, layer_rates
 from experiments.large_batch.gradient_variance import VarianceStudy
 from experiments.large_batch.layer_rates import Outcome, RateStudy
-from experiments.large_batch.network import MODELS, Network, order_of, rounded
+from experiments.large_batch.network import Network, layers_of, order_of, rounded
 from experiments.training.progress import NonFiniteLoss
 from jaxdecouple import models
 
@@ -100,7 +100,7 @@ def test_an_epoch_shows_every_example_once():
 def test_every_layer_with_weights_is_a_module():
     counts = {"fcn": (5, (8, 8, 1)), "cnn": (5, (28, 28, 1)), "resnet8": (8, (32, 32, 3))}
     for name, (count, shape) in counts.items():
-        network = Network(MODELS[name](10))
+        network = Network(layers_of(name, 10))
         params = jax.eval_shape(lambda network=network, shape=shape: network.init(0, jnp.zeros((1, *shape))))
         assert len(params) == count and list(params) == list(network.names)
         assert all(len(jax.tree.leaves(layer)) == 2 for layer in params.values())  # a kernel and a bias

@@ -15,7 +15,7 @@ from PIL import Image
 
 import jaxdecouple as jd
 from experiments.measure import kills
-from experiments.training import auto, session
+from experiments.training import auto, run_directory, session
 from experiments.training import trainer as training
 from experiments.training.config import Config, Saving
 from experiments.training.progress import NonFiniteLoss
@@ -176,7 +176,7 @@ def test_what_auto_wrote_is_all_there_after_a_kill(tmp_path, monkeypatch):
     """Whatever file it came before: the last one written says that nothing is measured again."""
     config = dataclasses.replace(SMALL, **CASES["auto"])
     monkeypatch.setattr(training.auto, "choose", quick_choice)
-    files = {*auto.MEASURED, session.LAYOUT}
+    files = {*run_directory.MEASURED, run_directory.LAYOUT}
 
     write = session.RunDirectory.file
     for last in sorted(files):
@@ -189,7 +189,7 @@ def test_what_auto_wrote_is_all_there_after_a_kill(tmp_path, monkeypatch):
         with monkeypatch.context() as patched, pytest.raises(Killed):
             patched.setattr(session.RunDirectory, "file", file)
             run(config, tmp_path / "run")
-        assert not (tmp_path / "run" / session.LAYOUT).exists()
+        assert not (tmp_path / "run" / run_directory.LAYOUT).exists()
     with monkeypatch.context() as patched, pytest.raises(Killed):
         die_at(patched, 0, lambda state: (_ for _ in ()).throw(Killed()))
         run(config, tmp_path / "run")
