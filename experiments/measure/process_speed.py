@@ -31,7 +31,7 @@ from experiments import cli as command_line
 from experiments import settings
 from experiments.measure.workload import Workload
 from experiments.report.workdir import Workdir
-from experiments.training.launching import free_port
+from experiments.training.launching import environment, free_port
 from jaxdecouple import schedules
 
 FLAGS = flags.FLAGS
@@ -72,6 +72,7 @@ class Trainer:
         self._children = [
             subprocess.Popen(
                 [*command, json.dumps({**place, "index": index, "cores": cores[index]})],
+                env=environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -33,6 +33,7 @@ _NOISE = re.compile(  # of JAX's own libraries
 )
 _DYING = (b"*** Check failure", b"Fatal Python error")  # what JAX's libraries end with when they lose a process
 _GRACE = 5.0  # seconds, beyond the patience, that the others have once one has failed
+_FAREWELL = 1.0  # seconds that they have once they have said why; JAX would wait for the one that is gone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,12 @@ def share_compiled(cache: str | pathlib.Path) -> None:
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
+def environment() -> dict[str, str]:
+    """This process's, in which another finds these programs wherever it begins, as ``python -m`` in a checkout does."""
+    top, others = str(pathlib.Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{top}{os.pathsep}{others}" if others else top}
+
+
 def is_one_of_several() -> bool:
     """Whether this is a process that a watcher has started."""
     return INDEX in os.environ
@@ -151,13 +158,14 @@ class _Process:
 
     def __init__(self, index: int, asked: Processes, coordinator: str, stages: int, workdir: pathlib.Path):
         self.name, self.spoke, self._checkpoints = name_of(index, stages), False, workdir / "checkpoints"
+        self._held: list[str] = []
         shows = index == asked.processes - 1  # it has the losses, and tells how the run goes
         place = {INDEX: index, COUNT: asked.processes, COORDINATOR: coordinator, STAGES: stages}
         place |= {SHARE: asked.processes if asked.process < 0 else 1, PATIENCE: asked.patience}
         place |= {TERMINAL: int(shows and sys.stderr.isatty())}
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", sys.modules["__main__"].__spec__.name, *sys.argv[1:], f"--workdir={workdir}"],
-            env={**os.environ, **{name: str(value) for name, value in place.items()}},
+            env={**environment(), **{name: str(value) for name, value in place.items()}},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if shows else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -185,6 +193,9 @@ class _Process:
         """Waits until all that it printed has been passed on."""
         for reader in self._readers:
             reader.join(timeout=5)
+        if not _errors or any(self._checkpoints.glob("tick-*")):
+            for line in self._held:
+                _print_once(sys.stderr, f"{line}; {goes_on(self._checkpoints)}")
 
     def _relay(self, source: IO[bytes], target: IO[str]) -> None:
         rest, dying = b"", False
@@ -196,7 +207,12 @@ class _Process:
                     continue
                 self.spoke |= target is sys.stderr and line.startswith((b"error", b"process", b"stopped"))
                 text = line.decode(errors="replace")
-                _print_once(target, f"{text}; {goes_on(self._checkpoints)}" if line.startswith(b"process") else text)
+                if line.startswith(b"process") and line.endswith(b"failed"):  # the other says why, a moment later
+                    self._held.append(text)
+                else:
+                    _print_once(
+                        target, f"{text}; {goes_on(self._checkpoints)}" if line.startswith(b"process") else text
+                    )
             if rest.startswith(b"\r"):  # a bar
                 target.write(rest.decode(errors="replace"))
                 target.flush()
@@ -226,6 +242,8 @@ def _wait(started: list[_Process], grace: float, checkpoints: pathlib.Path) -> i
         failed = failed or next((process for process in started if process.poll()), None)
         if failed and given_up is None:
             given_up = time.monotonic() + grace
+        if given_up and all(process.spoke for process in started if process.poll() is None):
+            given_up = min(given_up, time.monotonic() + _FAREWELL)
         if given_up and time.monotonic() > given_up:
             for process in started:
                 if process.poll() is None:

@@ -132,6 +132,16 @@ def test_speed_is_measured_and_predicted():
     assert alone["predicted_speedup"] == 1
 
 
+def test_data_parallelism_is_predicted_from_what_one_device_does(monkeypatch):
+    shared = {**TINY, "method": "backprop", "num_stages": 1, "group_size": 2}
+    (found,) = results(speed.SPEED, shared).values()
+    assert found["devices"] == 2 and found["speedup"] > 0 and 0 < found["predicted_speedup"] != 1
+    sizes = []
+    monkeypatch.setattr(speed, "_measure", lambda *entrants: sizes.extend(one.batch_size for one in entrants[:3]) or {})
+    results(speed.SPEED, shared)
+    assert sizes == [8, 8, 4]
+
+
 @pytest.mark.parametrize(("name", "images"), [("K4/adl", 8), ("K4/gpipe", 2)])
 def test_adl_takes_a_whole_batch_per_tick_where_speed_is_measured(name, images):
     """ADL, section 6.2; GPipe's rounds split theirs."""

@@ -139,6 +139,16 @@ def test_a_comparison_has_a_process_for_each_stage(tmp_path):
     assert (tmp_path / "run" / "table.md").is_file() and (tmp_path / "run" / "curves.png").is_file()
 
 
+@needs_transfers
+def test_what_all_refuse_is_said_once_wherever_the_programs_lie(tmp_path):
+    elsewhere = {name: value for name, value in PROCESS["env"].items() if name != "PYTHONPATH"}
+    program = [sys.executable, "-m", "experiments.compare", "--batch_size=4000", "--model=mlp", "--processes=2"]
+    program.append(f"--workdir={tmp_path / 'run'}")
+    done = subprocess.run(program, capture_output=True, timeout=120, **{**PROCESS, "env": elsewhere})
+    assert done.returncode == 1 and done.stderr.startswith("error: batch_size 4000 exceeds")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("platforms", "cores", "plugin", "version", "count"),
     [

@@ -41,6 +41,7 @@ SHAPE = ("model", "image_size", "batch_size", "num_classes")
 OPTIONS: dict[str, type] = {
     **{"method": str, "num_stages": int, "accumulate": int, "order": str, "weights": str, "p": tuple, "m": tuple},
     **{"model": str, "image_size": int, "batch_size": int, "num_classes": int, "repeats": int, "seconds": float},
+    **{"group_size": int},
 }
 
 
@@ -57,9 +58,15 @@ def run(settings: Mapping[str, Any], seeds: Sequence[int], emit: Emit) -> None:
         baseline = _one_stage(shape_of({**settings, "num_stages": 1}))
     else:  # the paper's BP-K: the network does not fit on one device
         baseline = pipelined(backprop_of(settings), measured=True, share=True)
-    own = baseline if settings["method"] == "backprop" else pipelined(settings, measured=True, share=True)
+    group_size = settings.get("group_size", 1)
+    if group_size > 1:
+        own = pipelined(settings, measured=True)
+        # What each device of a group does, as if it had one of its own; what they tell one another is not counted.
+        alone = _one_stage(shape_of({**settings, "batch_size": settings["batch_size"] // group_size}))
+    else:
+        own = alone = baseline if settings["method"] == "backprop" else pipelined(settings, measured=True, share=True)
     for seed in seeds:
-        emit(seed, _measure(baseline, own, settings))
+        emit(seed, _measure(baseline, own, alone, settings))
 
 
 def backprop_of(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,14 +89,15 @@ def pipelined(settings: Mapping[str, Any], *, measured: bool = False, share: boo
     """The method's pipeline, compiled and filled. Networks are cut between blocks, as in the papers.
 
     Args:
-      settings: of a row. With ``whole_batches``, a tick takes a whole batch, not an M-th of it.
+      settings: of a row. With ``whole_batches``, a tick takes a whole batch, not an M-th of it; with ``group_size``,
+        so many devices share the batch of each stage.
       measured: cut the network by measured layers, not by operation counts.
       share: put several stages on one device where devices are fewer.
     """
     shape, schedule = shape_of(settings), schedule_of(settings)
     name, every = settings["method"], settings.get("accumulate", 1)
     costs = _profile(shape_of({**settings, "num_stages": 1})) if measured else None
-    places = devices.of_stages(shape.num_stages, share=share)
+    places = devices.of_stages(shape.num_stages, share=share, group_size=settings.get("group_size", 1))
     stages = jd.partition(
         _layers(shape), shape.num_stages, sample=shape.sample(), costs=costs, weights=schedule.weights
     )
@@ -109,24 +117,25 @@ def _profile(shape: Workload) -> jd.Profile:
     return jd.profile(_layers(shape), shape.sample(), device=jax.devices()[0])
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _one_stage(shape: Workload) -> Entrant:
     return entrants.one_stage(shape, devices.of_stages(1))
 
 
-def _measure(baseline: Entrant, entrant: Entrant, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _measure(baseline: Entrant, entrant: Entrant, alone: Entrant, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says; the timeline is made of the operations of ``alone``, which does what the row's devices do."""
     repeats, seconds = settings["repeats"], settings["seconds"]
     loops = {"baseline": baseline.loop, "own": entrant.loop}
     rates = throughput.measure(loops, repeats=repeats, seconds=seconds)
     one, own = rates["baseline"], rates["own"]
-    meters = {"baseline": baseline.meter, "own": entrant.meter}
+    meters = {"baseline": baseline.meter, "alone": alone.meter}
     rounds = throughput.in_turn({who: functools.partial(m.round, seconds / 8) for who, m in meters.items()}, repeats)
-    measured = rounds["baseline" if entrant is baseline else "own"]
-    alone, ours = _timeline(baseline, rounds["baseline"]), _timeline(entrant, measured)
-    seconds = alone.seconds_per_batch / baseline.batch_size
+    measured = rounds["baseline" if alone is baseline else "alone"]
+    ours = _timeline(alone, measured)
+    seconds = _timeline(baseline, rounds["baseline"]).seconds_per_batch / baseline.batch_size
     joined = None
     if settings["method"] != "gpipe":  # whose ticks are parts of an iteration
-        joined = _timeline(entrant, measured, lock_step=True)
+        joined = _timeline(alone, measured, lock_step=True)
     staleness = schedules.staleness(entrant.pipeline.schedule, entrant.accumulate)
     return {
         "images_per_second": statistics.median(own),
@@ -137,7 +146,7 @@ def _measure(baseline: Entrant, entrant: Entrant, settings: Mapping[str, Any]) -
         "lock_step_busy": joined.busy if joined else None,
         "staleness": staleness,
         "layers_per_stage": [stage.num_layers for stage in entrant.pipeline.stages],
-        "devices": len(set(entrant.pipeline.placement.devices)),
+        "devices": len({device for group in entrant.pipeline.placement.groups for device in group}),
         "device": jax.devices()[0].device_kind,
     }
 
