@@ -33,9 +33,10 @@ MAPS = pathlib.Path("/proc/self/maps")  # of Linux
 
 
 @pytest.fixture(autouse=True, scope="module")
-def room_for_programs():
+def nothing_is_left():
     """A compiled program takes some 20 of the memory maps of which Linux gives a process 65 530; then it crashes."""
     yield
+    assert not jax.config.jax_enable_x64, "a test has left double precision on, in which those after it would run"
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 40_000:
         jax.clear_caches()
         gc.collect()

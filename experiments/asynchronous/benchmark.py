@@ -235,25 +235,23 @@ def main(argv: list[str]) -> None:
         if not (engines and FLAGS.parts):
             raise ValueError("parts or engines is empty; write at least one, or leave both out")
         wanted = [choose("parts", part, PARTS) for part in FLAGS.parts]
-        for expected in (ConvergenceWarning, EngineWarning):
-            warnings.simplefilter("ignore", expected)
-        import jax  # --help need not wait for it
-
-        jax.config.update("jax_enable_x64", True)
         settings = {"parts": wanted, "engines": engines, "workers": FLAGS.workers, "rounds": FLAGS.rounds}
         workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else Workdir.unused("runs/asynchronous-benchmark")
         output = Workdir(workdir, settings, overwrite=FLAGS.overwrite)
         found: list[Rate] = []
         races: list[Race] = []
         ratios: list[float] = []
-        for part in wanted:
-            if part == LONG_ROW:
-                ratios = long_row(FLAGS.rounds)
-            elif part in RACES:
-                races += [race(part, engine, FLAGS.workers, FLAGS.rounds, FLAGS.seed) for engine in engines]
-            else:
-                messages, solve = LONG_RUNS[part]
-                found += rates(part, solve(), messages, engines, (1, FLAGS.workers), FLAGS.rounds)
+        with warnings.catch_warnings(), devices.precision("float64"):
+            for expected in (ConvergenceWarning, EngineWarning):
+                warnings.simplefilter("ignore", expected)
+            for part in wanted:
+                if part == LONG_ROW:
+                    ratios = long_row(FLAGS.rounds)
+                elif part in RACES:
+                    races += [race(part, engine, FLAGS.workers, FLAGS.rounds, FLAGS.seed) for engine in engines]
+                else:
+                    messages, solve = LONG_RUNS[part]
+                    found += rates(part, solve(), messages, engines, (1, FLAGS.workers), FLAGS.rounds)
         result = {"rates": found, "races": races}
         rows = {name: [dataclasses.asdict(row) for row in of_name] for name, of_name in result.items()}
         more = {LONG_ROW: ratios, "machine": devices.describe()}

@@ -169,13 +169,10 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     with command_line.frame(argv, interrupted="nothing was written"):
         asked = read(Asked)
-        import jax  # --help need not wait for it
-
-        jax.config.update("jax_enable_x64", True)
         output = Workdir(
             command_line.workdir("asynchronous-border"), dataclasses.asdict(asked), overwrite=FLAGS.overwrite
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), devices.precision("float64"):
             for expected in (ConvergenceWarning, EngineWarning):
                 warnings.simplefilter("ignore", expected)
             lines = measured(asked)
