@@ -155,6 +155,8 @@ def frame(argv: Sequence[str], *, interrupted: str) -> Iterator[None]:
         sys.exit(f"error: unexpected argument {argv[1]!r}; settings are flags: --name=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `experiments` has it while a program begins
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.showwarning = _warn
     sys.unraisablehook = _unraisable
     try:

@@ -71,6 +71,18 @@ def test_what_a_failed_save_says_later_is_not_said_again(monkeypatch):
     assert heard == reports[1:]
 
 
+def test_ctrl_c_ends_a_program_quietly_before_it_has_begun():
+    begin = "import os, signal, sys; sys.argv = ['-m']; import experiments"
+    stop = "os.kill(os.getpid(), signal.SIGINT)"
+    frame = "from absl import flags; flags.FLAGS(['program'])\nfrom experiments import cli"
+    framed = f"{begin}\n{frame}\nwith cli.frame(['program'], interrupted='nothing was written'): {stop}"
+    ends = []
+    for code in (f"{begin}; {stop}", framed):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+        ends.append((done.returncode, done.stderr))
+    assert ends == [(-signal.SIGINT, ""), (128 + signal.SIGINT, "\ninterrupted; nothing was written\n")]
+
+
 def test_each_line_is_written_at_once():
     code = "import os; from experiments import cli\ncli.start(lambda argv: (print('first'), os._exit(0)))"
     settings = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
