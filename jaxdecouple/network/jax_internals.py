@@ -183,9 +183,20 @@ def fast_in_loops(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
     take fifty times as long. For other devices nothing changes.
     """
     jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-    if not _has_convolution(jaxpr, in_loop=False):
+    if not has_convolution(jaxpr, in_loop=False):
         return function(*args)
     return jax.tree.unflatten(jax.tree.structure(shapes), _evaluate(jaxpr, False, *jax.tree.leaves(args)))
+
+
+def has_convolution(closed: Any, in_loop: bool) -> bool:
+    """Whether a recorded function has a convolution; with ``in_loop`` false, one within a loop."""
+    for equation in getattr(closed, "jaxpr", closed).eqns:
+        if in_loop and equation.primitive.name == "conv_general_dilated":
+            return True
+        inner = _within(equation)
+        if inner is not None and has_convolution(inner, in_loop or equation.primitive.name == "scan"):
+            return True
+    return False
 
 
 def _depends_through(equation: Any, given: list[bool]) -> list[bool]:
@@ -216,16 +227,6 @@ def _count_equal_ranks(outside: Sequence[Any], inside: Sequence[Any]) -> int:
     return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in zip(outside, inside, strict=True))
 
 
-def _has_convolution(closed: Any, in_loop: bool) -> bool:
-    for equation in getattr(closed, "jaxpr", closed).eqns:
-        if in_loop and equation.primitive.name == "conv_general_dilated":
-            return True
-        inner = _within(equation)
-        if inner is not None and _has_convolution(inner, in_loop or equation.primitive.name == "scan"):
-            return True
-    return False
-
-
 def _within(equation: Any) -> Any:
     return equation.params.get("jaxpr") if equation.primitive.name in _TRANSPARENT else None
 
@@ -248,7 +249,7 @@ def _evaluate_one(equation: Any, in_loop: bool, *args: jax.Array) -> Sequence[ja
     if in_loop and primitive.name == "conv_general_dilated":
         return [_convolve(primitive, params, *args)]
     inner, loops = _within(equation), in_loop or primitive.name == "scan"
-    if inner is not None and _has_convolution(inner, loops):
+    if inner is not None and has_convolution(inner, loops):
         shapes = [variable.aval for variable in getattr(inner, "jaxpr", inner).invars]
         rewritten = jax.make_jaxpr(functools.partial(_evaluate, inner, loops))(*shapes)
         # An equation holds its jaxpr with constants, or, as that of jax.checkpoint, without.

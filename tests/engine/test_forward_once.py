@@ -11,6 +11,7 @@ import pytest
 
 import jaxdecouple as jd
 from jaxdecouple import schedules
+from jaxdecouple.engine.linearization import linearize
 
 POLICIES = ["stash", "remat", "replay", "latest"]
 X, Y = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32), np.arange(4) % 3
@@ -128,3 +129,15 @@ def test_a_layer_that_carries_something_from_batch_to_batch(policy, x64):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), params, [got["layers_0"], got["layers_1"]]
     )
+
+
+@pytest.mark.parametrize(("layer", "convolves"), [(nn.Conv(2, (3, 3)), True), (nn.Dense(3), False)])
+def test_forward_and_backward_are_kept_apart_where_there_are_convolutions(layer, convolves):
+    x = jnp.ones((1, 4, 4, 1))
+    params = layer.init(jax.random.key(0), x)
+
+    def loss(params, x):
+        return jnp.sum(layer.apply(params, x) ** 2), ()
+
+    gradients = jax.jit(lambda params, x: linearize(loss, params, x).gradients_of_loss(params, x))
+    assert ("optimization_barrier" in gradients.lower(params, x).as_text()) == convolves
