@@ -27,11 +27,13 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", "", "as for experiments.train; empty: that of the run")
 
 
-def _check_beside(output: pathlib.Path, about: pathlib.Path) -> None:
-    """Refuses to replace a file that is no description of a model."""
+def _check_unlike(output: pathlib.Path, about: pathlib.Path) -> None:
+    """Refuses to replace files that are no model and its description."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         if {"model", "dtype"} <= set(json.loads(about.read_text())):
             return
+    if output.exists():
+        raise ValueError(f"output is {output}, which is there and no model of this program; write another file")
     if about.exists():
         raise ValueError(
             f"output is {output}, beside which {about.name} would be replaced, and that says nothing of a model; write "
@@ -48,19 +50,20 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"output is {output}, where what the model expects is written; write a file.msgpack")
         check_file("output", output, is_made=True)
         check_file("output", output.with_suffix(".json"), is_made=True)
-        _check_beside(output, output.with_suffix(".json"))
+        _check_unlike(output, output.with_suffix(".json"))
         from experiments import devices  # not before: --help need not wait for JAX
         from experiments.training import loading
 
         path = loading.find(pathlib.Path(FLAGS.checkpoint).expanduser())
         config, metadata = loading.saved_config(path, **({"data_dir": FLAGS.data_dir} if FLAGS.data_dir else {}))
+        loading.check_is_no_data("output", output, config)
         devices.request(config.num_stages)
         loaded = loading.load(path, config, metadata)
         state = loaded.trainer.pipeline.flush(loaded.state)
         loading.write_model(output, loaded.trainer, state)
         print(
             f"the weights of {config.model} after {state.tick} batches by {config.method} are in {FLAGS.output}, and "
-            "what it expects of an image in the .json beside it"
+            "what it expects of its inputs in the .json beside it"
         )
 
 

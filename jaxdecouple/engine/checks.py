@@ -79,13 +79,8 @@ class Expected:
             if self._program is not None:
                 self._program.check(logits, shape_of(targets))
             self._accepted.add(kind)
-        # Only targets still on the host are looked at: reading a device array would wait for it.
-        loss = None if self._program is None else self._program.loss
-        if loss in (softmax_cross_entropy, token_cross_entropy) and isinstance(targets, np.ndarray):
-            if np.issubdtype(targets.dtype, np.integer):
-                self._check_labels(loss, targets, n)
-            else:
-                _check_probabilities(targets, n)
+        if self._program is not None:
+            check_targets(self._program.loss, self.logits, targets, n)
 
     def inputs_for(self, targets: PyTree) -> PyTree:
         """The shapes of a batch's inputs, from its targets if they are known, else as at the beginning."""
@@ -102,16 +97,29 @@ class Expected:
             self._known[signature] = x
         return self._known[signature]
 
-    def _check_labels(self, loss: Loss | None, targets: np.ndarray, n: int) -> None:
-        if not hasattr(self.logits, "shape"):
-            return
-        classes = self.logits.shape[-1]
-        least = targets.min() if loss is token_cross_entropy else 0  # it leaves negative ones out
-        if targets.ndim == self.logits.ndim - 1 and not least <= targets.min() <= targets.max() < classes:
-            raise ValueError(
-                f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} "
-                f"outputs; write labels of 0..{classes - 1}"
-            )
+
+def check_targets(loss: Loss, logits: PyTree, targets: PyTree, n: int) -> None:
+    """Refuses labels of no class, and what are no probabilities, under cross entropy.
+
+    Only targets still on the host are looked at: reading a device array would wait for it.
+
+    Raises:
+      ValueError: batch ``n`` has such targets.
+    """
+    if loss not in (softmax_cross_entropy, token_cross_entropy) or not isinstance(targets, np.ndarray):
+        return
+    if not targets.size or not hasattr(logits, "shape"):
+        return
+    if not np.issubdtype(targets.dtype, np.integer):
+        _check_probabilities(targets, n)
+        return
+    classes = logits.shape[-1]
+    least = targets.min() if loss is token_cross_entropy else 0  # it leaves negative ones out
+    if targets.ndim == logits.ndim - 1 and not least <= targets.min() <= targets.max() < classes:
+        raise ValueError(
+            f"batch {n} has labels from {targets.min()} to {targets.max()}, but the network has {classes} outputs; "
+            f"write labels of 0..{classes - 1}"
+        )
 
 
 def _check_probabilities(targets: np.ndarray, n: int) -> None:

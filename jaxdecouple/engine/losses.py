@@ -15,13 +15,15 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
     Args:
       logits: [B, ..., C].
-      targets: integer labels [B, ...], or probabilities [B, ..., C].
+      targets: integer labels [B, ...], or probabilities [B, ..., C]. With labels outside of 0..C-1, it is NaN.
 
     Raises:
       ValueError: targets of another shape, which would broadcast silently.
     """
     if is_labels(logits, targets):
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        known = (targets >= 0) & (targets < logits.shape[-1])
+        return jnp.where(known, losses, jnp.nan).mean()
     if jnp.shape(targets) != jnp.shape(logits):
         raise ValueError(
             f"targets have shape {list(jnp.shape(targets))} and logits {list(jnp.shape(logits))}; write integer "

@@ -28,7 +28,7 @@ from jaxdecouple.engine.processes import told
 from jaxdecouple.engine.programs import check_auxiliary, check_fit, place, programs_for
 from jaxdecouple.engine.shapes import RemoteProgram, shapes_in_flight, stage_shapes
 from jaxdecouple.engine.shares import with_shares
-from jaxdecouple.engine.state import InFlight, Metrics, StageState, State
+from jaxdecouple.engine.state import InFlight, Metrics, StageState, State, owned_by_layers
 from jaxdecouple.engine.summaries import summary
 from jaxdecouple.engine.ties import ties_of, with_ties
 from jaxdecouple.engine.workspace import Observer, Workspace, feed
@@ -190,7 +190,7 @@ class Pipeline:
             shapes = program.output_shape(stages[-1], shapes)
         check_auxiliary(self.programs, shapes)
         self.placement.check_rule(stages)
-        check_repeats(self.stages, [shape_of(stage.packed_params).tree for stage in stages])
+        check_repeats(self.stages, owned_by_layers(stages))
         self._expected = self._expecting(x, shapes, stages)
         stages = with_ties(stages, self._tied, self.ties, self.placement)
         stages = with_shares(stages, self.programs, self.placement, alone=self.schedule.is_local)
@@ -279,7 +279,7 @@ class Pipeline:
             self._annotate(k, stage)
         self.placement.check_rule(stages)
         check_auxiliary(self.programs, logits)
-        check_repeats(self.stages, [stage.params for stage in stages])
+        check_repeats(self.stages, owned_by_layers(stages))
         oldest = max(first, tick - self.schedule.drain)  # that can still be in flight
         recent = {n: fed.get(n, (x, targets)) for n in range(oldest, tick)}
         whole = with_shares(stages, self.programs, Nowhere(), alone=self.schedule.is_local)
@@ -304,6 +304,7 @@ class Pipeline:
             logits = self.predict(state, self._inputs(inputs, targets))
             sizes.append(count_examples(targets) or count_examples(inputs) or 1)
             if owned:
+                checks.check_targets(self.loss_program.loss, logits, targets, len(sizes) - 1)
                 scores.append(self.loss_program.score(logits, self.placement.put(targets, self._last)))
             marks.append(scores[-1] if owned else self.placement.last_crossing())
             if len(marks) > self.run_ahead:

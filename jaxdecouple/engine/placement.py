@@ -163,9 +163,13 @@ class Placement:
         return jax.lax.with_sharding_constraint(tree, self._owned(tree, stage))
 
     def put(self, tree: PyTree, stage: int) -> PyTree:
-        """``tree``, a batch from the host or any device, where ``stage`` lives; asynchronous."""
+        """``tree``, a batch from the host or any device, where ``stage`` lives; asynchronous.
+
+        Arrays of NumPy are copied: whoever gave them may fill them anew while the batch is still on its way.
+        """
         if not self._here[stage]:
             return shape_of(tree)
+        tree = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
         leaves, structure = jax.tree.flatten(tree)
         if self._meshes[stage] is None:
             return jax.tree.unflatten(structure, put_on_device(leaves, self._single[stage]))

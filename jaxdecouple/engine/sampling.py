@@ -36,12 +36,13 @@ def sample_tokens(
       Prompt and drawn tokens, int32 [B, T + count].
 
     Raises:
-      ValueError: the prompt is no [B, T] of integers, or a number is out of range.
+      ValueError: the prompt is no [B, T] of integers, or has tokens that the network does not know; or a number is out
+        of range.
     """
     prompt = np.asarray(prompt)
     if prompt.ndim != 2 or not prompt.shape[1] or not np.issubdtype(prompt.dtype, np.integer):
         raise ValueError(f"prompt is {prompt.dtype}{list(prompt.shape)}; write integers, [B, T], T at least 1")
-    if count < 0 or context < 1 or temperature < 0:
+    if count < 0 or context < 1 or not temperature >= 0:
         raise ValueError(
             f"count is {count}, context {context} and temperature {temperature}; write 0 or more, 1 or more, 0 or more"
         )
@@ -51,6 +52,11 @@ def sample_tokens(
         window = np.zeros((len(tokens), context), np.int32)  # what comes after a token, it does not see
         window[:, : seen.shape[1]] = seen
         logits = pipeline.predict(state, window)[:, seen.shape[1] - 1]
+        if not index and not 0 <= prompt.min() <= prompt.max() < logits.shape[-1]:
+            raise ValueError(
+                f"prompt has tokens from {prompt.min()} to {prompt.max()}, but the network knows {logits.shape[-1]}; "
+                f"write tokens of 0..{logits.shape[-1] - 1}"
+            )
         if temperature:
             drawn = jax.random.categorical(jax.random.fold_in(key, index), logits / temperature)
         else:

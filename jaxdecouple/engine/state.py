@@ -7,15 +7,17 @@ owns is held packed (see `packing`): its trees, such as ``state.stages[k].params
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
 import optax
 from flax import struct
+from jax.core import Tracer
 
 from jaxdecouple.charts import table
 from jaxdecouple.engine.packing import Packed, pack
-from jaxdecouple.network.trees import PyTree
+from jaxdecouple.network.trees import PyTree, shape_of
 
 USED_UP = (
     "this state was given to step or flush before, which reused its memory; go on with the state that they returned. "
@@ -23,6 +25,14 @@ USED_UP = (
 )
 _NOTHING = pack(())
 _TREES = ("params", "model_state", "opt_state", "gradient_norms")
+
+
+def _opened(packed: Packed) -> PyTree:
+    if any(
+        isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted() for array in packed.arrays
+    ):
+        raise ValueError(USED_UP)
+    return packed.tree
 
 
 @jax.tree_util.register_dataclass
@@ -41,17 +51,17 @@ class NetworkState:
     @property
     def params(self) -> PyTree:
         """The parameters after the last update, as a tree."""
-        return self.packed_params.tree
+        return _opened(self.packed_params)
 
     @property
     def model_state(self) -> PyTree:
         """Batch statistics and the like after the last forward, as a tree."""
-        return self.packed_model_state.tree
+        return _opened(self.packed_model_state)
 
     @property
     def opt_state(self) -> optax.OptState:
         """The optimizer's state, as a tree."""
-        return self.packed_opt_state.tree
+        return _opened(self.packed_opt_state)
 
     def replace(self, **changes: Any) -> Self:
         """The state with other attributes; ``params`` and the like are given as trees."""
@@ -210,3 +220,12 @@ class Metrics(struct.PyTreeNode):
         something else by them.
         """
         return self.values.get("accuracy")
+
+
+def owned_by_layers(stages: Sequence[StageState]) -> list[dict[str, PyTree]]:
+    """Shapes of what the layers of each stage own, by their names: parameters, or model state where they have none."""
+    found = []
+    for stage in stages:
+        params, model_state = (shape_of(packed).tree for packed in (stage.packed_params, stage.packed_model_state))
+        found.append({**model_state, **{name: tree for name, tree in params.items() if jax.tree.leaves(tree)}})
+    return found

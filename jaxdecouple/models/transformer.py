@@ -129,7 +129,7 @@ class TokenEmbedding(nn.Module):
     """Vectors of tokens, and of their positions if these are learned: int [B, T] -> [B, T, D].
 
     Attributes:
-      vocab_size: V.
+      vocab_size: V. The vector of a token outside of 0..V-1 is NaN.
       width: D.
       context: positions there are vectors for; ``None``: none, and T may be anything.
       deviation: of the initial weights.
@@ -151,7 +151,7 @@ class TokenEmbedding(nn.Module):
             raise ValueError(f"tokens have type {tokens.dtype}; write integers of 0..{self.vocab_size - 1}, [B, T]")
         init = nn.initializers.normal(self.deviation)
         embedding = self.param("embedding", init, (self.vocab_size, self.width), self.param_dtype)
-        x = jnp.take(embedding, tokens, axis=0)
+        x = jnp.take(embedding, jnp.where(tokens < 0, self.vocab_size, tokens), axis=0)  # -1 is not the last one
         if self.context is not None:
             length = tokens.shape[-1]
             if length > self.context:

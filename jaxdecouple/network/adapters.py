@@ -173,7 +173,12 @@ def from_linen(module: nn.Module) -> Layer:
         arguments, keywords = _switches(module, train)
         with nn.intercept_methods(functools.partial(_switch_within, train)):
             y, updated = module.apply(
-                variables, x, *arguments, rngs=_streams(key), mutable=list(model_state) if train else [], **keywords
+                variables,
+                x,
+                *arguments,
+                rngs=_streams(key, train),
+                mutable=list(model_state) if train else [],
+                **keywords,
             )
         return y, {**model_state, **updated}
 
@@ -258,10 +263,12 @@ def _hashable(item: Any) -> bool:
         return False
 
 
-def _streams(key: jax.Array) -> dict[str, jax.Array]:
-    # Flax takes from "params" for every stream that is not named here.
+def _streams(key: jax.Array, train: bool = True) -> dict[str, jax.Array]:
+    # Flax takes from "params" for every stream that is not named here. Some modules ask whether there is one for
+    # dropout, to know whether they are trained.
     names = ("dropout", "noise", "default", "params")
-    return {name: jax.random.fold_in(key, index) for index, name in enumerate(names)}
+    streams = {name: jax.random.fold_in(key, index) for index, name in enumerate(names)}
+    return {name: stream for name, stream in streams.items() if train or name != "dropout"}
 
 
 def _switches(module: Any, train: bool, count: int = 1) -> tuple[list[Any], dict[str, Any]]:
@@ -277,12 +284,14 @@ def _switches(module: Any, train: bool, count: int = 1) -> tuple[list[Any], dict
 
 
 def _placed(wanted: Mapping[str, bool], left: Sequence[inspect.Parameter]) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments: by position as long as those before are, as ``nn.remat`` wants static ones, and by name."""
+    """Arguments: by position, as ``nn.remat`` wants static ones, after the defaults of those before; or by name."""
     positional: list[Any] = []
-    for parameter in left:
-        if parameter.name not in wanted or parameter.kind is parameter.KEYWORD_ONLY:
+    count = max((index for index, parameter in enumerate(left, 1) if parameter.name in wanted), default=0)
+    for parameter in left[:count]:
+        value = wanted.get(parameter.name, parameter.default)
+        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or value is parameter.empty:
             break
-        positional.append(wanted[parameter.name])
+        positional.append(value)
     placed = {parameter.name for parameter in left[: len(positional)]}
     return positional, {name: value for name, value in wanted.items() if name not in placed}
 

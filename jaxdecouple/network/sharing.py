@@ -43,19 +43,19 @@ def shared(item: Any, **parameters: str) -> Layer:
     return dataclasses.replace(layer, identity=None, module=None, shares=(*layer.shares, *found.items()))
 
 
-def check_repeats(stages: Sequence[Stage], params: Sequence[Mapping[str, PyTree]]) -> None:
+def check_repeats(stages: Sequence[Stage], owned: Sequence[Mapping[str, PyTree]]) -> None:
     """Refuses weights that are of several stages, or of several modules.
 
     Args:
       stages: of the network, in order.
-      params: of each, by layer, of which only the names matter.
+      owned: the parameters of each, by layer, of which only the names matter; of layers without, their model state.
 
     Raises:
       ValueError: two layers in different stages are one module; or a module in two layers is one, or an nnx variable.
     """
     whole: dict[int, tuple[int, int]] = {}  # by module: the first layer that is it, and its stage
     parts: dict[int, tuple[int, int]] = {}  # by module or variable within: the first layer that has it, and its module
-    for k, (stage, own) in enumerate(zip(stages, params, strict=True)):
+    for k, (stage, own) in enumerate(zip(stages, owned, strict=True)):
         for index, layer in enumerate(_layers(stage), stage.first):
             tree = own.get(layer.label(index), {})
             if layer.module is None or not jax.tree.leaves(tree):
@@ -68,7 +68,7 @@ def check_repeats(stages: Sequence[Stage], params: Sequence[Mapping[str, PyTree]
                     f"network so that both are in one stage, write {layer.name}(...) once for each, or share "
                     "parameters with jaxdecouple.shared"
                 )
-            for part, name in _parts(layer.module, tree):
+            for part, name in _parts(layer.module, layer.name, tree):
                 first, module = parts.setdefault(id(part), (index, id(layer.module)))
                 if module != id(layer.module):
                     raise ValueError(
@@ -83,16 +83,16 @@ def _layers(stage: Stage) -> Iterator[Layer]:
         yield from layer.layers if not isinstance(layer, Layer) else (layer,)
 
 
-def _parts(module: Any, params: PyTree) -> Iterator[tuple[Any, str]]:
-    """What may be shared with other modules: nnx parameters, and linen modules that were given to it; with a name."""
+def _parts(module: Any, name: str, params: PyTree) -> Iterator[tuple[Any, str]]:
+    """What may be shared with other modules: nnx parameters; the linen module and those given to it; with a name."""
     if isinstance(module, nn.Module):
+        yield module, f"{type(module).__name__} object as {name}"
         for field in dataclasses.fields(module):
             given, _ = jax.tree.flatten_with_path(getattr(module, field.name, None), is_leaf=_is_linen)
             for path, item in given if field.name != "parent" else ():
                 name = "_".join([field.name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
                 if _is_linen(item) and name in params:
-                    yield item, f"{type(item).__name__} object as {name}"
-                    yield from _parts(item, params[name])
+                    yield from _parts(item, name, params[name])
     elif is_nnx(module):
         from flax import nnx
 

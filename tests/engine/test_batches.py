@@ -166,3 +166,30 @@ def test_a_shape_that_a_layer_cannot_take_is_refused_before_anything_is_computed
         ):
             pipeline.step(state, (wrong, y))
     pipeline.step(state, (x, y))
+
+
+def aligned(shape, dtype):
+    """An array where JAX on a CPU would use the memory as it is: on a boundary of 64 bytes."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("schedule", [schedules.backprop, schedules.features_replay, schedules.fdg])
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_arrays_may_be_filled_anew_after_a_step(schedule, group_size):
+    devices = [jax.devices()[:group_size]] * 2
+    pipeline = jd.Pipeline([nn.Dense(6), nn.Dense(3)], schedule(2), optimizer=optax.sgd(0.1), devices=devices)
+    x, y, trained = aligned((64, 6), np.float32), aligned((64,), np.int32), []
+    for again in (True, False):
+        random, state = np.random.default_rng(0), pipeline.init(jax.random.key(0), x)
+        for _ in range(5):
+            x[:], y[:] = random.normal(size=x.shape), random.integers(0, 3, size=y.shape)
+            state, _ = pipeline.step(state, (x, y) if again else (x.copy(), y.copy()))
+        state = pipeline.flush(state)
+        trained.append(jd.export_variables(pipeline, state))
+    jax.tree.map(np.testing.assert_array_equal, *trained)
+    found = pipeline.predict(state, x)
+    x[:] = 9
+    assert not np.array_equal(found, pipeline.predict(state, x))

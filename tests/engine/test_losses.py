@@ -53,3 +53,15 @@ def test_a_loss_of_ones_own_may_mean_something_else_by_integers(loss):
 def test_the_usual_loss_bound_to_arguments_is_still_the_usual_loss():
     evaluation, metrics = scored(functools.partial(jd.softmax_cross_entropy), [(LOGITS, np.array([1, 0, 2, 1]))])
     assert evaluation.accuracy == metrics.accuracy == 0.75
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 3, 0], [1, 0, -1, 0]])
+def test_labels_of_no_class_are_refused_where_they_can_be_seen_and_make_the_loss_nan_elsewhere(labels):
+    evaluation, metrics = scored(jd.softmax_cross_entropy, [(LOGITS, jnp.array(labels))])
+    assert np.isnan(evaluation.loss) and np.isnan(metrics.loss)
+    devices = jax.devices()[:1] * 2
+    p = jd.Pipeline([nn.relu, nn.relu], schedules.backprop(2), optimizer=optax.sgd(0.1), devices=devices)
+    state = p.init(jax.random.key(0), LOGITS)
+    for use in (lambda batch: p.evaluate(state, [batch]), lambda batch: p.step(state, batch)):
+        with pytest.raises(ValueError, match="batch 0 has labels from .*, but the network has 3 outputs"):
+            use((LOGITS, np.array(labels)))

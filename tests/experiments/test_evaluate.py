@@ -163,6 +163,10 @@ def test_an_export_replaces_no_file_of_another_kind(workdir, tmp_path, call):
     (tmp_path / "config.json").write_text('{"method": "fdg"}')
     done = call(export, f"--checkpoint={workdir}", f"--output={tmp_path / 'config.msgpack'}")
     assert "config.json would be replaced, and that says nothing of a model" in done.stderr
+    (tmp_path / "notes.txt").write_text("mine")
+    done = call(export, f"--checkpoint={workdir}", f"--output={tmp_path / 'notes.txt'}")
+    assert "notes.txt, which is there and no model of this program; write another file" in done.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -200,3 +200,15 @@ def test_sampling_goes_on_where_the_network_would(x64):
     assert hot.shape == (1, 14) and not np.array_equal(hot[0], (np.arange(14) + 3) % 11)
     with pytest.raises(ValueError, match="prompt is int64.2.; write integers, .B, T."):
         jd.sample_tokens(pipeline, state, [3, 4], 1, key=jax.random.key(0), context=7)
+    for wrong in ([[3, 11]], [[-1, 4]]):
+        with pytest.raises(ValueError, match="prompt has tokens from .*, but the network knows 11"):
+            jd.sample_tokens(pipeline, state, wrong, 1, key=jax.random.key(0), context=7)
+    with pytest.raises(ValueError, match="temperature nan"):
+        jd.sample_tokens(pipeline, state, [[3, 4]], 1, key=jax.random.key(0), context=7, temperature=float("nan"))
+
+
+def test_tokens_that_are_not_known_give_nan_and_no_other_tokens_vector():
+    embedding = jd.models.TokenEmbedding(5, 4)
+    params = embedding.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    found = embedding.apply(params, jnp.array([[0, 4, 5, -1]]))
+    assert np.isnan(found).all(axis=-1).tolist() == [[False, False, True, True]]

@@ -131,13 +131,24 @@ def shared_pair(kind):
     inner = nn.Dense(4)
     return {
         "linen": (Wrapped(inner), Wrapped(inner)),
+        "linen alone": (inner, Wrapped(inner)),
+        "linen alone, after": (Wrapped(inner), inner),
         "linen, in a tuple": (Wrapped(nn.Dense(4), (inner,)), Wrapped(inner)),
         "linen, in a dict": (Chosen({"a": inner}), Chosen({"a": inner})),
         "linen, deeper": (Wrapped(Wrapped(inner)), Wrapped(Wrapped(inner))),
     }[kind]
 
 
-SHARED = ["linen", "linen, in a tuple", "linen, in a dict", "linen, deeper", "nnx", "nnx alone"]
+SHARED = [
+    "linen",
+    "linen alone",
+    "linen alone, after",
+    "linen, in a tuple",
+    "linen, in a dict",
+    "linen, deeper",
+    "nnx",
+    "nnx alone",
+]
 
 
 @pytest.mark.parametrize("kind", SHARED)
@@ -150,6 +161,14 @@ def test_a_part_that_two_modules_share_is_refused(kind, boundary):
 def test_a_part_without_weights_is_not():
     drop = nn.Dropout(0.5, deterministic=False)
     pipeline_of([Wrapped(drop, (nn.Dense(4),)), Wrapped(drop, (nn.Dense(3),))], (1,)).init(jax.random.key(0), X)
+
+
+def test_what_has_statistics_alone_is_refused_in_two_stages_too():
+    norm = nn.BatchNorm(use_running_average=False, use_bias=False, use_scale=False)
+    layers = [nn.Dense(4), norm, nn.Dense(4), norm, nn.Dense(3)]
+    pipeline_of(layers, (4,)).init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match="layers 1 and 3 are the same BatchNorm object"):
+        pipeline_of(layers, (2,)).init(jax.random.key(0), X)
 
 
 linear = nnx.Linear(4, 4, rngs=nnx.Rngs(0))

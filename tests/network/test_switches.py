@@ -31,6 +31,21 @@ class TwoSwitches(nn.Module):
         return nn.Dropout(0.5)(x, deterministic=deterministic)
 
 
+class Optional(nn.Module):
+    @nn.compact
+    def __call__(self, x, mask=None, train=False):
+        assert mask is None
+        return nn.Dropout(0.5)(x, deterministic=not train)
+
+
+class Asking(nn.Module):
+    """Is trained where there is a stream for dropout."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5)(x, deterministic=not self.has_rng("dropout"))
+
+
 def apply(layer, train, batch=0):
     params, model_state = layer.init(KEY, X)
     return layer.apply(params, model_state, X, key=jax.random.fold_in(KEY, batch), train=train)
@@ -48,14 +63,21 @@ def is_switched(layer):
     [
         nn.remat(Block, static_argnums=(2,))(),
         TwoSwitches(),
+        nn.remat(Optional, static_argnums=(3,))(),
+        Asking(),
         nn.Sequential([nn.Dense(6), nn.Dropout(0.5), nn.BatchNorm(), nn.relu]),
         nn.Sequential([nn.Sequential([Block(), nn.Dense(6)]), nn.Dense(4)]),
         nn.Sequential([nn.Dense(6), nn.remat(Block, static_argnums=(2,))()]),
     ],
-    ids=["remat", "two switches", "sequential", "nested", "remat within"],
+    ids=["remat", "two switches", "remat, behind a default", "asking", "sequential", "nested", "remat within"],
 )
 def test_linen_modules_that_need_a_switch_get_it(module):
     assert is_switched(jd.as_layer(module))
+
+
+def test_dropout_that_is_never_switched_off_goes_on_in_evaluation():
+    layer = jd.as_layer(nn.Dropout(0.5, deterministic=False))
+    assert not np.array_equal(apply(layer, False, 0)[0], apply(layer, False, 1)[0])
 
 
 @pytest.mark.parametrize("within", [False, True])
