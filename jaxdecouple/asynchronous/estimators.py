@@ -41,6 +41,7 @@ SOLVERS = {
     "distributed_svrg": solvers.distributed_svrg,
 }
 _ALONE = ("sdca", "dfsdca", "svrg")
+_DUAL = ("sdca", "cocoa_plus", "dfsdca", "dis_dfsdca")
 
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
@@ -121,7 +122,7 @@ class LinearModel(BaseEstimator):
                 rows = problem.rows
                 start = {}
                 if before is not None and len(before) == len(targets):
-                    start = _start(before[k], problem)
+                    start = _start(before[k], problem, has_dual=name in _DUAL)
                 results.append(SOLVERS[name](problem, **start, **options))
             w = np.stack([np.asarray(result.w) for result in results])
         self._results = [(np.asarray(r.w), None if r.alpha is None else np.asarray(r.alpha)) for r in results]
@@ -130,8 +131,11 @@ class LinearModel(BaseEstimator):
         if not self.converged_:
             from sklearn.exceptions import ConvergenceWarning as Theirs
 
-            text = f"{name} ended after {self.max_iter} iterations without reaching tol={self.tol:g}"
-            warnings.warn(f"{text}; write a larger max_iter, or a larger tol", Theirs, stacklevel=3)
+            text = f"{name} ended after {self.n_iter_} iterations without reaching tol={self.tol:g}"
+            remedy = "write a larger max_iter, or a larger tol"
+            if self.n_iter_ < self.max_iter:
+                remedy = "its objective grew without bound; scale the columns of X, or write another solver"
+            warnings.warn(f"{text}; {remedy}", Theirs, stacklevel=3)
         return w
 
     def _split(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,10 +143,10 @@ class LinearModel(BaseEstimator):
         return (w[:, :-1], w[:, -1]) if self.fit_intercept else (w, np.zeros(len(w)))
 
 
-def _start(before: tuple[np.ndarray, np.ndarray | None], problem: Any) -> dict[str, Any]:
+def _start(before: tuple[np.ndarray, np.ndarray | None], problem: Any, *, has_dual: bool) -> dict[str, Any]:
     w, alpha = before
-    if alpha is not None:
-        return {"alpha": alpha} if alpha.shape == (problem.n,) else {}
+    if has_dual:
+        return {"alpha": alpha} if alpha is not None and alpha.shape == (problem.n,) else {}
     return {"start": w} if w.shape == (problem.d,) else {}
 
 

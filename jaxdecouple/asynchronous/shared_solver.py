@@ -12,6 +12,7 @@ from typing import NamedTuple, Unpack, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxdecouple.asynchronous.algorithms import step_sizes
 from jaxdecouple.asynchronous.algorithms.algorithm import Algorithm, Svrg, View
@@ -98,7 +99,7 @@ def shared_asysvrg(
 def _warn(
     problem: Problem, settings: Settings, step: float, h: int, coordinates: int, missing: np.ndarray | None
 ) -> None:
-    if problem.smoothness is None:
+    if problem.smoothness is None or isinstance(problem.l2, Tracer):
         return
     largest = float(np.max(problem.smoothness)) + problem.l2
     delay = settings.expected_delay if missing is None else missing.shape[1]

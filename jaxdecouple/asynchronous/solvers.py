@@ -116,11 +116,8 @@ def _svrg(
 ) -> tuple[Algorithm, Settings, Steps]:
     algorithm = kind(settings.per_message(problem, batch_size, 10, "batch_size"))
     settings = settings.for_(problem, algorithm)
-    if problem.smoothness is None:
-        if not isinstance(step_size, float | int):
-            raise ValueError("no Lipschitz constant is known for this problem; write step_size=...")
-        check_positive("step_size", step_size)
-        return algorithm, settings, Steps(step_size)
+    if problem.smoothness is None or isinstance(problem.l2, Tracer):
+        return algorithm, settings, _given(problem, step_size, "write step_size=...")
     largest, delay = float(np.max(problem.smoothness)) + problem.l2, settings.expected_delay
     usual = 0.1 / (largest or 1.0)  # of data that are all zeros any will do
     if step_size is None:
@@ -132,6 +129,17 @@ def _svrg(
     terms = f"L = {largest:.3g}, b = {algorithm.h}, Delta = {delay}, m = {settings.inner_steps}"
     step_sizes.warn_beyond(step_size, max(bound, usual), "theorem 2.4.1", bound, terms)
     return algorithm, settings, Steps(step_size)
+
+
+def _given(problem: Problem, step_size: Step, remedy: str) -> Steps:
+    """A constant step size where none can be derived."""
+    if step_size is None or isinstance(step_size, str):
+        if isinstance(problem.l2, Tracer):
+            raise ValueError("l2 is traced, so no step size follows from it; write step_size=...")
+        raise ValueError(f"no Lipschitz constant is known for this problem; {remedy}")
+    step_size = float(step_size) if np.ndim(step_size) == 0 else step_size
+    check_positive("step_size", step_size)
+    return Steps(step_size)
 
 
 def _safeguarded(problem: Problem, first: float, largest: float = float("inf")) -> Steps:
@@ -163,7 +171,7 @@ def sgd_svrg(
       ValueError: settings that cannot be used.
     """
     settings = Settings.of("sgd_svrg", options, problem)
-    if not 1 <= sgd_epochs < settings.outer_steps:
+    if not isinstance(sgd_epochs, int | np.integer) or not 1 <= sgd_epochs < settings.outer_steps:
         raise ValueError(
             f"sgd_epochs is {sgd_epochs} of {settings.outer_steps} outer_steps; write a number from 1 to "
             f"{settings.outer_steps - 1}"
@@ -174,10 +182,12 @@ def sgd_svrg(
     about = f"from {warm[2]!r} of {sgd_epochs}"
     if settings.resume and Svrg.__name__ in saving.fingerprint_of(settings.resume):
         return solve(problem, *rest, about=about)
-    first = solve(problem, *warm, about="before SVRG", is_end=False)
+    first = solve(problem, *warm, about="before SVRG", is_end=False, prefix="sgd_")
     last = first.trace[-1]
-    if not math.isfinite(last.objective):
-        return first
+    if not isinstance(last.objective, Tracer):
+        was_stopped = last.outer < sgd_epochs and not first.converged
+        if was_stopped or not math.isfinite(last.objective):  # it has diverged
+            return first
     counts = {name: getattr(last, name) for name in ("outer", "messages", "epochs", "seconds")}
     at = Outer(first.w, lost=first.lost, **counts)
     algorithm, settings, steps = rest
@@ -224,11 +234,8 @@ def dis_dfsdca(
 
 
 def _dual_steps(problem: Problem, algorithm: DualFree, settings: Settings, step_size: Step) -> Steps:
-    if problem.smoothness is None:
-        if not isinstance(step_size, float | int):
-            raise ValueError("no Lipschitz constant is known for this problem; write step_size=..., or give its bounds")
-        check_positive("step_size", step_size)
-        return Steps(step_size)
+    if problem.smoothness is None or isinstance(problem.l2, Tracer):
+        return _given(problem, step_size, "write step_size=..., or give its bounds")
     h, workers = algorithm.h, settings.workers
     usual = step_sizes.dual_free_default(problem, h=h, workers=workers)
     if step_size is None:

@@ -202,3 +202,48 @@ def test_another_l2_compiles_nothing_and_can_be_vmapped() -> None:
     many = jax.vmap(lambda l2: asynchronous.sdca(dataclasses.replace(problem, l2=l2), outer_steps=2))(l2s)
     np.testing.assert_allclose(many.w[1], again.w, atol=1e-12)
     np.testing.assert_allclose(many.trace[-1].gap[1], again.trace[-1].gap, atol=1e-12)
+
+
+def test_coordinate_ascent_is_not_stopped_where_the_objective_rises_at_first() -> None:
+    """Of SDCA the dual objective never falls; the primal one may rise far above its start, as without scaling."""
+    x = np.random.default_rng(0).standard_normal((40, 4))[:, :1]
+    y = np.sign(x[:, 0] + 0.3 * np.random.default_rng(5).standard_normal(40))
+    trace = asynchronous.sdca(asynchronous.ridge(x, y, l2=1e-3), outer_steps=1000, tol=1e-5).trace
+    assert trace[1].objective > 10 * trace[0].objective and trace[-1].gap < 1e-5 * trace[-1].objective
+
+
+def test_an_sgd_that_diverges_before_svrg_is_said_and_ends_it() -> None:
+    x = 100 * np.random.default_rng(0).standard_normal((30, 3))
+    problem = asynchronous.ridge(x, np.sign(x[:, 0]), l2=0.01)
+    with pytest.warns(asynchronous.DivergenceWarning, match="with sgd_step_size 1; write a smaller sgd_step_size"):
+        found = asynchronous.sgd_svrg(problem, sgd_step_size=1.0, outer_steps=20)
+    assert found.trace[-1].outer < 10 and not found.converged
+
+
+VMAPPED = {
+    "svrg": {},
+    "distributed_svrg": {},
+    "sgd_svrg": {"sgd_epochs": 1, "sgd_step_size": 0.003},
+    "dis_dfsdca": {},
+    "shared_asysvrg": {},
+}
+
+
+@pytest.mark.parametrize("name", VMAPPED)
+def test_a_path_of_l2_with_a_given_step_size_can_be_vmapped(name: str) -> None:
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    problem, l2s = asynchronous.ridge(x, np.sign(x[:, 0]), l2=0.1), np.array([0.01, 0.1])
+
+    def solved(l2: Any, **step: Any) -> Any:
+        options = {"outer_steps": 2, **VMAPPED[name], **step}
+        return getattr(asynchronous, name)(dataclasses.replace(problem, l2=l2), **options).w
+
+    many = jax.vmap(lambda l2: solved(l2, step_size=0.003))(l2s)
+    np.testing.assert_allclose(many, [solved(float(l2), step_size=0.003) for l2 in l2s], rtol=1e-12)
+
+
+@pytest.mark.parametrize("solver", [asynchronous.svrg, asynchronous.dis_dfsdca])
+def test_no_step_size_follows_from_a_traced_l2(solver: Any) -> None:
+    problem = asynchronous.ridge(np.eye(4), np.ones(4), l2=0.1)
+    with pytest.raises(ValueError, match="l2 is traced, so no step size follows from it; write step_size"):
+        jax.vmap(lambda l2: solver(dataclasses.replace(problem, l2=l2), outer_steps=1).w)(np.array([0.1, 1.0]))

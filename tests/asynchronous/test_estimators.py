@@ -124,3 +124,26 @@ def test_what_cannot_be_fitted() -> None:
         asynchronous.LogisticClassifier().fit(X, np.ones(120))
     with pytest.raises(ValueError, match="sample_weight are all 0|at least one non-zero"):
         asynchronous.LinearSVM().fit(X, TWO, np.zeros(120))
+
+
+@pytest.mark.parametrize("solver", ["sdca", "dis_dfsdca"])
+def test_a_warm_start_with_other_weights_begins_within_the_duals_domain(solver: str) -> None:
+    weights = np.random.default_rng(1).uniform(0.1, 3, len(X))
+    options = {"l2": 0.05, "tol": 1e-6, "solver": solver}
+    warm = asynchronous.LinearSVM(warm_start=True, **options).fit(X, TWO).fit(X, TWO, sample_weight=weights)
+    cold = asynchronous.LinearSVM(**options).fit(X, TWO, sample_weight=weights)
+    assert warm.converged_ and warm.n_iter_ <= 2 * cold.n_iter_
+    np.testing.assert_allclose(warm.coef_, cold.coef_, atol=1e-2)
+
+
+def test_a_warm_start_may_change_the_solver() -> None:
+    model = asynchronous.LogisticClassifier(l2=0.05, tol=1e-5, warm_start=True)
+    found = [model.set_params(solver=solver).fit(X, TWO).coef_ for solver in ("svrg", "dis_dfsdca", "sdca", "svrg")]
+    for coef in found[1:]:
+        np.testing.assert_allclose(coef, found[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("gamma", [0, -1, np.nan, np.inf])
+def test_a_hinge_is_rounded_over_something(gamma: float) -> None:
+    with pytest.raises(ValueError, match="gamma is .*; write a positive number"):
+        asynchronous.LinearSVM(gamma=gamma).fit(X, TWO)

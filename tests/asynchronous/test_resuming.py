@@ -133,3 +133,38 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
         np.savez(file, fingerprint=np.array([object()]))
     with pytest.raises(ValueError, match="no checkpoint, or damaged"):
         saving.load(path, "this")
+
+
+def problems_alike() -> dict[str, tuple[Any, Any]]:
+    """Pairs that differ in what does not show in the size, nor in the gradient at 0."""
+    x = np.round(4 * np.random.default_rng(0).standard_normal((20, 3))) / 4  # so that sums are exact in any order
+    y = np.sign(x[:, 0] + 0.1)
+    labels = (y > 0).astype(int)
+    return {
+        "gamma": tuple(asynchronous.smoothed_hinge(x, y, l2=0.1, gamma=gamma) for gamma in (0.5, 1.0)),
+        "loss": (asynchronous.quadratic(x, y, l2=0.1), asynchronous.smoothed_hinge(x, y, l2=0.1)),
+        "order": (asynchronous.ridge(x, y, l2=0.1), asynchronous.ridge(x[::-1].copy(), y[::-1].copy(), l2=0.1)),
+        "mu": tuple(asynchronous.pca(x, mu=mu, l2=0.1) for mu in (50, 100)),
+        "data of a network": tuple(asynchronous.network(data, labels, hidden=2, l2=0.1) for data in (x, 3 * x)),
+    }
+
+
+@pytest.mark.parametrize("name", ["gamma", "loss", "order", "mu", "data of a network"])
+def test_a_checkpoint_of_another_problem_is_refused(name: str, tmp_path: pathlib.Path) -> None:
+    one, other = problems_alike()[name]
+    at, options = str(tmp_path / "checkpoint.npz"), {"step_size": 1e-3, "outer_steps": 2}
+    asynchronous.svrg(one, checkpoint=at, **options)
+    with pytest.raises(ValueError, match="is of another run"):
+        asynchronous.svrg(other, resume=at, **options)
+    asynchronous.svrg(one, resume=at, **options)
+
+
+def test_one_engine_goes_on_where_another_was(tmp_path: pathlib.Path) -> None:
+    at, options = str(tmp_path / "checkpoint.npz"), {"workers": 1, "step_size": 0.003}
+    asynchronous.distributed_asysvrg(make_problem(), engine="local", checkpoint=at, outer_steps=1, **options)
+    found = asynchronous.distributed_asysvrg(make_problem(), resume=at, checkpoint=at, outer_steps=2, **options)
+    assert found.trace[-1].outer == 2
+    with pytest.raises(ValueError, match="is of another run"):  # of the same engine, delays are compared
+        asynchronous.distributed_asysvrg(
+            make_problem(), resume=at, outer_steps=3, delays=asynchronous.DrawnDelays(2), **options
+        )

@@ -1,5 +1,7 @@
 """Rows of a sparse matrix are those of the dense one, whatever their lengths; and a long one costs what it holds."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -72,3 +74,16 @@ def test_a_long_row_makes_no_room_for_the_others(x64):
     for function, argument in ((sparse.dot_all, jnp.ones(20_000)), (sparse.combine_all, jnp.ones(1000))):
         compiled = jax.jit(function).lower(argument).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < 2e6
+
+
+@pytest.mark.parametrize("kind", ["lil", "dok", "coo"])
+def test_any_sparse_matrix_is_taken(kind: str) -> None:
+    x = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    found = of_rows.as_rows(scipy.sparse.csr_matrix(x).asformat(kind))
+    np.testing.assert_allclose(found.dot_all(jnp.ones(4)), x.sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("x", [np.array([["a"]]), np.array([[1j]]), np.array([[None]])])
+def test_what_are_no_real_numbers_is_refused(x: Any) -> None:
+    with pytest.raises(ValueError, match="X is .*; write real numbers"):
+        of_rows.as_rows(x)

@@ -78,6 +78,7 @@ class Algorithm:
     has_dual: ClassVar[bool] = False
     needs_mean: ClassVar[bool] = False  # a full gradient at the start of every outer iteration
     in_rounds: ClassVar[bool] = False  # every worker sends one message, computed with the same w
+    can_diverge: ClassVar[bool] = True  # with a step size that is too large
 
     @property
     def how(self) -> How:
@@ -208,6 +209,7 @@ class DualAscent(Algorithm):
     name = "cocoa_plus"
     has_dual = True
     in_rounds = True
+    can_diverge = False  # the dual objective never falls, but the primal one may rise far above its start
 
     def message(self, problem: Linear, view: View, alpha: jax.Array, draw: Draw) -> Message:
         """``v`` is what w loses, so that the step size is 1."""

@@ -51,6 +51,7 @@ def solve(
     at: Outer | None = None,
     about: str = "",
     is_end: bool = True,
+    prefix: str = "",
 ) -> Result:
     """Solves a problem by messages to a server, with any of the engines.
 
@@ -62,6 +63,7 @@ def solve(
       at: where another run has ended that this one goes on from, which has shown it; None: as the settings say.
       about: what else makes the run the one it is, for its checkpoints.
       is_end: whether it is to say so if it has not converged.
+      prefix: of ``step_size``, as the caller names it.
 
     Raises:
       ValueError: settings that cannot be used, a checkpoint among them, or a problem that cannot be sent to others.
@@ -72,7 +74,7 @@ def solve(
     is_new = at is None
     if at is None:
         at = _dual_start(problem, algorithm, settings) if algorithm.has_dual else Outer(start_of(problem, settings))
-    run = Run(problem, algorithm, settings, steps, about, is_end)
+    run = Run(problem, algorithm, settings, steps, about, is_end, prefix)
     at = run.resumed(at)
     if settings.engine == "simulated":
         outers = simulated.run(problem, algorithm, settings, at, run.epochs, steps.safeguarded)
@@ -107,6 +109,7 @@ def _dual_start(problem: Problem, algorithm: Algorithm, settings: Settings) -> O
     given = jnp.asarray(settings.alpha, problem.dtype)
     if given.shape != alpha.shape:
         raise ValueError(f"alpha has shape {given.shape}, and here {alpha.shape}; write that of such a problem")
+    given = problem.feasible(given)
     return Outer(problem.primal(given), given)
 
 
@@ -121,6 +124,7 @@ class Run:
       steps: the step sizes.
       about: what else makes the run the one it is.
       is_end: whether it is to say so if it has not converged.
+      prefix: of ``step_size``, as the caller names it.
     """
 
     problem: Problem
@@ -129,6 +133,7 @@ class Run:
     steps: Steps
     about: str = ""
     is_end: bool = True
+    prefix: str = ""
 
     @property
     def epochs(self) -> float:
@@ -140,14 +145,14 @@ class Run:
     def fingerprint(self) -> str:
         """What makes the run the one it is; a checkpoint of another is refused."""
         problem, settings = self.problem, self.settings
-        data = np.asarray(problem.gradient(jnp.zeros(problem.d, problem.dtype))).tobytes()
         what = f"{self.algorithm} of {type(problem).__name__} with n={problem.n}, d={problem.d}, l2={problem.l2!r}"
-        names = ["workers", "inner_steps", "seed"]
-        if settings.engine == "simulated":
-            names += ["delays", "clock", "stragglers"]
-        own = [f"{name}={_short(getattr(settings, name))}" for name in names]
-        how = f"data {hashlib.sha256(data).hexdigest()[:12]}, {', '.join(own)}, steps {self._rule}"
-        return f"{what}, {how}{self.about and ', '}{self.about}"
+        own = [f"{name}={_short(getattr(settings, name))}" for name in ("workers", "inner_steps", "seed")]
+        how = f"data {_digest(problem)}, {', '.join(own)}, steps {self._rule}"
+        text = f"{what}, {how}{self.about and ', '}{self.about}"
+        if settings.engine != "simulated":
+            return text
+        simulated = [f"{name}={_short(getattr(settings, name))}" for name in ("delays", "clock", "stragglers")]
+        return f"{text}{saving.SIMULATED}{', '.join(simulated)}"
 
     @property
     def _rule(self) -> str:
@@ -214,7 +219,13 @@ class Run:
         if isinstance(record.objective, Tracer):
             return False
         tol = self.settings.tol
-        return _has_diverged(first, record) or bool(tol and self._has_converged(first, record, tol))
+        return self.has_diverged(first, record) or bool(tol and self._has_converged(first, record, tol))
+
+    def has_diverged(self, first: Record, record: Record) -> bool:
+        """Whether the objective is no number, or, where that means something, far above where it began."""
+        height = 10 * (abs(first.objective) or first.squared_gradient)
+        too_high = self.algorithm.can_diverge and record.objective > first.objective + height
+        return too_high or not math.isfinite(record.objective)
 
     def _distance(self, first: Record, record: Record) -> tuple[Any, str]:
         """How far a run is from its minimum, as ``tol`` counts it, and in words.
@@ -226,6 +237,8 @@ class Run:
             gap, what = record.gap, "the duality gap is"
         elif self.problem.is_convex and (isinstance(l2, Tracer) or l2 > 0):
             gap, what = record.squared_gradient / (2 * l2), "the objective may be above its minimum by"
+        elif _traced(record):
+            return (record.squared_gradient / jnp.maximum(first.squared_gradient, jnp.finfo(float).tiny)) ** 0.5, ""
         else:
             share = (record.squared_gradient / (first.squared_gradient or 1.0)) ** 0.5
             return share, f"the gradient's norm is {share:.2g} times that at the start"
@@ -241,13 +254,19 @@ class Run:
 
     def _warn(self, first: Record, record: Record) -> None:
         """Says it where the run did not converge."""
-        if _traced(record) or not self.is_end or self._has_converged(first, record, self.settings.tol or CONVERGED):
+        if _traced(record):
             return
-        name, eta = self.algorithm.name, record.step_size
-        if _has_diverged(first, record):
+        name = self.algorithm.name
+        if self.has_diverged(first, record):
             text = f"{name} diverged: the objective was {first.objective:.6g} and is {record.objective:.6g} after "
-            text += f"outer iteration {record.outer}, with step_size {eta:.6g}; write a smaller step_size"
+            text += f"outer iteration {record.outer}"
+            if self.algorithm.can_diverge:
+                text += f", with {self.prefix}step_size {record.step_size:.6g}; write a smaller {self.prefix}step_size"
+            else:
+                text += "; write a larger l2, or X with columns of one size"
             warnings.warn(text, DivergenceWarning, **CALLER)
+            return
+        if not self.is_end or self._has_converged(first, record, self.settings.tol or CONVERGED):
             return
         _, far = self._distance(first, record)
         remedy = "write more outer_steps, or a larger tol" if self.settings.tol else "write more outer_steps, or a tol"
@@ -276,10 +295,18 @@ def _traced(record: Record) -> bool:
     return isinstance(record.objective, Tracer)
 
 
-def _has_diverged(first: Record, record: Record) -> bool:
-    """Whether the objective is no number, or far above where it began."""
-    height = 10 * (abs(first.objective) or first.squared_gradient)
-    return not math.isfinite(record.objective) or record.objective > first.objective + height
+def _digest(problem: Problem) -> str:
+    """Of all numbers that a problem is made of, and of what else makes it the one it is."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(problem):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    for field in dataclasses.fields(problem):
+        value = getattr(problem, field.name)
+        if field.metadata.get("static"):
+            name = getattr(value, "__qualname__", None)  # of a function, whose repr has its address
+            digest.update(f"{field.name}={name or repr(value)}".encode())
+    return digest.hexdigest()[:12]
 
 
 def _short(value: Any) -> str:

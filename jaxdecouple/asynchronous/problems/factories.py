@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,8 +44,6 @@ def logistic(x: Any, y: Any, *, l2: float) -> Linear:
 
 def smoothed_hinge(x: Any, y: Any, *, l2: float, gamma: float = 1.0) -> Linear:
     """A support vector machine with a hinge rounded over ``gamma``, labels -1 and 1; the rest: see `ridge`."""
-    if gamma <= 0:
-        raise ValueError(f"gamma is {gamma}; write a positive number, since the hinge itself is not smooth")
     return linear(x, y, SmoothedHinge(gamma), l2=l2)
 
 
@@ -65,6 +64,8 @@ def linear(x: Any, y: Any, loss: Loss, *, l2: float, weights: Any = None) -> Lin
     rows, y = x if isinstance(x, Dense | Sparse) else as_rows(x), np.asarray(y)
     if y.shape != (rows.shape[0],):
         raise ValueError(f"X has {rows.shape[0]} rows and y has shape {y.shape}; write one label for each row")
+    if not np.issubdtype(y.dtype, np.number) and y.dtype != bool or np.iscomplexobj(y):
+        raise ValueError(f"y is {y.dtype}; write numbers, of classes -1 and 1: numpy.where(y == ..., 1, -1)")
     if not np.isfinite(y).all():
         raise ValueError("y holds numbers that are not finite; leave such rows out")
     loss.check_labels(y)
@@ -100,11 +101,13 @@ def pca(x: Any, *, mu: float, l2: float, b: Any = None) -> Components:
     assert isinstance(rows, Dense)  # X is not sparse
     n, d = rows.shape
     b = np.random.default_rng(0).standard_normal(d) if b is None else np.asarray(b)
+    if b.shape == (d,) and not np.isfinite(b).all():
+        raise ValueError("b holds numbers that are not finite")
     if b.shape != (d,):
         raise ValueError(f"b has shape {b.shape} and X has {d} columns; write one number for each column")
     host = np.asarray(rows.matrix, np.float64)
     largest = float(np.linalg.eigvalsh(host.T @ host / n)[-1])
-    if mu < largest + l2:
+    if not largest + l2 <= mu < math.inf:
         raise ValueError(
             f"mu is {mu}, but the sum is convex only from {largest + l2:.6g} on, the largest eigenvalue of "
             "X^T X / n plus l2; write a larger mu"

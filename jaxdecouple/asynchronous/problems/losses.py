@@ -52,6 +52,10 @@ class Loss:
         """``phi*(-alpha)``."""
         raise NotImplementedError
 
+    def feasible(self, alpha: jax.Array, y: jax.Array) -> jax.Array:
+        """The nearest dual variables for which the conjugate is finite."""
+        return alpha
+
     def increase(self, z: jax.Array, alpha: jax.Array, y: jax.Array, q: jax.Array) -> jax.Array:
         """SDCA's step; see the head of this file."""
         raise NotImplementedError
@@ -109,6 +113,9 @@ class Weighted(Loss):
 
     def conjugate(self, alpha: jax.Array, y: jax.Array) -> jax.Array:
         return self.weights * self.loss.conjugate(alpha / self.weights, y)
+
+    def feasible(self, alpha: jax.Array, y: jax.Array) -> jax.Array:
+        return self.weights * self.loss.feasible(alpha / self.weights, y)
 
     def increase(self, z: jax.Array, alpha: jax.Array, y: jax.Array, q: jax.Array) -> jax.Array:
         return self.weights * self.loss.increase(z, alpha / self.weights, y, q * self.weights)
@@ -168,6 +175,9 @@ class Logistic(Loss):
         inside = jax.scipy.special.xlogy(b, b) + jax.scipy.special.xlog1py(1 - b, -b)
         return jnp.where((b < 0) | (b > 1), jnp.inf, inside)
 
+    def feasible(self, alpha: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.clip(alpha * y, 0, 1) * y
+
     def increase(self, z: jax.Array, alpha: jax.Array, y: jax.Array, q: jax.Array) -> jax.Array:
         """SDCA's step; its maximum is where ``s + q sigmoid(s) = q b - y z`` for the logit s of ``(alpha + c) y``.
 
@@ -201,6 +211,10 @@ class SmoothedHinge(Loss):
     gamma: float = 1.0
     name = "smoothed_hinge"
 
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma < np.inf:
+            raise ValueError(f"gamma is {self.gamma}; write a positive number, since the hinge itself is not smooth")
+
     @property
     def smoothness(self) -> float:
         return 1 / self.gamma
@@ -216,6 +230,9 @@ class SmoothedHinge(Loss):
         """``phi*(-alpha)``: ``gamma b^2 / 2 - b`` with ``b = alpha y``; infinite outside of [0, 1]."""
         b = alpha * y
         return jnp.where((b < 0) | (b > 1), jnp.inf, self.gamma * b**2 / 2 - b)
+
+    def feasible(self, alpha: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.clip(alpha * y, 0, 1) * y
 
     def increase(self, z: jax.Array, alpha: jax.Array, y: jax.Array, q: jax.Array) -> jax.Array:
         b = alpha * y

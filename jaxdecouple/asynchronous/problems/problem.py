@@ -118,6 +118,10 @@ class Problem:
         """alpha with ``w(alpha) = 0``: ``[num_rows]`` or ``[num_rows, d]``."""
         raise NotImplementedError
 
+    def feasible(self, alpha: jax.Array) -> jax.Array:
+        """The nearest alpha for which the dual objective is finite, for a run to start from."""
+        return alpha
+
     def dual_sum(self, alpha: jax.Array) -> jax.Array:
         """The sum of the alpha_i of the examples that are here, ``[d]``."""
         raise NotImplementedError
@@ -210,6 +214,9 @@ class Linear(OfRows):
         # An example of zeros changes no w, whatever its alpha_i; its best one is known, and found by no sampling.
         empty = self.rows.all_squared_norms() == 0
         return jnp.where(empty, -self.loss_of().derivative(jnp.zeros_like(self.y), self.y), 0)
+
+    def feasible(self, alpha: jax.Array) -> jax.Array:
+        return self.loss_of().feasible(alpha, self.y)
 
     def dual_sum(self, alpha: jax.Array) -> jax.Array:
         return self.rows.combine_all(alpha)

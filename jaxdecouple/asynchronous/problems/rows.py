@@ -256,6 +256,10 @@ def as_rows(x: Any) -> Dense | Sparse:
         x = np.asarray(x)
     if len(x.shape) != 2 or 0 in x.shape:
         raise ValueError(f"X has shape {tuple(x.shape)}; write a matrix of n examples by d features")
+    if is_sparse:
+        x = x.tocsr()
+    if not np.issubdtype(x.dtype, np.number) and x.dtype != bool or np.issubdtype(x.dtype, np.complexfloating):
+        raise ValueError(f"X is {x.dtype}; write real numbers")
     dtype = inexact(x.dtype, "X")
     if not np.isfinite(x.data if is_sparse else x).all():
         raise ValueError("X holds numbers that are not finite; leave such rows out, or fill them")
