@@ -117,8 +117,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
     """Cut off, of no archive, or with pickles in it."""
     path = tmp_path / "checkpoint"
     saved = Outer(np.ones(3), np.ones(4), 2, 7, 2.5, 1.5, 1, np.arange(3), np.ones(2), 0.25)
-    saving.save(path, saved, np.array([0.5, 2.0]), "this")
-    loaded, steps = saving.load(path, "this")
+    saving.save(path, saved, np.array([0.5, 2.0]), (3.0, 4.0), "this")
+    loaded, steps, began = saving.load(path, "this")
+    assert began == (3.0, 4.0)
     for field in dataclasses.fields(Outer):
         np.testing.assert_array_equal(getattr(loaded, field.name), getattr(saved, field.name))
     assert steps.tolist() == [0.5, 2.0]
@@ -168,3 +169,13 @@ def test_one_engine_goes_on_where_another_was(tmp_path: pathlib.Path) -> None:
         asynchronous.distributed_asysvrg(
             make_problem(), resume=at, outer_steps=3, delays=asynchronous.DrawnDelays(2), **options
         )
+
+
+def test_a_run_that_has_converged_is_not_gone_on_with(tmp_path: pathlib.Path) -> None:
+    """Also where convergence is told by the gradient at the start, which a checkpoint knows."""
+    x = np.random.default_rng(0).standard_normal((30, 3))
+    problem = asynchronous.network(x, (x[:, 0] > 0).astype(int), hidden=2, l2=0.0)
+    at, options = str(tmp_path / "checkpoint.npz"), {"step_size": 0.5, "tol": 0.3, "outer_steps": 40}
+    whole = asynchronous.svrg(problem, checkpoint=at, **options)
+    again = asynchronous.svrg(problem, resume=at, **options)
+    assert 0 < whole.trace[-1].outer == again.trace[-1].outer < 40 and again.converged

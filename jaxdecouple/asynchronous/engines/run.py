@@ -125,6 +125,7 @@ class Run:
       about: what else makes the run the one it is.
       is_end: whether it is to say so if it has not converged.
       prefix: of ``step_size``, as the caller names it.
+      began: objective and squared gradient at the start of the run that is gone on with, if one is.
     """
 
     problem: Problem
@@ -134,6 +135,7 @@ class Run:
     about: str = ""
     is_end: bool = True
     prefix: str = ""
+    began: tuple[float, float] | None = None
 
     @property
     def epochs(self) -> float:
@@ -168,7 +170,7 @@ class Run:
             saving.check_writable(self.settings.checkpoint)
         if not self.settings.resume:
             return at
-        at, self.steps.state = saving.load(self.settings.resume, self.fingerprint)
+        at, self.steps.state, self.began = saving.load(self.settings.resume, self.fingerprint)
         return at
 
     def measured(self, at: Outer, outers: Generator[Outer, Any, None], *, is_new: bool = True) -> Result:
@@ -184,17 +186,19 @@ class Run:
             best = known[1] if isinstance(known[1], Tracer) else float(known[1])
         meter, start = Meter(self.problem, best, settings.on_record), at
         fingerprint = self.fingerprint if settings.checkpoint else ""
-        record = first = meter.measure(at, self.steps.of(at.outer))
+        record = before = meter.measure(at, self.steps.of(at.outer))
+        began = self.began or (before.objective, before.squared_gradient)
+        first = dataclasses.replace(before, objective=began[0], squared_gradient=began[1])
         meter.add(record, at.w, is_shown=is_new)
         with contextlib.closing(outers), _terminated() as is_terminated:
             while at.outer < settings.outer_steps and not self._is_over(first, record):
                 eta = self.steps.of(at.outer)
-                if record is first:
+                if record is before:
                     next(outers)
                 done = outers.send(Go(self.algorithm.shrunk(eta, settings.workers), not record.kept))
                 at, record = self._judged(at, record, done, meter.measure(done, eta))
                 if settings.checkpoint:
-                    saving.save(settings.checkpoint, at, self.steps.state, fingerprint)
+                    saving.save(settings.checkpoint, at, self.steps.state, began, fingerprint)
                 meter.add(record, at.w)
                 if is_terminated():
                     raise SystemExit(128 + signal.SIGTERM)

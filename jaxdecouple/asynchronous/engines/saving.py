@@ -7,6 +7,7 @@ import errno
 import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,25 +18,26 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Outer)}
 _KINDS = {"outer": int, "messages": int, "epochs": float, "seconds": float, "lost": int, "computing": float}
 
 
-def save(path: str | pathlib.Path, done: Outer, steps: np.ndarray, fingerprint: str) -> None:
+def save(path: str | pathlib.Path, done: Outer, steps: np.ndarray, began: Sequence[float], fingerprint: str) -> None:
     """Writes a checkpoint, whole or not at all.
 
     Args:
       path: the file; what it held is replaced.
       done: what to save.
       steps: the state of the rule for step sizes.
+      began: objective and squared gradient where the run began, by which it is judged.
       fingerprint: of the run.
     """
     path = pathlib.Path(path).expanduser()
     partial = path.with_name(path.name + ".partial")
     fields = {name: value for name in _FIELDS if (value := getattr(done, name)) is not None}
     with partial.open("wb") as file:
-        np.savez(file, fingerprint=np.array(fingerprint), steps=steps, **fields)
+        np.savez(file, fingerprint=np.array(fingerprint), steps=steps, began=np.array(began), **fields)
     partial.replace(path)
 
 
-def load(path: str | pathlib.Path, fingerprint: str) -> tuple[Outer, np.ndarray]:
-    """What `save` wrote: what there was, and the state of the rule for step sizes.
+def load(path: str | pathlib.Path, fingerprint: str) -> tuple[Outer, np.ndarray, tuple[float, float]]:
+    """What `save` wrote: what there was, the state of the rule for step sizes, and how the run began.
 
     Raises:
       ValueError: there is no such file, it is damaged, or of another run than one with this fingerprint.
@@ -49,8 +51,9 @@ def load(path: str | pathlib.Path, fingerprint: str) -> tuple[Outer, np.ndarray]
             "leave resume out"
         )
     try:
-        steps = saved.pop("steps")
-        return Outer(**{name: _KINDS.get(name, np.asarray)(value) for name, value in saved.items()}), steps
+        steps, (objective, squared_gradient) = saved.pop("steps"), saved.pop("began").tolist()
+        there = Outer(**{name: _KINDS.get(name, np.asarray)(value) for name, value in saved.items()})
+        return there, steps, (objective, squared_gradient)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
 
