@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import platform
+import re
 import socket
 import sys
 import threading
@@ -27,6 +28,7 @@ from jaxdecouple.network.jax_internals import coordinator_store
 _BEAT = 0.5  # seconds between two signs of life
 _LAST_WORDS = 3.0  # seconds that a process which failed has to say why
 _EVERY = 8  # ticks between two votes: a vote costs half a millisecond
+_CUT_OFF = re.compile(r"[Cc]onnection (closed|reset)|[Ss]ocket closed")  # what a transfer ends with
 _ALIVE, _FAILED = "jaxdecouple/alive", "jaxdecouple/failed"
 
 
@@ -179,6 +181,8 @@ class _SignsOfLife:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _CUT_OFF.search(str(error)):
+            time.sleep(self._patience + 2 * _BEAT)  # by then `_guard` has said who is gone, and ended this process
         if error is not None and not isinstance(error, (Stopped, Told)):
             with contextlib.suppress(Exception):
                 processes.write(f"{_FAILED}/{self._index}", True)

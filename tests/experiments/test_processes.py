@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from experiments.compare import Asked, configs
 from experiments.devices import of_stages
+from experiments.training import processes
 from experiments.training.config import Config
 from experiments.training.launching import Processes, free_port, watch, with_cores_of_their_own
 from experiments.training.session import train
@@ -185,3 +187,14 @@ def test_a_comparison_that_is_interrupted_leaves_nothing(tmp_path, signum):
     assert watcher.returncode == 128 + signum and said[-1] == f"{signum.name}: nothing was measured"
     assert [path for path in tmp_path.iterdir() if path.name.startswith("jaxdecouple")] == []
     assert not any(pathlib.Path(f"/proc/{child}/cwd").exists() for child in children)
+
+
+def test_who_loses_a_neighbour_in_a_transfer_waits_for_the_word_on_it(monkeypatch):
+    waited, written = [], []
+    monkeypatch.setattr(processes.time, "sleep", waited.append)
+    monkeypatch.setattr(processes.processes, "write", lambda key, value: written.append(key))
+    monkeypatch.setenv("JAXDECOUPLE_STAGES", "1")
+    for text in ("INTERNAL: SocketServer: Connection closed recv() == 0.", "RESOURCE_EXHAUSTED: out of memory"):
+        signs = processes._SignsOfLife(1, 2, 7.0)
+        signs.__exit__(None, jax.errors.JaxRuntimeError(text), None)
+    assert waited == [8.0] and len(written) == 2
