@@ -72,7 +72,8 @@ def test_what_a_failed_save_says_later_is_not_said_again(monkeypatch):
 
 
 def test_ctrl_c_ends_a_program_quietly_before_it_has_begun():
-    begin = "import os, signal, sys; sys.argv = ['-m']; import experiments"
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # even if the tests run where it is ignored
+    begin = f"import os, signal, sys; {heard}; sys.argv = ['-m']; import experiments"
     stop = "os.kill(os.getpid(), signal.SIGINT)"
     frame = "from absl import flags; flags.FLAGS(['program'])\nfrom experiments import cli"
     framed = f"{begin}\n{frame}\nwith cli.frame(['program'], interrupted='nothing was written'): {stop}"
