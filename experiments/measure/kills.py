@@ -47,7 +47,7 @@ from experiments.report.tables import markdown
 from experiments.report.workdir import CONFIG, LIST, LOCK, OWNER, Workdir
 from experiments.settings import Settings, define, option, read
 from experiments.training.config import Config, Saving
-from experiments.training.launching import environment, share_compiled
+from experiments.training.launching import begin, share_compiled
 from experiments.training.methods import AUTO, WITH_AUTO
 from experiments.training.run_directory import CHECKPOINTS, FINAL, LAYOUT, MEASURED, METRICS, SPEED, Standing, standing
 
@@ -191,12 +191,7 @@ class _Joint:
         changed = {name: value for name, value in settings.items() if value != getattr(Config, name, None)}
         flags = [f"--{name}={value}" for name, value in {**changed, "workdir": workdir}.items()]
         with log.open("a") as output:
-            self._watcher = subprocess.Popen(
-                [sys.executable, "-P", "-m", "experiments.train", *flags],
-                env=environment(),
-                stdout=output,
-                stderr=output,
-            )
+            self._watcher = begin("experiments.train", *flags, stdout=output, stderr=output)
 
     @property
     def exitcode(self) -> int | None:

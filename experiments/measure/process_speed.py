@@ -31,7 +31,7 @@ from experiments import cli as command_line
 from experiments import settings
 from experiments.measure.workload import Workload
 from experiments.report.workdir import Workdir
-from experiments.training.launching import environment, free_port
+from experiments.training.launching import begin, free_port
 from jaxdecouple import schedules
 
 FLAGS = flags.FLAGS
@@ -68,11 +68,10 @@ class Trainer:
         processes, cores = len(kind.cores), kind.cores
         place = {"role": kind.role, "processes": processes, "port": free_port(), **kind.others}
         place["workload"] = dataclasses.asdict(workload)
-        command = [sys.executable, "-P", "-m", kind.program]
         self._children = [
-            subprocess.Popen(
-                [*command, json.dumps({**place, "index": index, "cores": cores[index]})],
-                env=environment(),
+            begin(
+                kind.program,
+                json.dumps({**place, "index": index, "cores": cores[index]}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

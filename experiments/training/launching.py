@@ -19,8 +19,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from experiments.settings import Settings, option
 from experiments.training.stopping import Stopped, leave_terminal, stopping_signals
@@ -96,10 +97,19 @@ def share_compiled(cache: str | pathlib.Path) -> None:
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
-def environment() -> dict[str, str]:
-    """This process's, in which another finds these programs wherever it begins, as ``python -m`` in a checkout does."""
+def begin(module: str, *arguments: str, place: Mapping[str, Any] | None = None, **streams: Any) -> subprocess.Popen:
+    """Starts another process, which finds these programs wherever it begins, as ``python -m`` in a checkout does.
+
+    Args:
+      module: what it runs.
+      *arguments: of its command line.
+      place: variables of its environment, besides those of this process.
+      **streams: and what else `subprocess.Popen` takes.
+    """
     top, others = str(pathlib.Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{top}{os.pathsep}{others}" if others else top}
+    added = {**(place or {}), "PYTHONPATH": f"{top}{os.pathsep}{others}" if others else top}
+    environment = {**os.environ, **{name: str(value) for name, value in added.items()}}
+    return subprocess.Popen([sys.executable, "-P", "-m", module, *arguments], env=environment, **streams)
 
 
 def is_one_of_several() -> bool:
@@ -158,14 +168,16 @@ class _Process:
 
     def __init__(self, index: int, asked: Processes, coordinator: str, stages: int, workdir: pathlib.Path):
         self.name, self.spoke, self._checkpoints = name_of(index, stages), False, workdir / "checkpoints"
-        self._held: list[str] = []
+        self.held: list[str] = []  # what it said of another's failure, until that one has said why
         shows = index == asked.processes - 1  # it has the losses, and tells how the run goes
         place = {INDEX: index, COUNT: asked.processes, COORDINATOR: coordinator, STAGES: stages}
         place |= {SHARE: asked.processes if asked.process < 0 else 1, PATIENCE: asked.patience}
         place |= {TERMINAL: int(shows and sys.stderr.isatty())}
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", sys.modules["__main__"].__spec__.name, *sys.argv[1:], f"--workdir={workdir}"],
-            env={**environment(), **{name: str(value) for name, value in place.items()}},
+        self._child = begin(
+            sys.modules["__main__"].__spec__.name,
+            *sys.argv[1:],
+            f"--workdir={workdir}",
+            place=place,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if shows else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -193,9 +205,6 @@ class _Process:
         """Waits until all that it printed has been passed on."""
         for reader in self._readers:
             reader.join(timeout=5)
-        if not _errors or any(self._checkpoints.glob("tick-*")):
-            for line in self._held:
-                _print_once(sys.stderr, f"{line}; {goes_on(self._checkpoints)}")
 
     def _relay(self, source: IO[bytes], target: IO[str]) -> None:
         rest, dying = b"", False
@@ -207,12 +216,12 @@ class _Process:
                     continue
                 self.spoke |= target is sys.stderr and line.startswith((b"error", b"process", b"stopped"))
                 text = line.decode(errors="replace")
-                if line.startswith(b"process") and line.endswith(b"failed"):  # the other says why, a moment later
-                    self._held.append(text)
-                else:
-                    _print_once(
-                        target, f"{text}; {goes_on(self._checkpoints)}" if line.startswith(b"process") else text
-                    )
+                if line.startswith(b"process"):
+                    text = f"{text}; {goes_on(self._checkpoints)}"
+                    if line.endswith(b"failed"):
+                        self.held.append(text)
+                        continue
+                _print_once(target, text)
             if rest.startswith(b"\r"):  # a bar
                 target.write(rest.decode(errors="replace"))
                 target.flush()
@@ -250,6 +259,9 @@ def _wait(started: list[_Process], grace: float, checkpoints: pathlib.Path) -> i
                     process.signal(signal.SIGKILL)
     for process in started:
         process.finish()
+    if not _errors or any(checkpoints.glob("tick-*")):
+        for line in (line for process in started for line in process.held):
+            _print_once(sys.stderr, line)
     failed = failed or next((process for process in started if process.poll()), None)
     if failed is None:
         return 0

@@ -9,12 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.core import Tracer
 
 from jaxdecouple import schedules
 from jaxdecouple.engine.loss_program import Loss, LossProgram
 from jaxdecouple.engine.losses import softmax_cross_entropy, token_cross_entropy
-from jaxdecouple.engine.state import USED_UP, StageState, State
+from jaxdecouple.engine.state import USED_UP, StageState, State, check_alive
 from jaxdecouple.errors import did_you_mean
 from jaxdecouple.network.trees import PyTree, Signature, count_examples, describe, shape_of, signature_of
 from jaxdecouple.schedules import Schedule
@@ -236,8 +235,7 @@ def check_usable(state: State, thoroughly: bool = True) -> None:
         arrays += [*stage.packed_opt_state.arrays[:1], *stage.packed_params.arrays[:1]]
     if thoroughly:
         arrays = jax.tree.leaves((state.stages, state.in_flight))
-    if any(isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted() for array in arrays):
-        raise ValueError(USED_UP)
+    check_alive(*arrays)
 
 
 class Custody:

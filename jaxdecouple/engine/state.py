@@ -27,11 +27,19 @@ _NOTHING = pack(())
 _TREES = ("params", "model_state", "opt_state", "gradient_norms")
 
 
-def _opened(packed: Packed) -> PyTree:
-    if any(
-        isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted() for array in packed.arrays
-    ):
+def check_alive(*arrays: Any) -> None:
+    """Refuses arrays whose memory has been reused; tracers, and shapes of what another process has, are let pass.
+
+    Raises:
+      ValueError: there is such an array.
+    """
+    given = (array for array in arrays if isinstance(array, jax.Array) and not isinstance(array, Tracer))
+    if any(array.is_deleted() for array in given):
         raise ValueError(USED_UP)
+
+
+def _opened(packed: Packed) -> PyTree:
+    check_alive(*packed.arrays)
     return packed.tree
 
 
@@ -186,8 +194,7 @@ class State(struct.PyTreeNode):
         def copied(leaf: Any) -> Any:
             if not isinstance(leaf, jax.Array):  # the shape of what another process has
                 return leaf
-            if leaf.is_deleted():
-                raise ValueError(USED_UP)
+            check_alive(leaf)
             if id(leaf) not in copies:
                 copies[id(leaf)] = jax.numpy.copy(leaf)
             return copies[id(leaf)]

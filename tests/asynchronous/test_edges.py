@@ -247,3 +247,30 @@ def test_no_step_size_follows_from_a_traced_l2(solver: Any) -> None:
     problem = asynchronous.ridge(np.eye(4), np.ones(4), l2=0.1)
     with pytest.raises(ValueError, match="l2 is traced, so no step size follows from it; write step_size"):
         jax.vmap(lambda l2: solver(dataclasses.replace(problem, l2=l2), outer_steps=1).w)(np.array([0.1, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda x: asynchronous.logistic(x, np.array(list("abab")), l2=0.1),
+            "y is .*write numbers, of classes",
+        ),
+        (lambda x: asynchronous.ridge(x, np.ones(4) * 1j, l2=0.1), "y is complex128"),
+        (lambda x: asynchronous.pca(x, mu=np.nan, l2=0.1), "mu is nan, but the sum is convex only from"),
+        (lambda x: asynchronous.pca(x, mu=100, l2=0.1, b=np.full(4, np.nan)), "b holds numbers that are not finite"),
+        (
+            lambda x: asynchronous.sgd_svrg(asynchronous.ridge(x, np.ones(4), l2=0.1), sgd_epochs=2.5, sgd_step_size=1),
+            "sgd_epochs is 2.5",
+        ),
+    ],
+    ids=["texts", "complex", "mu", "b", "epochs"],
+)
+def test_what_is_no_number_of_its_kind_is_refused(make: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make(np.eye(4))
+
+
+def test_a_step_size_may_be_a_number_of_numpy() -> None:
+    problem = asynchronous.network(np.eye(4), np.array([0, 1, 0, 1]), hidden=2, l2=0.1)
+    assert asynchronous.svrg(problem, step_size=np.float32(0.01), outer_steps=1).trace[-1].outer == 1

@@ -186,14 +186,14 @@ class Run:
             best = known[1] if isinstance(known[1], Tracer) else float(known[1])
         meter, start = Meter(self.problem, best, settings.on_record), at
         fingerprint = self.fingerprint if settings.checkpoint else ""
-        record = before = meter.measure(at, self.steps.of(at.outer))
-        began = self.began or (before.objective, before.squared_gradient)
-        first = dataclasses.replace(before, objective=began[0], squared_gradient=began[1])
+        record = initial = meter.measure(at, self.steps.of(at.outer))
+        began = self.began or (initial.objective, initial.squared_gradient)
+        first = dataclasses.replace(initial, objective=began[0], squared_gradient=began[1])
         meter.add(record, at.w, is_shown=is_new)
         with contextlib.closing(outers), _terminated() as is_terminated:
             while at.outer < settings.outer_steps and not self._is_over(first, record):
                 eta = self.steps.of(at.outer)
-                if record is before:
+                if record is initial:
                     next(outers)
                 done = outers.send(Go(self.algorithm.shrunk(eta, settings.workers), not record.kept))
                 at, record = self._judged(at, record, done, meter.measure(done, eta))
@@ -223,9 +223,9 @@ class Run:
         if isinstance(record.objective, Tracer):
             return False
         tol = self.settings.tol
-        return self.has_diverged(first, record) or bool(tol and self._has_converged(first, record, tol))
+        return self._has_diverged(first, record) or bool(tol and self._has_converged(first, record, tol))
 
-    def has_diverged(self, first: Record, record: Record) -> bool:
+    def _has_diverged(self, first: Record, record: Record) -> bool:
         """Whether the objective is no number, or, where that means something, far above where it began."""
         height = 10 * (abs(first.objective) or first.squared_gradient)
         too_high = self.algorithm.can_diverge and record.objective > first.objective + height
@@ -261,7 +261,7 @@ class Run:
         if _traced(record):
             return
         name = self.algorithm.name
-        if self.has_diverged(first, record):
+        if self._has_diverged(first, record):
             text = f"{name} diverged: the objective was {first.objective:.6g} and is {record.objective:.6g} after "
             text += f"outer iteration {record.outer}"
             if self.algorithm.can_diverge:

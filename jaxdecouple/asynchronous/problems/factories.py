@@ -15,7 +15,7 @@ import numpy as np
 from jaxdecouple.asynchronous.problems.components import Components
 from jaxdecouple.asynchronous.problems.losses import Logistic, Loss, SmoothedHinge, Squared
 from jaxdecouple.asynchronous.problems.problem import General, Linear
-from jaxdecouple.asynchronous.problems.rows import Dense, Sparse, as_rows, inexact
+from jaxdecouple.asynchronous.problems.rows import Dense, Sparse, as_rows, check_real, inexact
 
 
 def ridge(x: Any, y: Any, *, l2: float) -> Linear:
@@ -64,8 +64,7 @@ def linear(x: Any, y: Any, loss: Loss, *, l2: float, weights: Any = None) -> Lin
     rows, y = x if isinstance(x, Dense | Sparse) else as_rows(x), np.asarray(y)
     if y.shape != (rows.shape[0],):
         raise ValueError(f"X has {rows.shape[0]} rows and y has shape {y.shape}; write one label for each row")
-    if not np.issubdtype(y.dtype, np.number) and y.dtype != bool or np.iscomplexobj(y):
-        raise ValueError(f"y is {y.dtype}; write numbers, of classes -1 and 1: numpy.where(y == ..., 1, -1)")
+    check_real(y.dtype, "y", "numbers, of classes -1 and 1: numpy.where(y == ..., 1, -1)")
     if not np.isfinite(y).all():
         raise ValueError("y holds numbers that are not finite; leave such rows out")
     loss.check_labels(y)

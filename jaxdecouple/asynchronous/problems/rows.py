@@ -258,8 +258,7 @@ def as_rows(x: Any) -> Dense | Sparse:
         raise ValueError(f"X has shape {tuple(x.shape)}; write a matrix of n examples by d features")
     if is_sparse:
         x = x.tocsr()
-    if not np.issubdtype(x.dtype, np.number) and x.dtype != bool or np.issubdtype(x.dtype, np.complexfloating):
-        raise ValueError(f"X is {x.dtype}; write real numbers")
+    check_real(x.dtype, "X", "real numbers")
     dtype = inexact(x.dtype, "X")
     if not np.isfinite(x.data if is_sparse else x).all():
         raise ValueError("X holds numbers that are not finite; leave such rows out, or fill them")
@@ -268,6 +267,16 @@ def as_rows(x: Any) -> Dense | Sparse:
         if is_sparse and not _is_full(x)
         else Dense(jnp.asarray(x.toarray() if is_sparse else x, dtype))
     )
+
+
+def check_real(dtype: Any, name: str, wanted: str) -> None:
+    """Refuses texts, objects, dates and complex numbers.
+
+    Raises:
+      ValueError: ``dtype`` is of such.
+    """
+    if np.dtype(dtype).kind in "SUTOMmc":
+        raise ValueError(f"{name} is {dtype}; write {wanted}")
 
 
 def _is_full(x: Any) -> bool:
