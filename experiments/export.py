@@ -56,7 +56,6 @@ def main(argv: list[str]) -> None:
 
         path = loading.find(pathlib.Path(FLAGS.checkpoint).expanduser())
         config, metadata = loading.saved_config(path, **({"data_dir": FLAGS.data_dir} if FLAGS.data_dir else {}))
-        loading.check_is_no_data("output", output, config)
         devices.request(config.num_stages)
         loaded = loading.load(path, config, metadata)
         state = loaded.trainer.pipeline.flush(loaded.state)
